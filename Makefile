@@ -1,0 +1,56 @@
+# Two commands are all it takes: `make repro` regenerates the study, `make test` tests the project. Each sets up what it needs.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup data repro restore test lab notebooks readme verify lint clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */make \1\t/' | expand -t 18
+
+setup: .venv/ready  ## the virtual environment in .venv, from requirements.lock
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ERROR: bivrec needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name a newer one: make PYTHON=python3.12 setup")'
+	@echo "Setting up .venv (two to four minutes)"
+	@rm -f .venv/ready
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --requirement requirements.lock
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch .venv/ready
+
+data: setup
+	@test -d data || dvc pull --quiet data.dvc
+
+repro: data  ## regenerates every result: data, features, training, studies, report
+	@python -m bivrec check
+	@dvc repro
+	@echo "Done. Look at results/08_report/all/08_report.ipynb, or 'git status results' for what changed."
+
+restore: setup  ## the embedded data as published, whatever data/ holds
+	@git checkout --quiet data.dvc
+	@dvc pull --quiet --force data.dvc
+
+test: data  ## every test: the module, every notebook on the planted data, dvc.lock
+	@python -m pytest
+
+lab: data  ## JupyterLab on the notebooks
+	@jupyter lab notebooks
+
+notebooks: setup  ## runs the notebooks on their defaults and saves their outputs
+	@python -m bivrec notebooks
+
+readme: setup  ## puts the tables of results/ into README.md
+	@python -c 'from bivrec.report import write_readme; write_readme()'
+
+verify: setup  ## compares results/ with what is committed, within the spread over seeds
+	@python -m bivrec verify
+
+lint: setup  ## style and names
+	@ruff check . && ruff format --check .
+
+clean:  ## removes what make built, not the data nor the results
+	@rm -rf .venv build .pytest_cache .ruff_cache

@@ -1,0 +1,10 @@
+"""BivRec (arXiv 2402.17334), reconstructed: multimodal sequential recommendation in two views of one history.
+
+Read the files in this order; each imports only from those above it."""
+
+READING_ORDER = (
+    "settings", "results",
+    "sequences", "planted", "features", "domains",
+    "recommendation", "embedding", "decomposition", "cross_view", "model", "baselines",
+    "evaluation", "training", "studies", "report", "figures", "pipeline",
+)  # fmt: skip

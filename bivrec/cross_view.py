@@ -1,0 +1,61 @@
+"""Cross-view interest learning: whole interests alike (coarse), and patches allocated alike (fine)."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from bivrec.settings import CrossView
+
+
+def info_nce(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"], temperature: float) -> Float[Tensor, ""]:
+    """Symmetric InfoNCE in nats: row i of one view against all rows of the other, its own row the positive."""
+    similarity = normalize(a, dim=-1) @ normalize(b, dim=-1).T / temperature
+    own = torch.arange(len(a), device=a.device)
+    return (cross_entropy(similarity, own) + cross_entropy(similarity.T, own)) / 2
+
+
+def allocation_difference(
+    a: Float[Tensor, "scale batch position interest"],
+    b: Float[Tensor, "scale batch position interest"],
+    mask: Bool[Tensor, "batch position"],
+    form: str,
+) -> Float[Tensor, ""]:
+    """How differently two views allocate the same patches, from noise-free scores; 0 when they agree.
+
+    kl: symmetric KL between a patch's two distributions over interests, in nats; mse: their mean squared difference;
+    co_assignment: mean squared difference of "these two patches go together", blind to how interests are numbered.
+    The form is our reconstruction: the paper names only "interest allocation similarity".
+    """
+    if form == "kl":
+        log_a, log_b = a.log_softmax(-1), b.log_softmax(-1)
+        return ((log_a.exp() - log_b.exp()) * (log_a - log_b)).sum(-1)[:, mask].mean() / 2
+    a, b = a.softmax(-1), b.softmax(-1)
+    if form == "mse":
+        return (a - b).square().mean(-1)[:, mask].mean()
+    together = (a @ a.transpose(-1, -2) - b @ b.transpose(-1, -2)).square()
+    return together[:, mask[:, :, None] & mask[:, None, :]].mean()
+
+
+class CrossViewLearning(nn.Module):
+    """The two losses between views, each with its weight."""
+
+    def __init__(self, settings: CrossView, dim: int):
+        super().__init__()
+        self.settings = settings
+        self.heads = nn.ModuleList([nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)) for _ in range(2)])
+
+    def forward(
+        self,
+        interests: list[Float[Tensor, "batch interest dim"]],
+        allocations: list[Float[Tensor, "scale batch position interest"]],
+        mask: Bool[Tensor, "batch position"],
+    ) -> Float[Tensor, ""]:
+        """Interests at one position a row; allocations at all."""
+        loss = interests[0].new_zeros(())
+        if self.settings.coarse_weight:
+            whole = [head(view.mean(1)) for head, view in zip(self.heads, interests)]
+            loss = loss + self.settings.coarse_weight * info_nce(*whole, self.settings.coarse_temperature)
+        if self.settings.fine_weight:
+            loss = loss + self.settings.fine_weight * allocation_difference(*allocations, mask, self.settings.fine_form)
+        return loss

@@ -1,0 +1,87 @@
+"""Multi-scale interest embedding: items of a view, cut into patches at several scales, each summed and given its place."""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from bivrec.settings import Modality, Model
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask comes from random bytes, several times cheaper on a CPU than a draw a number; the rate is
+    rounded to 1/256 and the scale follows the rounded rate, so the mean is exact."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.dropped = round(rate * 256)
+        self.generator = np.random.Generator(np.random.SFC64(torch.randint(1 << 62, ()).item()))
+
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        if not (self.training and self.dropped):
+            return x
+        if x.device.type != "cpu":
+            return nn.functional.dropout(x, self.dropped / 256)
+        drawn = torch.frombuffer(bytearray(self.generator.bytes(x.numel())), dtype=torch.uint8)
+        return x * (drawn >= self.dropped).view(x.shape).to(x.dtype).mul_(256 / (256 - self.dropped))
+
+
+class ItemTable(nn.Module):
+    """One vector an item: learned (`id`), projected from its features (`multimodal`), or the sum of both (`fused`).
+
+    The concatenated features of text and image go through one linear map, as in the paper; a missing modality adds a
+    learned vector of its own in place of its features.
+    """
+
+    def __init__(self, inputs: str, num_items: int, features: dict[Modality, tuple[Tensor, Tensor]], dim: int):
+        super().__init__()
+        self.ids = nn.Parameter(torch.randn(num_items, dim) * 0.02) if inputs in ("id", "fused") else None
+        if inputs in ("multimodal", "fused"):
+            self.maps = nn.ModuleDict({name: nn.Linear(values.shape[1], dim, bias=False) for name, (values, _) in features.items()})
+            self.missing = nn.ParameterDict({name: nn.Parameter(torch.zeros(dim)) for name in features})
+            self.set_features(features)
+
+    def set_features(self, features: dict[Modality, tuple[Float[Tensor, "catalogue component"], Bool[Tensor, "catalogue"]]]) -> None:
+        """Puts a catalogue's features in place: at the start, with noise, or another domain's."""
+        for name, (values, mask) in features.items():
+            self.register_buffer(f"{name}_values", values, persistent=False)
+            self.register_buffer(f"{name}_mask", mask, persistent=False)
+
+    def forward(self) -> Float[Tensor, "catalogue dim"]:
+        table = self.ids
+        for name, project in getattr(self, "maps", {}).items():
+            values, mask = getattr(self, f"{name}_values"), getattr(self, f"{name}_mask")
+            part = torch.where(mask[:, None], project(values), self.missing[name])
+            table = part if table is None else table + part
+        return table
+
+
+def cut_patches(items: Float[Tensor, "batch position dim"], scale: int, mean: bool = False) -> Float[Tensor, "batch position dim"]:
+    """At each position, the sum (or mean) of the patch of `scale` items that ends there.
+
+    The prefix that ends at t is cut from its newest item backwards, so its patches end at t, t - scale, t - 2 scale...:
+    every prefix finds its own non-overlapping patches among these. The oldest patch may be incomplete.
+    """
+    running = items.cumsum(1)
+    patches = running - nn.functional.pad(running, (0, 0, scale, 0))[:, : items.shape[1]]
+    if mean:
+        patches = patches / torch.arange(1, items.shape[1] + 1, device=items.device).clamp_max(scale)[:, None]
+    return patches
+
+
+class MultiScaleEmbedding(nn.Module):
+    """$x^s_t = \\mathrm{LN}(\\sum_{i \\in \\text{patch}} e_i) + P_t + S_s$ for each scale s: "additive concatenation" with learned
+    embeddings of position and scale. The normalisation is ours: the length of a sum grows with its scale."""
+
+    def __init__(self, settings: Model):
+        super().__init__()
+        self.scales, self.mean = settings.scales, settings.patch == "mean"
+        self.norm = nn.LayerNorm(settings.dim)
+        self.position = nn.Parameter(torch.randn(settings.max_length, settings.dim) * 0.02)
+        self.scale = nn.Parameter(torch.randn(len(self.scales), settings.dim) * 0.02)
+        self.dropout = Dropout(settings.dropout)
+
+    def forward(self, items: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"]) -> Float[Tensor, "scale batch position dim"]:
+        items = items * mask[..., None]
+        patches = torch.stack([cut_patches(items, scale, self.mean) for scale in self.scales])
+        return self.dropout(self.norm(patches) + self.position[: items.shape[1]] + self.scale[:, None, None])

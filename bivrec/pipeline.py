@@ -1,0 +1,302 @@
+"""Pipeline: runs the notebooks for DVC, keeps what they made, and compares it with what is committed."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pandas as pd
+
+from bivrec.settings import SettingsError, check_params, project_root
+
+MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "67108864"}
+THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+QUIET = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+KERNEL = {
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "JUPYTER_PREFER_ENV_PATH": "1",
+    "JUPYTER_PLATFORM_DIRS": "1",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+}
+ENVIRONMENT = {**MALLOC, **THREADS, **QUIET, **KERNEL, "PYTHONWARNINGS": "ignore::UserWarning"}
+
+
+class NotebookError(RuntimeError):
+    """A notebook that did not run to its end; the message names the cell and what it said."""
+
+
+def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A notebook's sources alone: no outputs, counts or metadata but tags, and ids by place."""
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"c{number:03d}"
+        cell.metadata = {"tags": cell.metadata.get("tags", [])} if cell.metadata.get("tags") else {}
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
+    return notebook
+
+
+def scrub(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """An executed notebook without times, machine paths and versions: the same bytes whenever and wherever it ran."""
+    outputs = {number: (cell.get("outputs", []), cell.get("execution_count")) for number, cell in enumerate(notebook.cells)}
+    root = str(project_root())
+    notebook = strip(notebook)
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = outputs[number]
+            for output in cell.outputs:
+                output.pop("metadata", None)
+                output.update({"metadata": {}} if output.output_type in ("display_data", "execute_result") else {})
+                for key in ("text", "data"):
+                    if key in output:
+                        output[key] = json.loads(json.dumps(output[key]).replace(root, "."))
+    return notebook
+
+
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """A notebook with its one cell of parameters."""
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except FileNotFoundError:
+        raise NotebookError(f"there is no notebook {path.name}; see the folder notebooks/") from None
+    except Exception as error:
+        raise NotebookError(
+            f"notebooks/{path.name} is not a notebook ({error.__class__.__name__}); restore it with `git checkout notebooks/{path.name}`"
+        ) from None
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(tagged) != 1:
+        raise NotebookError(f"notebooks/{path.name} has {len(tagged)} cells tagged 'parameters'; it needs exactly one")
+    return notebook
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The file as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, "utf-8")
+    os.replace(temporary, path)
+
+
+def write_sources() -> None:
+    """The stage `source`: checks params.yaml and every notebook, and writes the notebooks' bare sources to build/notebooks,
+    which the stages run, so that saved outputs never count as a change."""
+    check_params()
+    root = project_root()
+    for path in sorted((root / "notebooks").glob("[0-9]*.ipynb")):
+        text = nbformat.writes(strip(read_notebook(path))) + "\n"
+        target = root / "build" / "notebooks" / path.name
+        if not target.is_file() or target.read_text("utf-8") != text:
+            write_whole(target, text)
+
+
+def typed(text: str) -> Any:
+    """A parameter from the command line: a number, true, false, a JSON list or object, else the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+@contextmanager
+def quiet_stderr(log: Path) -> Iterator[None]:
+    """Sends what a kernel says while it starts or is ended to a file; errors inside cells come back by themselves."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+@contextmanager
+def running_folder() -> Iterator[Path]:
+    """A folder for one run, on the disk of the results; what a killed run left is removed first."""
+    build = project_root() / "build"
+    build.mkdir(exist_ok=True)
+    for left in build.glob(".running-*"):
+        if not Path("/proc", left.name.split("-")[1]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=build, prefix=f".running-{os.getpid()}-", ignore_cleanup_errors=True) as temporary:
+        yield Path(temporary)
+
+
+def run_kernel(source: Path, output: Path, parameters: Mapping[str, Any], folders: Mapping[str, str]) -> None:
+    """Executes one notebook in a kernel of its own, from the folder notebooks/, with the pipeline's environment."""
+    import logging
+
+    import papermill
+    from traitlets.config import Config
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    if not source.is_file():
+        raise NotebookError(f"there is no notebook {source.name}; see the folder notebooks/")
+    known = papermill.inspect_notebook(str(source))
+    for name in parameters:
+        if name not in known:
+            raise NotebookError(f"{source.name} has no parameter {name!r}; it has {', '.join(known)}")
+    os.environ.update(ENVIRONMENT | {"BIVREC_ROOT": str(project_root()), "PYTHONPATH": str(project_root()), **folders})
+    try:
+        with quiet_stderr(output.with_suffix(".log")):
+            papermill.execute_notebook(
+            str(source), str(output), dict(parameters), cwd=str(project_root() / "notebooks"), kernel_name="python3",
+            progress_bar=False, start_timeout=120, config=Config({"KernelManager": {"transport_encryption": "auto"}}),
+        )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        told = re.sub(r"\x1b\[[0-9;]*m", "", str(error.evalue)).strip().splitlines()
+        raise NotebookError(f"cell {error.exec_count}: {error.ename}: {told[0] if told else 'no message'}") from None
+    except Exception as error:
+        if error.__class__.__name__ == "DeadKernelError":
+            raise NotebookError("the kernel died, most likely out of memory; lower machine.num_workers in params.yaml") from None
+        raise
+
+
+def run_notebook(name: str, parameters: Mapping[str, Any]) -> None:
+    """Runs a notebook as a stage. Results are put in place only when all of it ran; after a failure the partial
+    notebook waits in build/failed and everything else is as before."""
+    root, label = project_root(), "-".join(value for value in parameters.values() if isinstance(value, str)) or "all"
+    settings = check_params()
+    for value in parameters.values():
+        if isinstance(value, str) and value not in settings.datasets:
+            raise SettingsError(f"params.yaml: there is no dataset {value!r}; known are {', '.join(settings.datasets)}")
+    source = root / "build" / "notebooks" / f"{name}.ipynb"
+    (root / "results").mkdir(exist_ok=True)
+    with running_folder() as temporary:
+        folders = {f"BIVREC_{place.upper()}": f"{temporary}/{place}" for place in ("results", "top", "build", "log")}
+        for folder in folders.values():
+            Path(folder).mkdir()
+        output = temporary / f"{name}.ipynb"
+        try:
+            run_kernel(source, output, parameters, folders)
+        except NotebookError as error:
+            failed = root / "build" / "failed" / f"{name}-{label}.ipynb"
+            if output.is_file():
+                failed.parent.mkdir(exist_ok=True)
+                os.replace(output, failed)
+                raise NotebookError(f"{name} ({label}), {error}; the notebook up to there: {failed.relative_to(root)}") from None
+            raise NotebookError(f"{name} ({label}): {error}") from None
+        executed = scrub(nbformat.read(output, as_version=4))
+        write_whole(Path(folders["BIVREC_RESULTS"]) / f"{name}.ipynb", nbformat.writes(executed) + "\n")
+        for path in (temporary / "top").iterdir():
+            os.replace(path, root / "results" / path.name)
+        for place, target in (("log", "build/log"), ("build", "build"), ("results", "results")):
+            put_in_place(temporary / place, root / target / name / label)
+
+
+def put_in_place(folder: Path, target: Path) -> None:
+    """Swaps a finished folder for the one that stands there."""
+    if not any(folder.iterdir()):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    old = folder.with_name(f"{folder.name}-old")
+    if target.exists():
+        os.replace(target, old)
+    os.replace(folder, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def refresh_notebooks() -> None:
+    """Runs every notebook on its defaults and saves it with its outputs, for readers and for nbval to compare with."""
+    root = project_root()
+    write_sources()
+    for source in sorted((root / "build" / "notebooks").glob("*.ipynb")):
+        with running_folder() as temporary:
+            output = temporary / source.name
+            try:
+                run_kernel(source, output, {}, {})
+            except NotebookError as error:
+                raise NotebookError(f"{source.stem} (defaults), {error}") from None
+            write_whole(root / "notebooks" / source.name, nbformat.writes(scrub(nbformat.read(output, as_version=4))) + "\n")
+
+
+def check_data() -> None:
+    """Refuses a data/ that is not what data.dvc records, before DVC takes it for a new version."""
+    shown = subprocess.run([sys.executable, "-m", "dvc", "data", "status", "--granular", "--json"], cwd=project_root(), capture_output=True, text=True)
+    changes = json.loads(shown.stdout).get("uncommitted", {}) if shown.returncode == 0 and shown.stdout.strip() else {}
+    for what, names in changes.items():
+        names = sorted(name for name in names if name.startswith("data/") and not name.endswith("/"))
+        if what in ("modified", "deleted", "added") and names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise SettingsError(
+                f"{names[0]}{more} {'is' if not more else 'are'} {what}: data/ differs from what data.dvc records; `make restore` brings it back; if you meant it, `dvc add data`"
+            )
+
+
+def spread_tolerances(runs: pd.DataFrame) -> pd.Series:
+    """How far a figure may move on another machine: 3 standard errors of a mean over seeds, from the spread over seeds
+    of that study's and metric's figures, at least 0.005. Another processor rounds otherwise, which acts like another
+    seed."""
+    keys = ["dataset", "study", "metric"]
+    spread = runs.groupby([*keys, "condition", "model", "view", "split"])["value"].std(ddof=1).groupby(keys).median()
+    count = runs.groupby(keys)["seed"].nunique()
+    return (3 * spread.fillna(0) * np.sqrt(2 / count)).clip(lower=0.005).rename("tolerance")
+
+
+def verify() -> str:
+    """Compares results/runs.csv with the committed one; means over seeds within the tolerances, or an error."""
+    root = project_root()
+    shown = subprocess.run(["git", "show", "HEAD:results/runs.csv"], cwd=root, capture_output=True, text=True)
+    if shown.returncode:
+        raise SettingsError("results/runs.csv is not committed; nothing to compare with")
+    from io import StringIO
+
+    committed = pd.read_csv(StringIO(shown.stdout), keep_default_na=False)
+    if not (root / "results" / "runs.csv").is_file():
+        raise SettingsError("results/runs.csv is missing; `make repro` makes it")
+    ours = pd.read_csv(root / "results" / "runs.csv", keep_default_na=False)
+    keys = ["dataset", "study", "metric", "condition", "model", "view", "split"]
+    means = [table[table["metric"].str.contains("@")].groupby(keys)["value"].mean() for table in (committed, ours)]
+    if not means[0].index.equals(means[1].index):
+        raise SettingsError(f"the runs differ: {len(means[0])} committed figures, {len(means[1])} here; was params.yaml changed?")
+    table = pd.DataFrame({"committed": means[0], "here": means[1]}).reset_index()
+    table = table.merge(spread_tolerances(committed).reset_index(), on=["dataset", "study", "metric"])
+    table["difference"] = (table["here"] - table["committed"]).abs()
+    table["share"] = table["difference"] / table["tolerance"]
+    worst = table.loc[table["share"].idxmax()]
+    where = ", ".join(str(worst[key]) for key in keys if worst[key])
+    told = f"{len(table)} figures compared; largest difference {worst['difference']:.6f} of {worst['tolerance']:.6f} allowed ({where})"
+    if beyond := int((table["share"] > 1).sum()):
+        raise SettingsError(f"{beyond} of {told}")
+    return told
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m bivrec COMMAND`: source | run NOTEBOOK [KEY=VALUE ...] | notebooks | check | verify."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["help"]
+    try:
+        if command == "source":
+            write_sources()
+        elif command == "run" and rest:
+            run_notebook(rest[0], {key: typed(value) for key, _, value in (argument.partition("=") for argument in rest[1:])})
+        elif command == "notebooks":
+            refresh_notebooks()
+        elif command == "check":
+            check_params()
+            check_data()
+        elif command == "verify":
+            print(verify())
+        else:
+            print(main.__doc__)
+            return 0 if command == "help" else 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was changed, `make repro` goes on from here", file=sys.stderr)
+        return 130
+    except (SettingsError, NotebookError, ValueError) as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,61 @@
+"""Recommendation: the next-item loss over the full catalogue, for one interest or many, without keeping the scores."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+CHUNK_CELLS = 1 << 20  # scores held at a time: 4 MB, so that they stay in a core's cache
+
+
+class _InterestSoftmax(torch.autograd.Function):
+    """Loss and its exact gradient in one pass over chunks of rows; no [rows, catalogue] tensor outlives its chunk."""
+
+    @staticmethod
+    def forward(ctx, interests, table, targets):
+        rows, num_interests, dim = interests.shape
+        chunk = max(1, CHUNK_CELLS // (num_interests * len(table)))
+        interests_grad, table_grad = torch.empty_like(interests), torch.zeros_like(table)
+        loss = interests.new_zeros(())
+        for start in range(0, rows, chunk):
+            part = interests[start : start + chunk].reshape(-1, dim)
+            target = targets[start : start + chunk]
+            scores = (part @ table.T).view(len(target), -1)
+            chances = torch.softmax(scores, 1).view(len(target), num_interests, -1)
+            spot = target[:, None, None].expand(-1, num_interests, 1)
+            hit = chances.gather(2, spot)
+            total = hit.sum(1, keepdim=True).clamp_min(1e-30)
+            loss -= total.log().sum()
+            chances.scatter_(2, spot, hit - hit / total)
+            chances = chances.view(-1, len(table))
+            torch.mm(chances, table, out=interests_grad[start : start + chunk].view(-1, dim))
+            table_grad.addmm_(chances.T, part)
+        ctx.save_for_backward(interests_grad, table_grad)
+        ctx.scale = 1 / max(1, rows)
+        return loss * ctx.scale
+
+    @staticmethod
+    def backward(ctx, upstream):
+        interests_grad, table_grad = ctx.saved_tensors
+        return interests_grad * (upstream * ctx.scale), table_grad * (upstream * ctx.scale), None
+
+
+def interest_softmax(interests: Float[Tensor, "row interest dim"], table: Float[Tensor, "catalogue dim"], targets: Int64[Tensor, "row"]) -> Float[Tensor, ""]:
+    r"""Mean over rows of $-\log \sum_k e^{u_k \cdot e_y} / \sum_k \sum_i e^{u_k \cdot e_i}$, in nats.
+
+    One interest gives the usual cross-entropy. With several it is the smooth form of the test's score, the maximum
+    over interests; the paper's code instead picks the interest nearest to the target (`choose_interest`).
+    """
+    return _InterestSoftmax.apply(interests.contiguous(), table, targets)
+
+
+def choose_interest(
+    interests: Float[Tensor, "row interest dim"], table: Float[Tensor, "catalogue dim"], targets: Int64[Tensor, "row"]
+) -> Float[Tensor, "row 1 dim"]:
+    """The hard readout of ComiRec and of the authors' release: the interest with the largest product with the target."""
+    nearest = torch.einsum("rkd,rd->rk", interests, table[targets]).argmax(1)
+    return interests[torch.arange(len(interests)), nearest][:, None]
+
+
+def score_catalogue(interests: Float[Tensor, "row interest dim"], table: Float[Tensor, "catalogue dim"]) -> Float[Tensor, "row catalogue"]:
+    """An item's score is its largest product with any interest."""
+    return torch.einsum("rkd,nd->rkn", interests, table).amax(1)

@@ -1,0 +1,44 @@
+"""Results: what a notebook run as a stage keeps, and what later stages read back."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bivrec.settings import SettingsError, project_root
+
+Place = Literal["results", "top", "build", "log"]
+
+
+def kept_folder(place: Place) -> Path | None:
+    """Where the running stage keeps things: results (its own folder there, committed), top (results/ itself), build (read by
+    later stages), log (differs from run to run, so that nothing may depend on it). None outside the pipeline: a notebook
+    run by hand writes nothing."""
+    folder = os.environ.get(f"BIVREC_{place.upper()}")
+    return Path(folder) if folder else None
+
+
+def keep(content: pd.DataFrame | Figure | Mapping[str, Any], name: str, place: Place = "results") -> None:
+    """Keeps a table (CSV, six decimals), a figure (PNG) or a record (JSON) under its name."""
+    folder = kept_folder(place)
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, Figure):
+        content.savefig(folder / name, metadata={"Software": None})
+    elif isinstance(content, pd.DataFrame):
+        content.to_csv(folder / name, index=False, float_format="%.6f", lineterminator="\n")
+    else:
+        (folder / name).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def kept(stage: str, label: str, name: str) -> pd.DataFrame:
+    """A table that an earlier stage kept in build/, named exactly: a run that is not asked for is never counted."""
+    path = project_root() / "build" / stage / label / name
+    if not path.is_file():
+        raise SettingsError(f"build/{stage}/{label}/{name} is missing; `make repro` makes it")
+    return pd.read_csv(path, keep_default_na=False)

@@ -1,0 +1,353 @@
+"""Settings: params.yaml read into frozen dataclasses that refuse unknown, missing and mistyped keys."""
+
+import difflib
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+View = Literal["id", "multimodal"]
+Modality = Literal["text", "image"]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+
+frozen = dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message names the file, the key, the value and the mend."""
+
+
+@frozen
+class Machine:
+    """Where trainings run; on a CPU no figure depends on it."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    num_workers: Annotated[int, Field(ge=0)]
+
+
+@frozen
+class Transfer:
+    """A pair of domains: train on the source, rank the target's catalogue."""
+
+    source: Name
+    target: Name
+
+
+@frozen
+class Studies:
+    """What the pipeline runs, and by which figure the validation users choose."""
+
+    datasets: tuple[Name, ...]
+    transfers: dict[Name, Transfer]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    retrained_seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    primary_metric: Literal["ndcg@10", "ndcg@20", "recall@10", "recall@20", "hr@10", "hr@20"]
+
+    def __post_init__(self):
+        if not set(self.retrained_seeds) <= set(self.seeds):
+            raise ValueError(f"retrained_seeds {list(self.retrained_seeds)} must be among seeds {list(self.seeds)}")
+
+
+@frozen
+class Planted:
+    """Size and seed of the generated data."""
+
+    num_kinds: Annotated[int, Field(ge=2, le=8)]
+    items_per_kind: Count
+    num_users: Annotated[int, Field(ge=20)]
+    mean_length: Annotated[int, Field(ge=8)]
+    seed: int
+
+
+@frozen
+class MovieLens:
+    """A MovieLens folder inside data/, and the years of the films that make the domain."""
+
+    folder: Name
+    first_year: int
+    last_year: int
+
+
+@frozen
+class Dataset:
+    """Where a dataset comes from, and the settings that it changes."""
+
+    source: Literal["planted", "movielens"]
+    settings: dict[str, Any]
+    planted: Planted | None = None
+    movielens: MovieLens | None = None
+
+    def __post_init__(self):
+        if getattr(self, self.source) is None:
+            raise ValueError(f"source is '{self.source}', but there is no key '{self.source}'")
+
+
+@frozen
+class Split:
+    """Who trains, validates and tests."""
+
+    protocol: Literal["by_user", "leave_one_out"]
+    num_folds: Annotated[int, Field(ge=3)]
+    history_share: Annotated[float, Field(gt=0, lt=1)]
+    min_interactions: Annotated[int, Field(ge=3)]
+
+
+@frozen
+class Features:
+    """The frozen encoders, and what is kept of their output."""
+
+    modality: Literal["text", "image", "both"]
+    text_encoder: Literal["minilm", "hashing"]
+    image_encoder: Literal["efficientnet-lite0", "pixels"]
+    image_folder: str
+    num_components: Count
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        return ("text", "image") if self.modality == "both" else (self.modality,)
+
+
+@frozen
+class Model:
+    """BivRec: both views share these sizes, not their weights."""
+
+    views: Annotated[tuple[View, ...], Field(min_length=1)]
+    dim: Count
+    max_length: Count
+    scales: Annotated[tuple[Count, ...], Field(min_length=1)]
+    patch: Literal["sum", "mean"]
+    num_layers: Annotated[int, Field(ge=0)]
+    num_heads: Count
+    inner_dim: Count
+    kernel: Literal["rbf", "rbf_normalised", "distance", "softmax"]
+    pooling: Literal["cluster", "mean"]
+    num_interests: Count
+    num_nearest: Count
+    temperature: Positive
+    assignment: Literal["hard", "soft"]
+    last_state: bool
+    readout: Literal["log_sum_exp", "hard"]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+    def __post_init__(self):
+        if len(set(self.views)) < len(self.views):
+            raise ValueError(f"views {list(self.views)} name a view twice")
+        if self.num_nearest > self.num_interests:
+            raise ValueError(f"num_nearest (F) is {self.num_nearest}, more than num_interests (K), {self.num_interests}")
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
+        if len(set(self.scales)) < len(self.scales) or max(self.scales) > self.max_length:
+            raise ValueError(f"scales {list(self.scales)} must differ and be at most max_length, {self.max_length}")
+        for scale in self.scales:
+            if max(self.scales) % scale or self.max_length % scale:
+                raise ValueError(f"scale {scale} must divide the largest scale, {max(self.scales)}, and max_length, {self.max_length}")
+
+
+@frozen
+class CrossView:
+    """Weights and forms of the losses between the views."""
+
+    id_weight: Weight
+    multimodal_weight: Weight
+    coarse_weight: Weight
+    coarse_temperature: Positive
+    fine_weight: Weight
+    fine_form: Literal["kl", "mse", "co_assignment"]
+
+
+@frozen
+class SASRec:
+    """The self-attentive baseline; dim and max_length are the model's."""
+
+    inputs: Literal["id", "multimodal", "fused"]
+    num_layers: Count
+    num_heads: Count
+    inner_dim: Count
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+@frozen
+class ItemKNN:
+    """Cosine neighbours of the newest items, weighted by age."""
+
+    num_recent: Count
+    decay: Annotated[float, Field(gt=0, le=1)]
+    num_neighbours: Annotated[int, Field(ge=0)]
+
+
+@frozen
+class Training:
+    """One budget for every model that is trained by gradients."""
+
+    supervision: Literal["every_position", "one_target"]
+    batch_size: Count
+    num_steps: Count
+    step_factor: Positive
+    warmup_steps: Annotated[int, Field(ge=0)]
+    learning_rate: Positive
+    weight_decay: Weight
+    clip_norm: Positive
+    average_decay: Annotated[float, Field(ge=0, lt=1)]
+    evaluate_every: Count
+
+
+@frozen
+class Variant:
+    """A model of the field: a family, and the settings in which it differs."""
+
+    family: Literal["bivrec", "sasrec", "sasrec-sum", "popularity", "itemknn"]
+    settings: dict[str, Any]
+
+
+@frozen
+class Noise:
+    """Levels of the noise study."""
+
+    history_shares: tuple[Share, ...]
+    feature_scales: tuple[Weight, ...]
+
+
+@frozen
+class ColdStart:
+    """Groups of the cold-start study."""
+
+    history_lengths: tuple[Count, ...]
+    history_cuts: tuple[Count, ...]
+    item_counts: tuple[Count, ...]
+
+
+@frozen
+class TransferStudy:
+    """Budget of the cross-dataset study."""
+
+    shares: tuple[Annotated[float, Field(gt=0, le=1)], ...]
+    num_steps: Count
+
+
+@frozen
+class Settings:
+    """Everything of params.yaml, as it stands for one dataset."""
+
+    machine: Machine
+    studies: Studies
+    datasets: dict[Name, Dataset]
+    split: Split
+    features: Features
+    model: Model
+    cross_view: CrossView
+    sasrec: SASRec
+    itemknn: ItemKNN
+    training: Training
+    models: dict[Name, Variant]
+    ablations: dict[Name, Variant]
+    noise: Noise
+    cold_start: ColdStart
+    transfer: TransferStudy
+
+
+def project_root() -> Path:
+    """The folder of params.yaml: BIVREC_ROOT, or the nearest one upward from here."""
+    if "BIVREC_ROOT" in os.environ:
+        return Path(os.environ["BIVREC_ROOT"])
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "params.yaml").is_file():
+            return folder
+    raise SettingsError(f"params.yaml is not in {Path.cwd()} nor in a folder above it; start inside the project")
+
+
+def read_params(path: Path | None = None) -> dict[str, Any]:
+    """The tree of params.yaml (YAML 1.2, so that 1e-3 is a number)."""
+    path = path or project_root() / "params.yaml"
+    try:
+        tree = YAML(typ="safe").load(io.StringIO(path.read_text("utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path.name} cannot be read ({error.__class__.__name__}); restore it with `git checkout {path.name}`") from None
+    except YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise SettingsError(f"{path.name}{line} is not YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(tree, dict):
+        raise SettingsError(f"{path.name} holds no settings; restore it with `git checkout {path.name}`")
+    return tree
+
+
+def merge(tree: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The tree with dotted keys replaced; a key that is not there is refused."""
+    tree = json.loads(json.dumps(tree))
+    for dotted, value in changes.items():
+        *parents, last = str(dotted).split(".")
+        branch = tree
+        for parent in parents:
+            branch = branch.get(parent) if isinstance(branch, dict) else None
+        if not isinstance(branch, dict) or last not in branch:
+            known = [f"{name}.{key}" for name, keys in tree.items() if isinstance(keys, dict) for key in keys]
+            raise SettingsError(f"{where}: there is no setting {dotted!r}{_closest(str(dotted), known)}")
+        branch[last] = value
+    return tree
+
+
+def _closest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _sentence(error: ValidationError, where: str) -> str:
+    """The first thing wrong, as one sentence."""
+    unknown = ("unexpected_keyword_argument", "extra_forbidden")
+    first = min(error.errors(), key=lambda told: told["type"] not in unknown)
+    key = ".".join(str(part) for part in first["loc"]) or "the file"
+    value = json.dumps(first["input"], default=str)
+    if first["type"] in unknown:
+        known = [name for kind in Settings.__dataclass_fields__.values() for name in getattr(kind.type, "__dataclass_fields__", ())]
+        return f"{where}: {key}: unknown key{_closest(str(first['loc'][-1]), known) or '; remove it'}"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"{where}: {key}: the key is missing; add it (`git diff params.yaml` shows what changed)"
+    return f"{where}: {key}: {value if len(value) < 80 else 'the value'} is refused: {first['msg'].removeprefix('Value error, ')}"
+
+
+def _validate(tree: Mapping[str, Any], where: str) -> Settings:
+    try:
+        return TypeAdapter(Settings).validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        raise SettingsError(_sentence(error, where)) from None
+
+
+def load_settings(dataset: str = "planted", changes: Mapping[str, Any] | None = None, path: Path | None = None) -> Settings:
+    """The settings for one dataset: params.yaml, then the dataset's own, then `changes` (dotted keys)."""
+    tree = read_params(path)
+    settings = _validate(tree, "params.yaml")
+    if dataset not in settings.datasets:
+        raise SettingsError(f"params.yaml: datasets: there is no dataset {dataset!r}; known are {', '.join(settings.datasets)}")
+    tree = merge(tree, settings.datasets[dataset].settings, f"params.yaml: datasets.{dataset}.settings")
+    return _validate(merge(tree, changes or {}, "changes"), f"params.yaml with the settings of {dataset}")
+
+
+def vary(settings: Settings, variant: Variant, name: str = "variant") -> Settings:
+    """The settings with a variant's differences."""
+    tree = TypeAdapter(Settings).dump_python(settings, mode="json")
+    return _validate(merge(tree, variant.settings, f"params.yaml: {name}.settings"), f"params.yaml with the settings of {name}")
+
+
+def check_params(path: Path | None = None) -> Settings:
+    """Reads params.yaml as every dataset and every variant would see it."""
+    settings = load_settings(path=path)
+    for name in settings.datasets:
+        for group in (settings.models, settings.ablations):
+            for label, variant in group.items():
+                vary(load_settings(name, path=path), variant, label)
+    named = [*settings.studies.datasets, *(n for t in settings.studies.transfers.values() for n in (t.source, t.target))]
+    for name in named:
+        if name not in settings.datasets:
+            raise SettingsError(f"params.yaml: studies: there is no dataset {name!r}; known are {', '.join(settings.datasets)}")
+    return settings

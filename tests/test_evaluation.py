@@ -1,0 +1,112 @@
+"""Ranks and metrics against sums by hand."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from bivrec.evaluation import bootstrap_interval, interval_table, mean_metrics, paired_difference, rank_cases, target_ranks, user_metrics
+from bivrec.sequences import Cases
+
+
+def ranks_of(*users):
+    rows = [("id", user, len(ranks), item, rank) for user, ranks in enumerate(users) for item, rank in enumerate(ranks)]
+    return pd.DataFrame(rows, columns=["view", "user", "num_targets", "item", "rank"])
+
+
+def test_metrics_by_hand():
+    table = user_metrics(ranks_of([1, 3, 40], [12], [11, 60])).set_index("user")
+    gain = [1 / math.log2(1 + 1), 1 / math.log2(3 + 1)]
+    assert table.loc[0, "recall@10"] == pytest.approx(2 / 3)
+    assert table.loc[0, "hr@10"] == 1 and table.loc[1, "hr@10"] == 0 and table.loc[1, "hr@20"] == 1
+    ideal_three = 1 / math.log2(2) + 1 / math.log2(3) + 1 / math.log2(4)
+    ideal_two = 1 / math.log2(2) + 1 / math.log2(3)
+    assert table.loc[0, "ndcg@10"] == pytest.approx(sum(gain) / ideal_three)
+    assert table.loc[0, "comirec_ndcg@10"] == pytest.approx(sum(gain) / ideal_two)  # the DCG of as many hits
+    assert table.loc[0, "ndcg@50"] == pytest.approx((sum(gain) + 1 / math.log2(41)) / ideal_three)
+    assert table.loc[2, "ndcg@20"] == pytest.approx(1 / math.log2(12) / ideal_two)
+    assert table.loc[2, "recall@50"] == 0.5 and table.loc[1, "ndcg@10"] == table.loc[1, "comirec_ndcg@10"] == 0
+
+
+def test_more_targets_than_places():
+    """A user with 30 targets, the first 20 places all hits: recall 20/30, NDCG 1."""
+    table = user_metrics(ranks_of(list(range(1, 21)) + list(range(100, 110))))
+    assert table["ndcg@20"][0] == pytest.approx(1) and table["recall@20"][0] == pytest.approx(2 / 3)
+
+
+def test_ranks_by_sorting(generator):
+    scores = torch.from_numpy(generator.normal(size=(4, 50))).float()
+    histories = [generator.choice(50, 8, replace=False) for _ in range(4)]
+    targets = [np.setdiff1d(np.arange(50), history)[:5] for history in histories]
+    for row, ranks in enumerate(target_ranks(scores, histories, targets)):
+        order = [item for item in scores[row].argsort(descending=True).tolist() if item not in histories[row]]
+        assert ranks.tolist() == [order.index(item) + 1 for item in targets[row]]
+
+
+def test_equal_scores_count_against_the_target():
+    (ranks,) = target_ranks(torch.zeros(1, 30), [np.array([0, 1])], [np.array([5, 9])])
+    assert ranks.tolist() == [28, 28]  # a model that scores all alike earns nothing
+
+
+def test_scores_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="not finite"):
+        target_ranks(torch.full((1, 5), float("nan")), [np.array([0])], [np.array([1])])
+
+
+def test_batches_of_cases_do_not_matter(planted):
+    from bivrec.studies import build_model
+
+    model, cases = build_model(planted, "bivrec", 0), planted.parts(0).test
+    one, many = rank_cases(model, cases, 256), rank_cases(model, cases, 3)
+    assert one.sort_values(["view", "user", "item"])["rank"].tolist() == many.sort_values(["view", "user", "item"])["rank"].tolist()
+
+
+def test_means_are_over_users_not_targets():
+    means = mean_metrics(ranks_of([1], [60, 60, 60])).set_index("metric")["value"]
+    assert means["recall@20"] == pytest.approx(0.5)
+
+
+def test_a_perfect_and_a_hopeless_model(planted):
+    cases = planted.parts(0).test
+
+    class Oracle:
+        def __init__(self, sign):
+            self.sign = sign
+
+        def score(self, histories):
+            scores = torch.rand(len(histories), planted.sequences.num_items)
+            for row, history in enumerate(histories):
+                place = next(i for i, h in enumerate(cases.histories) if h is history)
+                scores[row, torch.as_tensor(cases.targets[place])] += self.sign
+            return {"id": scores}
+
+    assert mean_metrics(rank_cases(Oracle(2), cases)).set_index("metric")["value"]["ndcg@20"] == pytest.approx(1)
+    assert mean_metrics(rank_cases(Oracle(-2), cases)).set_index("metric")["value"]["ndcg@20"] < 0.02
+
+
+def test_bootstrap_covers_and_repeats(generator):
+    values = generator.normal(0.3, 1, 400)
+    mean, low, high = bootstrap_interval(values)
+    assert low < mean < high and (mean, low, high) == bootstrap_interval(values)
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / math.sqrt(400), rel=0.15)
+
+
+def test_paired_difference_needs_the_same_users():
+    ours = pd.DataFrame({"seed": 0, "user": [1, 2, 3], "m": [0.5, 0.6, 0.7]})
+    theirs = pd.DataFrame({"seed": 0, "user": [3, 2, 1], "m": [0.6, 0.5, 0.4]})
+    assert paired_difference(ours, theirs, "m") == pytest.approx((0.1, 0.1, 0.1))
+    with pytest.raises(ValueError, match="different users"):
+        paired_difference(ours, theirs[:2], "m")
+
+
+def test_interval_table_keeps_every_group():
+    ranks = pd.concat([ranks_of([1], [2]).assign(model="a"), ranks_of([3], [4]).assign(model="b")])
+    table = interval_table(ranks, "ndcg@10", ["model"])
+    assert table["model"].tolist() == ["a", "b"] and (table["low"] <= table["mean"]).all()
+
+
+def test_cases_take_rows():
+    cases = Cases(np.array([4, 5]), (np.arange(2), np.arange(3)), (np.arange(1), np.arange(1)))
+    assert cases.take(np.array([False, True])).users.tolist() == [5]

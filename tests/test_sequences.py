@@ -1,0 +1,156 @@
+"""From raw files to sequences and folds."""
+
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bivrec.planted import make_planted
+from bivrec.sequences import DataError, Raw, build_sequences, keep_core, load_sequences, read_movielens, save_sequences, split_sequences
+from bivrec.settings import load_settings
+
+SETTINGS = load_settings("movies-classic")
+MOVIELENS = SETTINGS.datasets["movies-classic"].movielens
+
+
+@pytest.fixture
+def release(tmp_path):
+    """A miniature release in the published format."""
+    folder = tmp_path / "data" / MOVIELENS.folder
+    folder.mkdir(parents=True)
+    films = [(n, f'"Film, The {n} ({1990 + n % 20})"', "Comedy|Drama") for n in range(1, 13)]
+    (folder / "movies.csv").write_text("movieId,title,genres\n" + "".join(f"{i},{t},{g}\n" for i, t, g in films))
+    rows = [(user, film, 4.0, 1000 + 10 * film) for user in range(1, 9) for film in range(1, 13)]
+    (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\n" + "".join(f"{u},{f},{r},{t}\n" for u, f, r, t in rows))
+    (folder / "tags.csv").write_text('userId,movieId,tag,timestamp\n1,1,"dark, ""funny""",5\n')
+    return tmp_path / "data"
+
+
+def test_reads_a_release(release):
+    raw = read_movielens(release, MOVIELENS)
+    assert raw.items["title"].iloc[0] == "Film, The 1" and raw.items["year"].max() <= MOVIELENS.last_year
+    assert raw.tags["tag"].tolist() == ['dark, "funny"']
+    assert set(raw.interactions["item"]) == set(raw.items["item"])
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "told"),
+    [
+        ("ratings.csv", "1,2,4.0,1020", "1,2,4.0", "ratings.csv, line 3: timestamp '' is not a whole number"),
+        ("ratings.csv", "1,2,4.0,1020", "1,2,4.0,1020,7", "Expected 4 fields in line 3, saw 5"),
+        ("ratings.csv", "1,2,4.0,1020", "1,x,4.0,1020", "ratings.csv, line 3: movieId 'x' is not a whole number"),
+        ("ratings.csv", "1,2,4.0,1020", "1,2,nan,1020", "ratings.csv, line 3: rating 'nan' is not a number"),
+        ("ratings.csv", "1,2,4.0,1020", "1,2,inf,1020", "ratings.csv, line 3: rating 'inf' is not a number"),
+        ("ratings.csv", "1,2,4.0,1020", "1,2,4.0,-5", "ratings.csv, line 3: timestamp '-5'"),
+        ("ratings.csv", "1,2,4.0,1020", "1.5,2,4.0,1020", "ratings.csv, line 3: userId '1.5'"),
+        ("ratings.csv", "1,2,4.0,1020", "1,999,4.0,1020", "line 3: film 999 is not in movies.csv"),
+        ("ratings.csv", "userId,", "user,", "has the columns user,movieId,rating,timestamp, not userId"),
+        ("movies.csv", "2,", "1,", "lists film 1 twice"),
+        ("tags.csv", '"dark', '"da\nrk', "tags.csv"),
+    ],
+)
+def test_a_malformed_line_is_named(release, file, old, new, told):
+    path = release / MOVIELENS.folder / file
+    text = path.read_text()
+    path.write_text(text.replace(old, new, 1) + ('"' if "\n" in new else ""))
+    with pytest.raises(DataError, match=re.escape(told)) as caught:
+        read_movielens(release, MOVIELENS)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_empty_and_binary_files(release):
+    path = release / MOVIELENS.folder / "ratings.csv"
+    path.write_bytes(b"userId,movieId\xff")
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_movielens(release, MOVIELENS)
+    path.write_text("")
+    with pytest.raises(DataError, match="not a table"):
+        read_movielens(release, MOVIELENS)
+    path.unlink()
+    with pytest.raises(DataError, match=re.escape("data/movielens-latest-small/ratings.csv is missing")):
+        read_movielens(release, MOVIELENS)
+
+
+def test_core_by_hand():
+    table = pd.DataFrame({"user": [1, 1, 1, 2, 2, 2, 3, 3, 3, 4], "item": [1, 2, 3, 1, 2, 3, 1, 2, 3, 1], "time": 0})
+    assert set(keep_core(table, 3)["user"]) == {1, 2, 3}
+    assert keep_core(table, 4).empty  # user 4 goes, then item 1, then all
+
+
+def test_order_duplicates_and_ties():
+    rows = [(1, item, time) for item, time in [(10, 5), (11, 3), (12, 3), (13, 3), (14, 9), (10, 1)]]
+    rows += [(user, item, item) for user in (2, 3, 4, 5) for item in range(10, 15)]
+    raw = Raw(
+        pd.DataFrame(rows, columns=["user", "item", "time"]),
+        pd.DataFrame({"item": range(10, 15), "title": "t", "year": 2000, "genres": "", "description": ""}),
+        pd.DataFrame({"user": [1], "item": [10], "tag": ["x"]}),
+    )
+    sequences = build_sequences(raw, SETTINGS.split, "test")
+    first = sequences.catalogue["item"].to_numpy()[sequences.of(0)]
+    assert first[0] == 10 and first[-1] == 14 and set(first[1:4]) == {11, 12, 13}  # the pair seen twice keeps its first time
+    shuffled = Raw(raw.interactions.sample(frac=1, random_state=1), raw.items, raw.tags)
+    assert (build_sequences(shuffled, SETTINGS.split, "test").items == sequences.items).all()  # ties do not follow the file
+
+
+def test_an_empty_domain_is_refused():
+    raw = make_planted(load_settings("planted").datasets["planted"].planted)
+    with pytest.raises(DataError, match="is empty: no user and item have 5 interactions"):
+        build_sequences(Raw(raw.interactions[:30], raw.items, raw.tags), SETTINGS.split, "few")
+
+
+def test_saved_and_loaded_alike(planted, tmp_path):
+    save_sequences(planted.sequences, tmp_path / "stage" / "name")
+    loaded = load_sequences(tmp_path / "stage" / "name")
+    assert (loaded.items == planted.sequences.items).all() and (loaded.starts == planted.sequences.starts).all()
+    assert loaded.catalogue["title"].tolist() == planted.sequences.catalogue["title"].tolist()
+    shutil.rmtree(tmp_path / "stage")
+    with pytest.raises(DataError, match="make repro"):
+        load_sequences(tmp_path / "stage" / "name")
+
+
+def test_every_user_tests_once_and_nobody_twice(planted):
+    split, sequences = planted.settings.split, planted.sequences
+    seen = []
+    for seed in range(split.num_folds):
+        parts = split_sequences(sequences, split, seed)
+        groups = [set(parts.train_users), set(parts.validation.users), set(parts.test.users)]
+        assert sum(map(len, groups)) == len(set.union(*groups)) == sequences.num_users
+        seen += list(parts.test.users)
+        for user, given, wanted in zip(parts.test.users, parts.test.histories, parts.test.targets):
+            assert (np.concatenate([given, wanted]) == sequences.of(user)).all()
+            assert len(given) == int(split.history_share * len(sequences.of(user))) and len(wanted) > 0
+    assert sorted(seen) == list(range(sequences.num_users))
+
+
+def test_a_user_is_in_the_same_fold_of_every_domain():
+    from bivrec.sequences import fold_of_users
+
+    users = np.arange(100, 700)
+    assert (fold_of_users(users, 10)[::3] == fold_of_users(users[::3], 10)).all()
+    assert np.bincount(fold_of_users(users, 10), minlength=10).min() > 30
+
+
+def test_leave_one_out(planted):
+    from dataclasses import replace
+
+    parts = split_sequences(planted.sequences, replace(planted.settings.split, protocol="leave_one_out"), 0)
+    for user in (0, 1, 7):
+        whole = planted.sequences.of(user)
+        assert (parts.train[user] == whole[:-2]).all()
+        assert parts.validation.targets[user] == whole[-2] and parts.test.targets[user] == whole[-1]
+        assert (parts.test.histories[user] == whole[:-1]).all()
+
+
+@pytest.mark.parametrize("name", ["movies-classic", "movies-modern"])
+def test_the_embedded_films(root, name):
+    """The published files, read anew, give the statistics that results/ shows; the two domains share no film."""
+    import json
+
+    settings = load_settings(name)
+    sequences = build_sequences(read_movielens(root / "data", settings.datasets[name].movielens), settings.split, name)
+    shown = json.loads((root / "results" / "01_data_prep" / name / "statistics.json").read_text())
+    assert shown == {"users": sequences.num_users, "items": sequences.num_items, "interactions": len(sequences.items)}
+    assert sequences.catalogue["year"].between(*{"movies-classic": (1874, 1999), "movies-modern": (2000, 2018)}[name]).all()
+    assert sequences.lengths.min() >= 5 and np.bincount(sequences.items).min() >= 5

@@ -1,0 +1,83 @@
+"""params.yaml is read strictly; what is wrong is said in one sentence."""
+
+import re
+
+import pytest
+
+from bivrec.settings import SettingsError, check_params, load_settings, vary
+
+
+@pytest.fixture
+def params(root, tmp_path):
+    """A copy of params.yaml in which one line is replaced."""
+
+    def edited(old: str, new: str):
+        text = (root / "params.yaml").read_text()
+        assert old in text, old
+        path = tmp_path / "params.yaml"
+        path.write_text(text.replace(old, new, 1))
+        return path
+
+    return edited
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("  num_interests: 2", "  num_interest: 2", "model.num_interest: unknown key; did you mean 'num_interests'"),
+        ("  num_interests: 2", "  num_interests: two", 'model.num_interests: "two" is refused'),
+        ("  num_interests: 2", "  num_interests: true", "model.num_interests: true is refused"),
+        ("  num_interests: 2", "  num_interests: 0", "model.num_interests: 0 is refused"),
+        ("  num_interests: 2", "", "num_interests: the key is missing"),
+        ("  num_nearest: 1", "  num_nearest: 9", "num_nearest (F) is 9, more than num_interests (K), 2"),
+        ("  scales: [1, 2, 4]", "  scales: [1, 2, 3]", "scale 2 must divide the largest scale, 3"),
+        ("  num_heads: 2", "  num_heads: 3", "dim 64 is not a multiple of num_heads 3"),
+        ("  kernel: rbf ", "  kernel: gauss ", "model.kernel"),
+        ("  learning_rate: ", "  learning_rate: -", "training.learning_rate"),
+        ("  learning_rate: ", "  learning_rate: .nan #", "training.learning_rate"),
+        ("  history_share: 0.8", "  history_share: 1.5", "split.history_share: 1.5 is refused"),
+        ("datasets: [movies-classic,", "datasets: [movies-clasic,", "there is no dataset 'movies-clasic'"),
+        ("source: movies-classic,", "source: nowhere,", "there is no dataset 'nowhere'"),
+        ("  movies-modern:  ", "  ../movies:  ", "../movies"),
+        ("    source: planted", "    source: amazon", "source"),
+        ("settings: {model.scales: [1]}", "settings: {model.scale: [1]}", "there is no setting 'model.scale'; did you mean 'model.scales'"),
+        ("settings: {model.scales: [1]}", "settings: {model.num_nearest: 5}", "num_nearest (F) is 5"),
+        ("  history_shares: [", "  history_shares: 3 #[", "noise.history_shares: 3 is refused"),
+        ("  retrained_seeds: [0, 1, 2]", "  retrained_seeds: [9]", "retrained_seeds [9] must be among seeds"),
+        ("  primary_metric: ndcg@20", "  primary_metric: ndgc@20", "studies.primary_metric"),
+        ("studies:", "studies: [", "params.yaml, line"),
+        ("studies:", "extra: 1\nstudies:", "extra: unknown key"),
+    ],
+)
+def test_a_bad_setting_is_one_clear_sentence(params, old, new, told):
+    with pytest.raises(SettingsError, match=re.escape(told)) as caught:
+        check_params(params(old, new))
+    assert "params.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_and_binary_files(tmp_path):
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load_settings(path=tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SettingsError, match="git checkout params.yaml"):
+        load_settings(path=tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("")
+    with pytest.raises(SettingsError, match="holds no settings"):
+        load_settings(path=tmp_path / "params.yaml")
+
+
+def test_numbers_are_yaml_1_2(params):
+    assert load_settings(path=params("  learning_rate: ", "  learning_rate: 1e-3 #")).training.learning_rate == 0.001
+
+
+def test_a_dataset_changes_its_own_settings_and_the_reader_changes_last():
+    assert load_settings("planted").model.dim != load_settings("movies-classic").model.dim
+    assert load_settings("planted", {"model.dim": 16}).model.dim == 16
+    with pytest.raises(SettingsError, match="did you mean 'model.dim'"):
+        load_settings("planted", {"model.dims": 16})
+
+
+def test_a_variant_is_a_setting():
+    settings = load_settings("planted")
+    assert vary(settings, settings.models["pure-id"]).model.views == ("id",)
+    assert vary(settings, settings.models["bivrec"]) == settings

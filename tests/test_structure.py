@@ -1,0 +1,128 @@
+"""The module reads from top to bottom, and the pipeline lists what it reads."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from ruamel.yaml import YAML
+
+from bivrec import READING_ORDER
+
+STAGES = {
+    "01_data_prep": "data_prep",
+    "02_feature_encoding": "feature_encoding",
+    "03_training": "training",
+    "04_ablations": "ablations",
+    "05_noise": "noise",
+    "06_cold_start": "cold_start",
+    "07_cross_dataset": "cross_dataset",
+    "08_report": "report",
+}
+
+
+def imports_of(source: str) -> set[str]:
+    """The bivrec files that a source imports."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bivrec."):
+            found.add(node.module.split(".")[1])
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("bivrec.")}
+    return found
+
+
+def closure(root, names: set[str]) -> set[str]:
+    """The files and all that they import in turn."""
+    seen: set[str] = set()
+    while names - seen:
+        name = (names - seen).pop()
+        seen.add(name)
+        names = names | imports_of((root / "bivrec" / f"{name}.py").read_text())
+    return seen
+
+
+def test_reading_order_names_every_file(root):
+    files = {path.stem for path in (root / "bivrec").glob("*.py")} - {"__init__", "__main__"}
+    assert files == set(READING_ORDER)
+
+
+@pytest.mark.parametrize("name", READING_ORDER)
+def test_a_file_imports_only_from_files_above_it(root, name):
+    above = READING_ORDER[: READING_ORDER.index(name)]
+    assert imports_of((root / "bivrec" / f"{name}.py").read_text()) <= set(above)
+
+
+@pytest.mark.parametrize("notebook", STAGES)
+def test_a_stage_lists_the_files_that_its_notebook_reads(root, notebook):
+    stage = YAML(typ="safe").load((root / "dvc.yaml").read_text())["stages"][STAGES[notebook]]
+    stage = stage.get("do", stage)
+    cells = nbformat.read(root / "notebooks" / f"{notebook}.ipynb", 4).cells
+    read = closure(root, {"pipeline"}.union(*(imports_of(cell.source) for cell in cells if cell.cell_type == "code")))
+    listed = {dep.removeprefix("bivrec/").removesuffix(".py") for dep in stage["deps"] if dep.startswith("bivrec/")}
+    assert read <= listed, f"dvc.yaml: {STAGES[notebook]} does not list {sorted(read - listed)}"
+    assert f"build/notebooks/{notebook}.ipynb" in stage["deps"]
+
+
+@pytest.mark.parametrize("notebook", STAGES)
+def test_notebooks_are_thin(root, notebook):
+    cells = [cell for cell in nbformat.read(root / "notebooks" / f"{notebook}.ipynb", 4).cells if cell.cell_type == "code"]
+    lengths = sorted(len(cell.source.splitlines()) for cell in cells)
+    assert lengths[len(lengths) // 2] <= 5
+    for cell in cells:
+        assert not re.search(r"^class |\.backward\(|open\(|Path\(|/build|/results", cell.source, re.M), cell.source
+        assert not any(output.output_type == "error" for output in cell.outputs)
+        assert cell.execution_count, "saved without outputs: run `make notebooks`"
+
+
+def test_the_lock_matches_the_sources(root):
+    """`dvc repro` would run nothing but what a clone lacks: dvc.lock belongs to these sources, settings and data."""
+    shown = subprocess.run([sys.executable, "-m", "dvc", "repro", "--allow-missing", "--dry"], cwd=root, capture_output=True, text=True, timeout=300)
+    stages = [line for line in shown.stdout.splitlines() if line.startswith("Running stage")]
+    assert shown.returncode == 0, shown.stderr[-500:]
+    assert not [line for line in stages if "'source'" not in line], f"dvc.lock is behind; run `make repro`: {stages}"
+
+
+def test_nothing_is_pickled_or_evaluated(root):
+    for path in (root / "bivrec").glob("*.py"):
+        text = path.read_text()
+        assert not re.search(r"\bimport pickle|pickle\.(load|dump)|allow_pickle=True|weights_only=False|(?<![.\w])eval\(|(?<![.\w])exec\(|shell=True", text), (
+            path.name
+        )
+
+
+def test_what_is_missing_is_said_by_the_module_itself(root, tmp_path):
+    """The command without its environment says how to get one."""
+    shown = subprocess.run([sys.executable, "-S", "-m", "bivrec", "check"], cwd=root, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+    assert shown.returncode == 1
+    assert "make setup" in shown.stderr and "Traceback" not in shown.stderr
+
+
+def test_the_readme_shows_the_results(root, tmp_path, monkeypatch):
+    """Every number in README's tables comes from results/."""
+    import shutil
+
+    from bivrec.report import write_readme
+
+    shutil.copytree(root / "results" / "08_report", tmp_path / "results" / "08_report")
+    shutil.copy(root / "README.md", tmp_path)
+    monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
+    write_readme()
+    assert (tmp_path / "README.md").read_text() == (root / "README.md").read_text(), "run `make readme`"
+    assert "| bivrec |" in (root / "README.md").read_text()
+
+
+def test_what_readme_and_notebooks_point_at_is_there(root):
+    texts = [(root / name).read_text() for name in ("README.md", "DIFFERENCES.md")]
+    for target in re.findall(r"\]\(([^)#]+)\)", "\n".join(texts)):
+        assert target.startswith("https://") or (root / target).exists(), target
+
+
+def test_no_posters_and_no_paths_of_one_machine(root):
+    tracked = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True).stdout.splitlines()
+    assert not [name for name in tracked if name.lower().endswith((".jpg", ".jpeg", ".webp", ".pkl", ".pt", ".pth"))]
+    for path in (root / "results").rglob("*.ipynb"):
+        text = path.read_text()
+        assert str(root) not in text and not re.search(r"/home/|/root/|/tmp/|site-packages", text), path.name

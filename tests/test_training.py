@@ -1,0 +1,184 @@
+"""Batches, training, checkpoints and studies."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bivrec.domains import Domain
+from bivrec.evaluation import mean_metrics, rank_cases
+from bivrec.sequences import DataError
+from bivrec.settings import SettingsError, load_settings
+from bivrec.studies import (
+    adapt,
+    blur_features,
+    build_model,
+    carry_view,
+    compare,
+    cut_history,
+    group_by_history,
+    group_by_popularity,
+    load_checkpoint,
+    name_groups,
+    order_groups,
+    rank_models,
+    replace_history,
+    save_checkpoint,
+    to_runs,
+    train_model,
+    train_models,
+    with_features,
+)  # fmt: skip
+from bivrec.training import choose_device, draw_batches, seed_of
+
+TRAINING = load_settings("planted").training
+
+
+def test_batches_hold_what_the_sequences_hold(planted):
+    """Over one epoch each target is supervised exactly once, and is the item after its position."""
+    train = planted.parts(0).train
+    follows = {(int(a), int(b)) for row in train for a, b in itertools.pairwise(row)}
+    wanted, seen = sum(len(row) - 1 for row in train), 0
+    for batch in draw_batches(train, TRAINING, 24, 4, 0):
+        assert batch.items.shape[1] % 4 == 0 and batch.items.shape[1] <= 24
+        pairs = set(zip(batch.items[batch.mask].tolist(), batch.targets[batch.mask].tolist()))
+        assert pairs <= follows
+        assert torch.equal(batch.supervised, batch.mask) and (batch.probe < batch.mask.sum(1)).all()
+        seen += int(batch.supervised.sum())
+        if seen >= wanted:
+            break
+    assert seen == wanted
+
+
+def test_one_target_a_row(planted):
+    settings = replace(TRAINING, supervision="one_target")
+    for batch in itertools.islice(draw_batches(planted.parts(0).train, settings, 24, 4, 0), 5):
+        assert (batch.supervised.sum(1) == 1).all()
+        assert torch.equal(batch.supervised.int().argmax(1), batch.mask.sum(1) - 1) and torch.equal(batch.probe, batch.mask.sum(1) - 1)
+
+
+def test_sequences_too_short_to_learn_from():
+    with pytest.raises(ValueError, match="no training sequence has two items"):
+        next(draw_batches([np.array([1]), np.array([2])], TRAINING, 24, 4, 0))
+
+
+def test_seeds_depend_on_their_names_only():
+    assert seed_of(0, "bivrec", "weights") == seed_of(0, "bivrec", "weights")
+    assert len({seed_of(s, n, w) for s in range(3) for n in ("bivrec", "sasrec") for w in ("weights", "noise")}) == 12
+
+
+def test_training_repeats_bit_for_bit_and_beats_popularity(planted):
+    first, second = train_model(planted, "sasrec", 0), train_model(planted, "sasrec", 0)
+    assert all(torch.equal(a, b) for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values()))
+    assert first.record.best_step in first.record.curve["step"].unique()
+    ranks = rank_models(planted, [first, *train_models(planted, ["popularity"])])
+    assert compare(ranks, ("sasrec", "id"), ("popularity", "id"), "ndcg@20")["low"] > 0
+
+
+def test_the_validation_users_choose(planted):
+    """The weights kept are those of the best step: their validation figure is the curve's maximum."""
+    trained = train_model(planted, "pure-id", 0)
+    curve = trained.record.curve[trained.record.curve["metric"] == "ndcg@20"].set_index("step")["value"]
+    again = mean_metrics(rank_cases(trained.model, planted.parts(0).validation)).set_index("metric")["value"]["ndcg@20"]
+    assert again == pytest.approx(curve.max()) and trained.record.best_step == curve.idxmax()
+
+
+def test_side_by_side_is_one_by_one():
+    """Two workers give the bytes that one gives."""
+    one = train_models(Domain("planted", {"training.num_steps": 10}), ["sasrec", "pure-mm"])
+    two = train_models(Domain("planted", {"training.num_steps": 10, "machine.num_workers": 2}), ["sasrec", "pure-mm"])
+    for a, b in zip(one, two):
+        assert a.name == b.name and all(torch.equal(x, y) for x, y in zip(a.model.state_dict().values(), b.model.state_dict().values()))
+
+
+def test_a_gpu_that_is_not_there_is_said():
+    if not torch.cuda.is_available():
+        with pytest.raises(SettingsError, match="machine.device: 'cuda' is set, but PyTorch finds no GPU"):
+            choose_device(load_settings("planted", {"machine.device": "cuda"}).machine)
+
+
+def test_a_model_that_diverges_is_said():
+    domain = Domain("planted", {"training.learning_rate": 1e12, "training.clip_norm": 1e12, "training.num_steps": 20})
+    with pytest.raises(ValueError, match="lower training.learning_rate"):
+        train_model(domain, "sasrec", 0)
+
+
+def test_checkpoints(planted, tmp_path):
+    trained = train_model(Domain("planted", {"training.num_steps": 10}), "bivrec", 0)
+    domain, path = Domain("planted", {"training.num_steps": 10}), tmp_path / "bivrec-0.safetensors"
+    save_checkpoint(domain, trained, path)
+    loaded = load_checkpoint(domain, "bivrec", 0, path)
+    history = [planted.sequences.of(0)]
+    assert all(torch.equal(a, b) for a, b in zip(loaded.score(history).values(), trained.model.score(history).values()))
+    assert load_checkpoint(Domain("planted", {"training.num_steps": 11}), "bivrec", 0, path) is None  # other settings
+    assert load_checkpoint(domain, "bivrec", 1, path) is None and load_checkpoint(domain, "bivrec", 0, tmp_path / "none") is None
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match="bivrec-0.safetensors is damaged"):
+        load_checkpoint(domain, "bivrec", 0, path)
+
+
+def test_an_unknown_model_is_said(planted):
+    with pytest.raises(SettingsError, match="there is no model 'gru'"):
+        build_model(planted, "gru", 0)
+
+
+def test_noise_disturbs_as_it_says(planted):
+    cases, num_items = planted.parts(0).test, planted.sequences.num_items
+    noisy = replace_history(cases, 0.5, num_items, 0)
+    changed = [(a != b).mean() for a, b in zip(cases.histories, noisy.histories)]
+    assert 0.35 < np.mean(changed) < 0.65
+    for given, wanted, before in zip(noisy.histories, noisy.targets, cases.histories):
+        assert not set(given) & set(wanted) and len(given) == len(before) == len(set(given))
+    features = planted.features(0)
+    blurred = blur_features(features, 2.0, 0)
+    for name, (values, mask) in features.items():
+        gap = (blurred[name][0] - values)[mask]
+        assert torch.allclose(gap.std(0) / values[mask].std(0), torch.tensor(2.0), atol=0.6)
+        assert torch.equal(blur_features(features, 0.0, 0)[name][0], values)
+    assert [len(h) for h in cut_history(cases, 3).histories] == [min(3, len(h)) for h in cases.histories]
+
+
+def test_other_features_change_one_view_only(planted):
+    trained = train_models(Domain("planted", {"training.num_steps": 10}), ["bivrec"])[0]
+    noisy, history = with_features(trained, blur_features(planted.features(0), 1.0, 0)), [planted.sequences.of(0)]
+    before, after = trained.model.score(history), noisy.model.score(history)
+    assert torch.equal(before["id"], after["id"]) and not torch.equal(before["multimodal"], after["multimodal"])
+
+
+def test_groups():
+    assert list(name_groups([0, 5, 6, 10, 11], [5, 10])) == ["0-5", "0-5", "6-10", "6-10", "> 10"]
+    import pandas as pd
+
+    table = order_groups(pd.DataFrame({"kind": ["b", "b", "a", "b", "a"], "group": ["> 10", "6-10", "10", "0-5", "2"]}))
+    assert list(zip(table["kind"], table["group"])) == [("b", "0-5"), ("b", "6-10"), ("b", "> 10"), ("a", "2"), ("a", "10")]
+
+
+def test_groups_lose_nobody(planted):
+    ranks = rank_models(planted, train_models(planted, ["popularity"]))
+    users, items = group_by_history(planted, ranks, [10, 20]), group_by_popularity(planted, ranks, [5, 20])
+    assert len(users) == len(items) == len(ranks)
+    counts = np.bincount(np.concatenate(planted.parts(0).train), minlength=planted.sequences.num_items)
+    for row in items.itertuples():
+        low, high = {"0-5": (0, 5), "6-20": (6, 20), "> 20": (21, 10**9)}[row.group]
+        assert low <= counts[row.item] <= high
+    assert (items.groupby(["user", "group"], observed=True)["num_targets"].first() == items.groupby(["user", "group"], observed=True).size()).all()
+
+
+def test_the_multimodal_view_travels():
+    source, target = Domain("planted", {"training.num_steps": 40}), Domain("planted-other", {"training.num_steps": 40})
+    carried = carry_view(source, target, "bivrec", 0)
+    donor = train_models(source, ["bivrec"], [0])[0].model
+    assert torch.equal(carried.model.state_dict()["views.multimodal.clusters.tokens"], donor.state_dict()["views.multimodal.clusters.tokens"])
+    assert set(rank_models(target, [carried])["view"]) == {"multimodal"}
+    adapted = adapt(target, carried, 0.5, 20)
+    assert not torch.equal(adapted.model.state_dict()["views.multimodal.clusters.tokens"], carried.model.state_dict()["views.multimodal.clusters.tokens"])
+
+
+def test_runs_have_their_columns(planted):
+    from bivrec.studies import RUN_COLUMNS
+
+    runs = to_runs(planted, "training", rank_models(planted, train_models(planted, ["popularity"])))
+    assert list(runs.columns) == RUN_COLUMNS and not runs.duplicated(RUN_COLUMNS[:-1]).any()
+    assert {"ndcg@20", "recall@20", "hr@10", "comirec_ndcg@20"} <= set(runs["metric"])
