@@ -43,7 +43,7 @@ def params(root, tmp_path):
         ("settings: {model.scales: [1]}", "settings: {model.scale: [1]}", "there is no setting 'model.scale'; did you mean 'model.scales'"),
         ("settings: {model.scales: [1]}", "settings: {model.num_nearest: 5}", "num_nearest (F) is 5"),
         ("  history_shares: [", "  history_shares: 3 #[", "noise.history_shares: 3 is refused"),
-        ("  retrained_seeds: [0, 1, 2]", "  retrained_seeds: [9]", "retrained_seeds [9] must be among seeds"),
+        ("  retrained_seeds: [0, 1, 2]", "  retrained_seeds: [4]", "retrained_seeds [4] must be among seeds"),
         ("  primary_metric: ndcg@20", "  primary_metric: ndgc@20", "studies.primary_metric"),
         ("studies:", "studies: [", "params.yaml, line"),
         ("studies:", "extra: 1\nstudies:", "extra: unknown key"),
