@@ -90,7 +90,7 @@ def test_the_lock_matches_the_sources(root, tmp_path):
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     shown = subprocess.run([sys.executable, "-m", "dvc", "repro", "--allow-missing", "--dry"], cwd=tmp_path, capture_output=True, text=True)
     stages = [line for line in shown.stdout.splitlines() if line.startswith("Running stage")]
-    assert shown.returncode == 0, shown.stderr[-500:]
+    assert shown.returncode == 0, f"dvc.lock is behind; run `make repro`: {shown.stderr[-300:]}"
     assert not [line for line in stages if "'source'" not in line], f"dvc.lock is behind; run `make repro`: {stages}"
 
 
