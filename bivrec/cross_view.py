@@ -37,8 +37,14 @@ def allocation_difference(
     return together[:, mask[:, :, None] & mask[:, None, :]].mean()
 
 
+def mutual_learning(a: Float[Tensor, "row catalogue"], b: Float[Tensor, "row catalogue"]) -> Float[Tensor, ""]:
+    """How far the recommendations a (logarithms of chances) are from the teacher b, in nats: KL from b, which is held fixed."""
+    return (b.detach().exp() * (b.detach() - a)).sum(-1).mean()
+
+
 class CrossViewLearning(nn.Module):
-    """The two losses between views, each with its weight."""
+    """The losses between views, each with its weight: coarse and fine as in the paper, and two of ours, items alike
+    (InfoNCE between an item's ID vector and its projected features) and recommendations alike (mutual learning)."""
 
     def __init__(self, settings: CrossView, dim: int):
         super().__init__()
@@ -50,12 +56,20 @@ class CrossViewLearning(nn.Module):
         interests: list[Float[Tensor, "batch interest dim"]],
         allocations: list[Float[Tensor, "scale batch position interest"]],
         mask: Bool[Tensor, "batch position"],
+        tables: list[Float[Tensor, "item dim"]],
+        recommended: list[Float[Tensor, "row catalogue"]],
     ) -> Float[Tensor, ""]:
-        """Interests at one position a row; allocations at all."""
-        loss = interests[0].new_zeros(())
-        if self.settings.coarse_weight:
+        """Interests at one position a row; allocations at all; vectors of the batch's items; recommendations of some rows.
+        Lists hold the ID view, then the multimodal view."""
+        settings, loss = self.settings, interests[0].new_zeros(())
+        if settings.coarse_weight:
             whole = [head(view.mean(1)) for head, view in zip(self.heads, interests)]
-            loss = loss + self.settings.coarse_weight * info_nce(*whole, self.settings.coarse_temperature)
-        if self.settings.fine_weight:
-            loss = loss + self.settings.fine_weight * allocation_difference(*allocations, mask, self.settings.fine_form)
+            loss = loss + settings.coarse_weight * info_nce(*whole, settings.coarse_temperature)
+        if settings.fine_weight:
+            loss = loss + settings.fine_weight * allocation_difference(*allocations, mask, settings.fine_form)
+        if settings.item_weight:
+            loss = loss + settings.item_weight * info_nce(*tables, settings.item_temperature)
+        if settings.mutual_weight:
+            learners = [(0, 1)] * (settings.learner != "multimodal") + [(1, 0)] * (settings.learner != "id")
+            loss = loss + settings.mutual_weight * sum(mutual_learning(recommended[a], recommended[b]) for a, b in learners)
         return loss

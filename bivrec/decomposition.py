@@ -1,33 +1,28 @@
 """Intra-view interest decomposition: Gaussian attention within each scale, then Cluster attention into K interests."""
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from bivrec.embedding import Dropout, MultiScaleEmbedding
 from bivrec.settings import Model
 
 
-def by_residue(x: Shaped[Tensor, "batch position *rest"], scale: int) -> Shaped[Tensor, "batch scale patch *rest"]:
-    """Positions t, t - scale, t - 2 scale, ... side by side: one ordinary sequence of patches for each t mod scale."""
-    batch, position, *rest = x.shape
-    return x.view(batch, position // scale, scale, *rest).transpose(1, 2)
-
-
-def by_position(x: Shaped[Tensor, "batch scale patch *rest"]) -> Shaped[Tensor, "batch position *rest"]:
-    """The inverse of `by_residue`."""
-    batch, scale, patch, *rest = x.shape
-    return x.transpose(1, 2).reshape(batch, patch * scale, *rest)
+def own_patches(num_positions: int, scales: tuple[int, ...], device: torch.device | None = None) -> Bool[Tensor, "scale position position"]:
+    """Which patches a prefix is cut into: the prefix that ends at t has those that end at t, t - scale, t - 2 scale, ..."""
+    place = torch.arange(num_positions, device=device)
+    behind = place[:, None] - place
+    return torch.stack([(behind >= 0) & (behind % scale == 0) for scale in scales])
 
 
 def gaussian_weights(
     query: Float[Tensor, "*group patch dim"],
     key: Float[Tensor, "*group patch dim"],
     bias: Float[Tensor, "*#group patch patch"],
-    allowed: Bool[Tensor, "*#group patch patch"],
     kernel: str,
 ) -> Float[Tensor, "*group patch patch"]:
-    r"""How much patch i takes from patch j.
+    r"""How much patch i takes from patch j; a bias of minus infinity forbids it.
 
     rbf: $\exp(-\lVert q_i - k_j \rVert^2 / 2\sqrt{d} + b_{ij})$, not normalised (our reconstruction: the paper's kernel is
     not known); rbf_normalised: the same with rows summing to 1; distance and softmax: $q_i \cdot k_j$ in place of the
@@ -35,8 +30,8 @@ def gaussian_weights(
     """
     logits = query @ key.transpose(-1, -2)
     if kernel.startswith("rbf"):
-        logits = logits - query.square().sum(-1)[..., :, None] / 2 - key.square().sum(-1)[..., None, :] / 2
-    logits = (logits * query.shape[-1] ** -0.5 + bias).masked_fill(~allowed, float("-inf"))
+        logits = logits - (query.square().sum(-1)[..., :, None] + key.square().sum(-1)[..., None, :]) / 2
+    logits = logits * query.shape[-1] ** -0.5 + bias
     return logits.exp() if kernel == "rbf" else logits.softmax(-1)
 
 
@@ -48,33 +43,32 @@ class GaussianAttention(nn.Module):
         self.num_heads, self.kernel = num_heads, kernel
         self.project = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
-        self.bias = nn.Parameter(torch.zeros(num_heads, max_length)) if biased and kernel != "distance" else None
+        self.bias = nn.Parameter(torch.zeros(max_length, num_heads)) if biased and kernel != "distance" else None
         self.width = nn.Parameter(torch.full((num_heads,), 2.0)) if kernel == "distance" else None
 
-    def place_bias(self, num_patches: int) -> Float[Tensor, "head patch patch"]:
-        """A learned number a distance, or the Gaussian prior $-(i-j)^2 / 2\\sigma^2$ of kernel `distance` (sigma in patches)."""
-        place = torch.arange(num_patches, device=self.out.weight.device)
-        distance = (place[:, None] - place).abs()
+    def place_bias(self, num_positions: int, scales: tuple[int, ...]) -> Float[Tensor, "scale head position position"]:
+        """A learned number a distance, or the Gaussian prior $-(i-j)^2 / 2\\sigma^2$ of kernel `distance` (both in patches)."""
+        place, device = torch.arange(num_positions, device=self.out.weight.device), self.out.weight.device
+        distance = (place[:, None] - place).abs() // torch.tensor(scales, device=device)[:, None, None]
         if self.width is not None:
-            return -distance.square() / (2 * self.width.square()[:, None, None] + 1e-6)
-        return self.bias[:, distance] if self.bias is not None else distance.new_zeros(1, num_patches, num_patches, dtype=torch.float)
+            return -distance[:, None].square() / (2 * self.width.square()[:, None, None] + 1e-6)
+        return nn.functional.embedding(distance, self.bias).permute(0, 3, 1, 2)
 
     def forward(
         self, x: Float[Tensor, "scale batch position dim"], mask: Bool[Tensor, "batch position"], scales: tuple[int, ...], causal: bool
     ) -> Float[Tensor, "scale batch position dim"]:
-        mixed = []
-        for rows, scale in zip(self.project(x), scales):
-            heads = by_residue(rows.unflatten(-1, (3, self.num_heads, -1)), scale)  # batch scale patch 3 head dim
-            query, key, value = heads.permute(3, 0, 1, 4, 2, 5).unbind(0)  # batch scale head patch dim
-            num_patches = query.shape[-2]
-            if self.kernel == "softmax" and causal and self.bias is None:
-                taken = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-            else:
-                allowed = torch.ones(num_patches, num_patches, dtype=torch.bool, device=x.device)
-                allowed = allowed.tril() if causal else (by_residue(mask, scale)[:, :, None, None] | allowed.tril(0).triu(0))
-                taken = gaussian_weights(query, key, self.place_bias(num_patches), allowed, self.kernel) @ value
-            mixed.append(by_position(taken.transpose(2, 3).flatten(-2)))
-        return self.out(torch.stack(mixed))
+        num_positions, heads = x.shape[2], self.project(x).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = heads.permute(3, 0, 1, 4, 2, 5).unbind(0)  # scale batch head position dim
+        own = own_patches(num_positions, scales, x.device)[:, None]
+        if self.bias is None and self.kernel == "softmax" and causal and scales == (1,):
+            taken = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        else:
+            itself = torch.eye(num_positions, dtype=torch.bool, device=x.device)
+            allowed = own if causal else (own | own.mT) & (mask[:, None, :] | itself)
+            forbidden = torch.zeros(allowed.shape, device=x.device).masked_fill_(~allowed, float("-inf"))[:, :, None]
+            bias = forbidden if self.bias is None and self.width is None else forbidden + self.place_bias(num_positions, scales)[:, None]
+            taken = gaussian_weights(query, key, bias, self.kernel) @ value
+        return self.out(taken.transpose(2, 3).flatten(-2))
 
 
 class GaussianBlock(nn.Module):
@@ -105,6 +99,20 @@ def assign(logits: Float[Tensor, "*group interest"], num_nearest: int, temperatu
     return nearest - soft.detach() + soft
 
 
+def sum_prefixes(x: Float[Tensor, "scale batch position channel"], scales: tuple[int, ...]) -> Float[Tensor, "batch position channel"]:
+    """For every prefix, the sum over its own patches of all scales."""
+    own = own_patches(x.shape[2], scales, x.device).to(x.dtype)
+    return own.transpose(0, 1).flatten(1) @ x.transpose(0, 1).flatten(1, 2)
+
+
+def information(allocation: Float[Tensor, "scale batch position interest"], mask: Bool[Tensor, "batch position"]) -> Float[Tensor, ""]:
+    r"""Mutual information of patches and interests, in nats: $H(\bar p) - \overline{H(p)}$, at most $\log K$. High when
+    each patch belongs clearly to an interest and all interests are used."""
+    shares = allocation.softmax(-1)[:, mask]
+    whole = shares.mean((0, 1))
+    return (shares * shares.clamp_min(1e-9).log()).sum(-1).mean() - (whole * whole.clamp_min(1e-9).log()).sum()
+
+
 class ClusterAttention(nn.Module):
     r"""Patches give themselves to their F nearest of K interest tokens: $u_k = \mathrm{LN}(T_k + W \frac{\sum_j A_{jk} v_j}{\sum_j A_{jk} + 1} + \sum_s x^s_t)$.
 
@@ -118,27 +126,31 @@ class ClusterAttention(nn.Module):
         self.tokens = nn.Parameter(torch.randn(settings.num_interests, settings.dim) * 0.5)
         self.norms = nn.ModuleList([nn.LayerNorm(settings.dim) for _ in range(3)])
         self.query, self.key, self.value, self.out = (nn.Linear(settings.dim, settings.dim) for _ in range(4))
+        self.sharpness = nn.Parameter(torch.tensor(5.0).log()) if settings.similarity == "cosine" else None
         self.dropout = Dropout(settings.dropout)
 
-    def allocate(self, x: Float[Tensor, "scale batch position dim"]) -> Float[Tensor, "scale batch position interest"]:
-        """Noise-free scores of each patch for each interest token."""
-        return self.key(self.norms[0](x)) @ self.query(self.norms[1](self.tokens)).T * self.settings.dim**-0.5
+    def allocate(self, patches: Float[Tensor, "scale batch position dim"]) -> Float[Tensor, "scale batch position interest"]:
+        """Noise-free scores of each patch for each interest token: cosines times a learned sharpness, or scaled products
+        (the public code), which start so near to each other that few patches ever choose."""
+        key, query = self.key(patches), self.query(self.norms[1](self.tokens))
+        if self.sharpness is None:
+            return key @ query.T * self.settings.dim**-0.5
+        return normalize(key, dim=-1) @ normalize(query, dim=-1).T * self.sharpness.exp()
 
     def forward(
         self, x: Float[Tensor, "scale batch position dim"], mask: Bool[Tensor, "batch position"], scales: tuple[int, ...]
     ) -> tuple[Float[Tensor, "batch position interest dim"], Float[Tensor, "scale batch position interest"]]:
-        settings, allocation = self.settings, self.allocate(x)
+        """The interests after every position, and each patch's noise-free scores for the interest tokens."""
+        settings, patches = self.settings, self.norms[0](x)
+        allocation = self.allocate(patches)
         if settings.pooling == "cluster":
             shares = assign(allocation, settings.num_nearest, settings.temperature, settings.assignment == "hard", self.training)
         else:
-            shares = torch.ones_like(allocation)
+            shares = allocation.exp() if settings.pooling == "attention" else torch.ones_like(allocation)
         shares = shares * mask[..., None]
-        values = self.value(self.norms[0](x))
-        given, count = 0, 0
-        for share, value, scale in zip(shares, values, scales):
-            given = given + by_position(by_residue(share[..., None] * value[..., None, :], scale).cumsum(2))
-            count = count + by_position(by_residue(share, scale).cumsum(2))
-        interests = self.tokens + self.dropout(self.out(given / (count[..., None] + 1)))
+        given = (shares[..., None] * self.value(patches)[..., None, :]).flatten(-2)
+        given, count = (sum_prefixes(part, scales) for part in (given, shares))
+        interests = self.tokens + self.dropout(self.out(given.unflatten(-1, self.tokens.shape) / (count[..., None] + 1)))
         if settings.last_state:
             interests = interests + x.sum(0)[:, :, None]
         return self.norms[2](interests), allocation

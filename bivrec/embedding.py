@@ -62,8 +62,7 @@ def cut_patches(items: Float[Tensor, "batch position dim"], scale: int, mean: bo
     The prefix that ends at t is cut from its newest item backwards, so its patches end at t, t - scale, t - 2 scale...:
     every prefix finds its own non-overlapping patches among these. The oldest patch may be incomplete.
     """
-    running = items.cumsum(1)
-    patches = running - nn.functional.pad(running, (0, 0, scale, 0))[:, : items.shape[1]]
+    patches = sum(nn.functional.pad(items, (0, 0, back, 0))[:, : items.shape[1]] for back in range(scale))
     if mean:
         patches = patches / torch.arange(1, items.shape[1] + 1, device=items.device).clamp_max(scale)[:, None]
     return patches

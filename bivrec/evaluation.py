@@ -74,22 +74,38 @@ def mean_metrics(ranks: pd.DataFrame, cutoffs: Sequence[int] = CUTOFFS) -> pd.Da
     return table.groupby("view", sort=True)[names].mean().reset_index().melt("view", var_name="metric", value_name="value")
 
 
-def bootstrap_interval(values: Float64[ndarray, "user"], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean and 95 % percentile interval over resampled users."""
-    values = np.asarray(values, dtype="float64")
+def bootstrap_means(values: Float64[ndarray, "user"], draws: int = 10_000, seed: int = 0) -> Float64[ndarray, "draw"]:
+    """Means over users drawn with replacement."""
     generator = np.random.Generator(np.random.PCG64(seed))
-    means = values[generator.integers(len(values), size=(draws, len(values)))].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
+    return np.concatenate([values[generator.integers(len(values), size=(500, len(values)))].mean(1) for _ in range(draws // 500)])
 
 
-def paired_difference(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> tuple[float, float, float]:
-    """Mean and 95 % interval of the difference between two models on the same users (and seeds), in the metric's unit."""
+def bootstrap_interval(values: Float64[ndarray, "user"], draws: int = 2000) -> tuple[float, float, float]:
+    """Mean and 95 % percentile interval over resampled users."""
+    low, high = np.quantile(bootstrap_means(np.asarray(values, dtype="float64"), draws), [0.025, 0.975])
+    return float(np.mean(values)), float(low), float(high)
+
+
+def paired_test(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> dict[str, float]:
+    """The difference between two models on the same users (and seeds), in the metric's unit: mean, 95 % interval over
+    resampled users, and the two-sided p-value of no difference (at least 2 in the number of draws)."""
     keys = [key for key in ("seed", "user") if key in ours.columns]
     both = ours.merge(theirs, on=keys, suffixes=("_ours", "_theirs"), validate="one_to_one")
     if len(both) != len(ours) or len(both) != len(theirs):
         raise ValueError(f"two models were judged on different users: {len(ours)} and {len(theirs)}, {len(both)} in common")
-    return bootstrap_interval((both[f"{metric}_ours"] - both[f"{metric}_theirs"]).to_numpy())
+    difference = (both[f"{metric}_ours"] - both[f"{metric}_theirs"]).to_numpy()
+    means = bootstrap_means(difference)
+    low, high = np.quantile(means, [0.025, 0.975])
+    tail = min((means <= 0).mean(), (means >= 0).mean())
+    return {"mean": difference.mean(), "low": low, "high": high, "p": min(1.0, 2 * max(tail, 1 / len(means))), "users": len(both)}
+
+
+def holm(p_values: Float64[ndarray, "test"]) -> Float64[ndarray, "test"]:
+    """Holm's adjustment: what each p-value becomes when all of these are tested together."""
+    order, count = np.argsort(p_values, kind="stable"), len(p_values)
+    adjusted = np.empty(count)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(np.asarray(p_values)[order] * np.arange(count, 0, -1)))
+    return adjusted
 
 
 def interval_table(ranks: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:

@@ -11,9 +11,9 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from bivrec.cross_view import CrossViewLearning
-from bivrec.decomposition import ViewEncoder
+from bivrec.decomposition import ViewEncoder, information
 from bivrec.embedding import ItemTable
-from bivrec.recommendation import choose_interest, interest_softmax, score_catalogue
+from bivrec.recommendation import choose_interest, combine, interest_softmax, recommendations, score_catalogue
 from bivrec.settings import Settings
 
 Scores = dict[str, Float[Tensor, "batch catalogue"]]
@@ -111,20 +111,34 @@ class BivRec(SequentialModel):
         """Each view's recommendation loss at the supervised positions, and the losses between the views."""
         tables, settings = self.tables(), self.settings
         read = self.read(batch.items, batch.mask, tables)
+        rows = {view: interests[batch.supervised] for view, (interests, _) in read.items()}
         weights = {"id": settings.cross_view.id_weight, "multimodal": settings.cross_view.multimodal_weight}
         targets, total = batch.targets[batch.supervised], 0
-        for view, (interests, _) in read.items():
-            rows = interests[batch.supervised]
-            if settings.model.readout == "hard":
-                rows = choose_interest(rows, tables[view], targets)
+        for view, (_, allocation) in read.items():
+            chosen = choose_interest(rows[view], tables[view], targets) if settings.model.readout == "hard" else rows[view]
             if weights[view]:
-                total = total + weights[view] * interest_softmax(rows, tables[view], targets)
-        if self.cross_view is not None:
-            probed = [interests[torch.arange(len(batch.probe)), batch.probe] for interests, _ in read.values()]
-            total = total + self.cross_view(probed, [allocation for _, allocation in read.values()], batch.mask)
-        return total
+                loss = interest_softmax(chosen, tables[view], targets, settings.model.readout == "max", settings.training.softmax == "bfloat16")
+                total = total + weights[view] * loss
+            if settings.model.information_weight:
+                total = total - settings.model.information_weight * information(allocation, batch.mask)
+        return total if self.cross_view is None else total + self._between(batch, tables, read, rows, targets)
+
+    def _between(self, batch: Batch, tables: dict, read: dict, rows: dict, targets: Int64[Tensor, "row"]) -> Float[Tensor, ""]:
+        """The losses between the views; a view that is not to learn from them is held fixed."""
+        settings, few, views = self.settings.cross_view, slice(None), ("id", "multimodal")
+        items = torch.unique(targets) if settings.item_weight else targets[:1]
+        if settings.mutual_weight:
+            few = torch.randperm(len(targets), device=targets.device)[: settings.mutual_rows]
+
+        def held(view: str, x: Tensor) -> Tensor:
+            return x if settings.learner in ("both", view) else x.detach()
+
+        probed = [held(view, read[view][0][torch.arange(len(batch.probe)), batch.probe]) for view in views]
+        allocations = [held(view, read[view][1]) for view in views]
+        recommended = [recommendations(rows[view][few], tables[view]) for view in views] if settings.mutual_weight else []
+        return self.cross_view(probed, allocations, batch.mask, [held(view, tables[view][items]) for view in views], recommended)
 
     def score(self, histories: Sequence[Int64[ndarray, "_"]]) -> Scores:
-        """Both views' scores, and their sum after a log-softmax each (`both`)."""
-        scores = super().score(histories)
-        return scores | ({"both": sum(score.log_softmax(-1) for score in scores.values())} if len(scores) == 2 else {})
+        """Both views' scores, and the two combined (`both`)."""
+        scores, settings = super().score(histories), self.settings.model
+        return scores | ({"both": combine(scores, settings.combination, settings.multimodal_share)} if len(scores) == 2 else {})

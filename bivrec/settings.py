@@ -131,13 +131,17 @@ class Model:
     num_heads: Count
     inner_dim: Count
     kernel: Literal["rbf", "rbf_normalised", "distance", "softmax"]
-    pooling: Literal["cluster", "mean"]
+    pooling: Literal["cluster", "attention", "mean"]
     num_interests: Count
     num_nearest: Count
+    similarity: Literal["cosine", "dot"]
     temperature: Positive
     assignment: Literal["hard", "soft"]
+    information_weight: Weight
     last_state: bool
-    readout: Literal["log_sum_exp", "hard"]
+    readout: Literal["log_sum_exp", "max", "hard"]
+    combination: Literal["log_softmax", "standard_score"]
+    multimodal_share: Share
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
     def __post_init__(self):
@@ -156,7 +160,9 @@ class Model:
 
 @frozen
 class CrossView:
-    """Weights and forms of the losses between the views."""
+    """Weights and forms of the losses between the views, and which view learns from them."""
+
+    learner: Literal["both", "id", "multimodal"]
 
     id_weight: Weight
     multimodal_weight: Weight
@@ -164,6 +170,10 @@ class CrossView:
     coarse_temperature: Positive
     fine_weight: Weight
     fine_form: Literal["kl", "mse", "co_assignment"]
+    item_weight: Weight
+    item_temperature: Positive
+    mutual_weight: Weight
+    mutual_rows: Count
 
 
 @frozen
@@ -199,6 +209,7 @@ class Training:
     weight_decay: Weight
     clip_norm: Positive
     average_decay: Annotated[float, Field(ge=0, lt=1)]
+    softmax: Literal["float32", "bfloat16"]
     evaluate_every: Count
 
 

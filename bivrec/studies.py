@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from bivrec.baselines import ItemNeighbours, Popularity, SASRec, SummedSASRec
 from bivrec.domains import Domain, Features
 from bivrec.embedding import ItemTable
-from bivrec.evaluation import paired_difference, rank_cases, user_metrics
+from bivrec.evaluation import paired_test, rank_cases, user_metrics
 from bivrec.model import BivRec
 from bivrec.results import kept_folder
 from bivrec.sequences import Cases, DataError
@@ -259,11 +259,10 @@ def order_groups(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare(ranks: pd.DataFrame, ours: tuple[str, str], theirs: tuple[str, str], metric: str) -> dict[str, Any]:
-    """The paired difference between two (model, view) pairs over the same test users, with its 95 % interval."""
+    """The paired test of two (model, view) pairs over the same users."""
     users = user_metrics(ranks)
     tables = [users[(users["model"] == model) & (users["view"] == view)][["seed", "user", metric]] for model, view in (ours, theirs)]
-    mean, low, high = paired_difference(*tables, metric)
-    return {"ours": " ".join(ours), "theirs": " ".join(theirs), "metric": metric, "mean": mean, "low": low, "high": high, "users": len(tables[0])}
+    return {"ours": " ".join(ours), "theirs": " ".join(theirs), "metric": metric, **paired_test(*tables, metric)}
 
 
 def carry_view(source: Domain, target: Domain, name: str, seed: int) -> Trained:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bivrec.evaluation import bootstrap_interval, interval_table, mean_metrics, paired_difference, rank_cases, target_ranks, user_metrics
+from bivrec.evaluation import bootstrap_interval, holm, interval_table, mean_metrics, paired_test, rank_cases, target_ranks, user_metrics
 from bivrec.sequences import Cases
 
 
@@ -96,9 +96,23 @@ def test_bootstrap_covers_and_repeats(generator):
 def test_paired_difference_needs_the_same_users():
     ours = pd.DataFrame({"seed": 0, "user": [1, 2, 3], "m": [0.5, 0.6, 0.7]})
     theirs = pd.DataFrame({"seed": 0, "user": [3, 2, 1], "m": [0.6, 0.5, 0.4]})
-    assert paired_difference(ours, theirs, "m") == pytest.approx((0.1, 0.1, 0.1))
+    assert paired_test(ours, theirs, "m") == pytest.approx({"mean": 0.1, "low": 0.1, "high": 0.1, "p": 2e-4, "users": 3})
     with pytest.raises(ValueError, match="different users"):
-        paired_difference(ours, theirs[:2], "m")
+        paired_test(ours, theirs[:2], "m")
+
+
+def test_the_p_value_is_that_of_a_t_test_where_that_holds(generator):
+    from scipy.stats import ttest_1samp
+
+    for shift in (0.0, 0.08, 0.15):
+        values = generator.normal(shift, 1, 400)
+        zero, ours = (pd.DataFrame({"user": range(400), "m": m}) for m in (0.0, values))
+        assert paired_test(ours, zero, "m")["p"] == pytest.approx(ttest_1samp(values, 0).pvalue, abs=0.02)
+
+
+def test_holm_by_hand():
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm(np.array([0.5, 0.9])) == pytest.approx([1.0, 1.0])
 
 
 def test_interval_table_keeps_every_group():

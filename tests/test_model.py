@@ -1,17 +1,18 @@
 """The model's parts against loops that follow the words of the paper, and what must not reach where."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from bivrec.baselines import ItemNeighbours, Popularity, SASRec, SummedSASRec
-from bivrec.cross_view import allocation_difference, info_nce
-from bivrec.decomposition import ClusterAttention, GaussianAttention, assign, by_position, by_residue
+from bivrec.cross_view import allocation_difference, info_nce, mutual_learning
+from bivrec.decomposition import ClusterAttention, GaussianAttention, assign, gaussian_weights, information, own_patches, sum_prefixes
 from bivrec.embedding import Dropout, ItemTable, MultiScaleEmbedding, cut_patches
 from bivrec.model import Batch, BivRec, pad
-from bivrec.recommendation import choose_interest, interest_softmax, score_catalogue
+from bivrec.recommendation import choose_interest, combine, interest_softmax, recommendations, score_catalogue
 from bivrec.settings import load_settings, vary
 
 KERNELS = ["rbf", "rbf_normalised", "distance", "softmax"]
@@ -48,18 +49,21 @@ def test_patches_by_loop(scale, mean):
 def test_each_prefix_finds_its_own_non_overlapping_patches(scale):
     """Cut the prefix that ends at t from its newest item backwards: its patches are those that end at t, t - scale, ..."""
     items = torch.randn(1, 12, 3)
-    cut = by_residue(cut_patches(items, scale), scale)[0]  # scale patch dim
+    cut, which = cut_patches(items, scale)[0], own_patches(12, (scale,))[0]
     for end in range(12):
         prefix, own = items[0, : end + 1], []
         while len(prefix):
             own.insert(0, prefix[-scale:].sum(0))
             prefix = prefix[:-scale]
-        assert torch.allclose(cut[end % scale, : end // scale + 1], torch.stack(own), atol=1e-5)
+        assert torch.allclose(cut[which[end]], torch.stack(own), atol=1e-5)
 
 
-def test_residues_and_positions_are_inverse():
-    x = torch.randn(2, 12, 3)
-    assert (by_position(by_residue(x, 4)) == x).all()
+def test_sums_over_prefixes_by_loop():
+    x, scales = torch.randn(2, 3, 8, 5), (1, 4)
+    sums = sum_prefixes(x, scales)
+    for t in range(8):
+        expected = sum(x[number, :, t % scale : t + 1 : scale].sum(1) for number, scale in enumerate(scales))
+        assert torch.allclose(sums[:, t], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -80,7 +84,7 @@ def test_gaussian_attention_by_loop(kernel, causal):
                 if j > t if causal else (j >= real and j != t):
                     continue
                 away = abs(t - j) // scale
-                place = -(away**2) / (2 * attention.width[head] ** 2 + 1e-6) if kernel == "distance" else attention.bias[head, away]
+                place = -(away**2) / (2 * attention.width[head] ** 2 + 1e-6) if kernel == "distance" else attention.bias[away, head]
                 gap = (query[t, head] - key[j, head]).square().sum() / -2 if kernel.startswith("rbf") else query[t, head] @ key[j, head]
                 logits.append(gap / math.sqrt(dim // heads) + place)
                 seen.append(value[j, head])
@@ -99,10 +103,8 @@ def test_the_fast_softmax_attention_is_the_plain_one():
 
 
 def test_rbf_is_a_kernel():
-    from bivrec.decomposition import gaussian_weights
-
-    query, allowed = torch.randn(5, 4), torch.ones(5, 5, dtype=torch.bool)
-    weights = gaussian_weights(query, query, torch.zeros(5, 5), allowed, "rbf")
+    query = torch.randn(5, 4)
+    weights = gaussian_weights(query, query, torch.zeros(5, 5), "rbf")
     assert torch.allclose(weights.diagonal(), torch.ones(5)) and (weights > 0).all() and (weights <= 1 + 1e-6).all()
 
 
@@ -128,7 +130,10 @@ def test_assignment_is_straight_through_and_noisy_in_training_only():
     assert abs(many[0] - torch.tensor([1.0, 0.0]).softmax(0)[0]) < 0.03  # Gumbel-max draws from the softmax
 
 
-@pytest.mark.parametrize("changes", [{}, {"num_nearest": 2}, {"assignment": "soft"}, {"pooling": "mean"}, {"last_state": False}])
+CLUSTERS = [{}, {"num_nearest": 2}, {"assignment": "soft"}, {"pooling": "mean"}, {"pooling": "attention"}, {"last_state": False}, {"similarity": "dot"}]
+
+
+@pytest.mark.parametrize("changes", CLUSTERS)
 def test_cluster_attention_by_loop(changes):
     settings = settings_with(dim=8, **changes).model
     clusters = ClusterAttention(settings).eval()
@@ -140,14 +145,33 @@ def test_cluster_attention_by_loop(changes):
         for number, scale in enumerate(scales):
             newest += x[number, 0, t]
             for j in range(t % scale, t + 1, scale):
-                if settings.pooling == "mean":
-                    share = torch.ones(settings.num_interests)
+                if settings.pooling != "cluster":
+                    share = allocation[number, 0, j].exp() if settings.pooling == "attention" else torch.ones(settings.num_interests)
                 else:
                     share = assign(allocation[number, 0, j], settings.num_nearest, settings.temperature, settings.assignment == "hard", False)
                 given += share[:, None] * clusters.value(clusters.norms[0](x[number, 0, j]))
                 count += share
         expected = clusters.tokens + clusters.out(given / (count[:, None] + 1)) + (newest if settings.last_state else 0)
         assert torch.allclose(interests[0, t], clusters.norms[2](expected), atol=1e-5)
+
+
+def test_similarity_of_patches_and_tokens_by_loop():
+    for similarity in ("cosine", "dot"):
+        clusters, patches = ClusterAttention(settings_with(dim=8, similarity=similarity).model), torch.randn(1, 1, 3, 8)
+        allocation = clusters.allocate(patches)
+        for j in range(3):
+            for k, token in enumerate(clusters.tokens):
+                key, query = clusters.key(patches[0, 0, j]), clusters.query(clusters.norms[1](token))
+                length = key.norm() * query.norm() / clusters.sharpness.exp() if similarity == "cosine" else math.sqrt(8)
+                assert abs((allocation[0, 0, j, k] - key @ query / length).item()) < 1e-5
+
+
+def test_information_is_none_for_uniform_or_single_interests_and_full_for_clear_even_ones():
+    mask = torch.tensor([[True] * 4 + [False] * 2])
+    clear = 50 * torch.eye(4)[torch.tensor([0, 1, 2, 3, 0, 0])][None, None]
+    assert abs(float(information(clear, mask)) - math.log(4)) < 1e-4  # padding is left out
+    assert abs(float(information(torch.zeros(2, 1, 6, 4), mask))) < 1e-5
+    assert abs(float(information(50 * torch.eye(4)[torch.zeros(6, dtype=torch.long)][None, None], mask))) < 1e-4
 
 
 def test_one_scale_is_the_single_scale_model():
@@ -175,6 +199,63 @@ def test_the_fused_loss_is_autograds(num_interests):
     assert torch.allclose(fused[0], interests.grad, atol=1e-6) and torch.allclose(fused[1], table.grad, atol=1e-5)
     if num_interests == 1:
         assert torch.allclose(loss, torch.nn.functional.cross_entropy(scores[:, 0], targets), rtol=1e-5)
+
+
+def test_the_fused_loss_on_the_largest_score_and_in_half_precision():
+    interests, table = torch.randn(300, 3, 8, requires_grad=True), torch.randn(500, 8, requires_grad=True)
+    targets = torch.randint(500, (300,))
+    loss = interest_softmax(interests, table, targets, largest=True)
+    loss.backward()
+    fused = interests.grad, table.grad
+    interests.grad = table.grad = None
+    plain = torch.nn.functional.cross_entropy(score_catalogue(interests, table), targets)
+    plain.backward()
+    assert torch.allclose(loss, plain, rtol=1e-5)
+    assert torch.allclose(fused[0], interests.grad, atol=1e-6) and torch.allclose(fused[1], table.grad, atol=1e-5)
+    exact = interest_softmax(interests, table, targets)
+    interests.grad = None
+    exact.backward()
+    whole, interests.grad = interests.grad, None
+    half = interest_softmax(interests, table, targets, half=True)
+    half.backward()
+    assert abs((half - exact).item()) < 0.01 and (interests.grad - whole).norm() < 0.02 * whole.norm()
+
+
+def test_recommendations_are_the_chances_that_are_trained():
+    interests, table, targets = torch.randn(6, 3, 8), torch.randn(20, 8), torch.randint(20, (6,))
+    chances = recommendations(interests, table)
+    assert torch.allclose(chances.exp().sum(1), torch.ones(6), atol=1e-5)
+    assert torch.allclose(-chances[torch.arange(6), targets].mean(), interest_softmax(interests, table, targets), atol=1e-5)
+
+
+def test_mutual_learning_by_loop_and_the_teacher_is_held_fixed():
+    a, b = torch.randn(4, 6, requires_grad=True), torch.randn(4, 6, requires_grad=True)
+    loss = mutual_learning(a.log_softmax(1), b.log_softmax(1))
+    p, q = b.softmax(1), a.softmax(1)
+    by_hand = sum((p[row, i] * (p[row, i] / q[row, i]).log()).item() for row in range(4) for i in range(6)) / 4
+    assert abs(loss.item() - by_hand) < 1e-5 and mutual_learning(a.log_softmax(1), a.log_softmax(1)).abs().item() < 1e-6
+    loss.backward()
+    assert a.grad.abs().sum() > 0 and b.grad is None
+
+
+@pytest.mark.parametrize("learner", ["both", "id", "multimodal"])
+def test_only_the_learner_learns_from_the_other_view(planted, batch, learner):
+    """Without recommendation losses, what reaches a view's parameters comes from the losses between the views alone."""
+    changes = {"id_weight": 0.0, "multimodal_weight": 0.0, "coarse_weight": 1.0, "fine_weight": 1.0, "item_weight": 1.0, "mutual_weight": 1.0}
+    settings = load_settings("planted", {f"cross_view.{key}": value for key, value in changes.items()} | {"cross_view.learner": learner})
+    model = BivRec(vary(settings, replace(planted.settings.models["bivrec"], settings={"model.information_weight": 0.0})), 120, planted.features(0)).train()
+    model.loss(batch).backward()
+    for view in ("id", "multimodal"):
+        moved = any(p.grad is not None and p.grad.abs().sum() > 0 for p in [*model.items[view].parameters(), *model.views[view].parameters()])
+        assert moved == (learner in ("both", view))
+
+
+def test_views_combined_by_hand():
+    views = {"id": torch.randn(2, 5), "multimodal": 3 * torch.randn(2, 5)}
+    even = combine(views, "log_softmax", 0.5)
+    assert torch.allclose(even, views["id"].log_softmax(1) + views["multimodal"].log_softmax(1))
+    assert (combine(views, "standard_score", 0.0).argsort(1) == views["id"].argsort(1)).all()
+    assert (combine(views, "standard_score", 1.0).argsort(1) == views["multimodal"].argsort(1)).all()
 
 
 def test_hard_readout_and_scores_by_loop():
@@ -294,7 +375,7 @@ def test_every_part_learns(planted, batch):
 
 
 @pytest.mark.parametrize("name", ["bivrec", "pure-mm", "sasrec", "sasrec-fused", "sasrec-sum"])
-@pytest.mark.parametrize("readout", ["log_sum_exp", "hard"])
+@pytest.mark.parametrize("readout", ["log_sum_exp", "max", "hard"])
 def test_one_batch_overfits(planted, batch, name, readout):
     from bivrec.studies import FAMILIES
 
