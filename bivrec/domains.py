@@ -56,6 +56,13 @@ class Domain:
             return build_sequences(self.raw, self.settings.split, self.name)
         return load_sequences(project_root() / "build" / "01_data_prep" / self.name)
 
+    @property
+    def kinds(self) -> np.ndarray:
+        """Each item's kind: of planted the true one, else its first genre."""
+        if not self.planted:
+            return self.sequences.catalogue["genres"].str.split(", ").str[0].to_numpy(dtype=str)
+        return self.raw.kinds[np.searchsorted(self.raw.items["item"], self.sequences.catalogue["item"])]
+
     def parts(self, seed: int) -> Parts:
         return split_sequences(self.sequences, self.settings.split, seed)
 

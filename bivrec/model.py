@@ -119,7 +119,7 @@ class BivRec(SequentialModel):
             if weights[view]:
                 loss = interest_softmax(chosen, tables[view], targets, settings.model.readout == "max", settings.training.softmax == "bfloat16")
                 total = total + weights[view] * loss
-            if settings.model.information_weight:
+            if settings.model.information_weight and settings.model.pooling == "cluster":
                 total = total - settings.model.information_weight * information(allocation, batch.mask)
         return total if self.cross_view is None else total + self._between(batch, tables, read, rows, targets)
 

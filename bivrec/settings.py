@@ -222,6 +222,15 @@ class Variant:
 
 
 @frozen
+class Tuning:
+    """The search that every trained model goes through alike: a grid of dotted settings, on folds that test nothing."""
+
+    models: tuple[Name, ...]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]
+
+
+@frozen
 class Noise:
     """Levels of the noise study."""
 
@@ -262,6 +271,7 @@ class Settings:
     training: Training
     models: dict[Name, Variant]
     ablations: dict[Name, Variant]
+    tuning: Tuning
     noise: Noise
     cold_start: ColdStart
     transfer: TransferStudy

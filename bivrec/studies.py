@@ -3,6 +3,7 @@
 import copy
 import ctypes
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -25,7 +26,7 @@ from bivrec.baselines import ItemNeighbours, Popularity, SASRec, SummedSASRec
 from bivrec.domains import Domain, Features
 from bivrec.embedding import ItemTable
 from bivrec.evaluation import paired_test, rank_cases, user_metrics
-from bivrec.model import BivRec
+from bivrec.model import BivRec, pad
 from bivrec.results import kept_folder
 from bivrec.sequences import Cases, DataError
 from bivrec.settings import Settings, project_root, vary
@@ -334,3 +335,52 @@ def rank_cut(domain: Domain, models: Sequence[Trained]) -> pd.DataFrame:
             cases = cut_history(domain.parts(trained.seed).test, length)
             tables.append(rank_cases(trained.model, cases).assign(model=trained.name, seed=trained.seed, kind="history cut to the newest", group=str(length)))
     return pd.concat(tables, ignore_index=True).assign(split="test")
+
+
+@torch.inference_mode()
+def read_interests(trained: Trained, cases: Cases) -> dict[str, dict[str, torch.Tensor]]:
+    """By view: each user's final interests [case interest dim], the shares of patches [scale case position interest], and
+    the items' vectors; beside them the rows of items and their mask. Noise-free."""
+    model = trained.model.eval()
+    items, mask = (part.to(model.device) for part in pad(cases.histories, model.max_length, model.multiple))
+    tables, last = model.tables(), mask.sum(1) - 1
+    read = model.read(items, mask, tables)
+    rows = torch.arange(len(items))
+    return {
+        view: {"interests": interests[rows, last], "shares": allocation.softmax(-1), "table": tables[view], "items": items, "mask": mask}
+        for view, (interests, allocation) in read.items()
+    }
+
+
+def interest_recovery(domain: Domain, models: Sequence[Trained]) -> pd.DataFrame:
+    """Adjusted mutual information between the interest an item of a test history is given to and its kind (planted: the
+    true one; films: the first genre), by model, view and seed. 1: the same grouping, 0: no better than chance."""
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    kinds, rows = domain.kinds, []
+    for trained in models:
+        pooled = vary(domain.settings, domain.variant(trained.name), trained.name).model.pooling
+        for view, read in read_interests(trained, domain.parts(trained.seed).test).items():
+            given = read["shares"][0][read["mask"]].argmax(-1).cpu().numpy() * (pooled == "cluster")
+            agreement = adjusted_mutual_info_score(kinds[read["items"][read["mask"]].cpu().numpy()], given)
+            rows.append((trained.name, view, trained.seed, agreement))
+    return pd.DataFrame(rows, columns=["model", "view", "seed", "agreement"])
+
+
+def _tuning_work(job: tuple[Domain, str, int, int, dict[str, Any]]) -> list[dict[str, Any]]:
+    domain, name, number, seed, trial = job
+    settings = {**domain.variant(name).settings, **trial}
+    record = train_model(replace(domain, changes={**domain.changes, f"models.{name}.settings": settings}), name, seed).record
+    metric, curve = domain.settings.studies.primary_metric, record.curve
+    best = curve[(curve["step"] == record.best_step) & (curve["metric"] == metric)]
+    shared = {"dataset": domain.name, "model": name, "trial": number, **trial, "seed": seed, "best_step": record.best_step}
+    return [shared | {"view": row.view, "metric": metric, "value": row.value} for row in best.itertuples()]
+
+
+def tune(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
+    """The same grid for every model (params.yaml: tuning), judged by the validation users of folds that test nothing: one
+    row a model, trial, seed and view."""
+    settings = domain.settings.tuning
+    trials = [dict(zip(settings.grid, values)) for values in itertools.product(*settings.grid.values())]
+    jobs = [(domain, name, number, seed, trial) for name in names for number, trial in enumerate(trials) for seed in settings.seeds]
+    return pd.DataFrame([row for rows in side_by_side(_tuning_work, jobs, domain) for row in rows])
