@@ -13,13 +13,22 @@ from PIL import Image
 from torch import Tensor
 
 INK, PALE = "#2b2b2b", "#d9d9d9"
-COLOURS = {
+COLOURS = {  # apart for colour-blind eyes too
     "bivrec": "#0072B2",
     "pure-id": "#56B4E9",
     "pure-mm": "#009E73",
     "sasrec": "#D55E00",
     "sasrec-fused": "#E69F00",
     "sasrec-sum": "#CC79A7",
+    "gru4rec": "#0247A9",
+    "gru4rec-fused": "#2497FD",
+    "comirec-sa": "#79036D",
+    "comirec-sa-fused": "#FCBEC7",
+    "fdsa": "#4E3320",
+    "nova": "#B7A94F",
+    "dif-sr": "#6EDFF7",
+    "mmmlp": "#BDDD8E",
+    "mmsrec": "#F2D161",
     "itemknn": "#8c6d31",
     "itemknn-recency": "#6b4c12",
     "popularity": "#7f7f7f",
