@@ -185,9 +185,9 @@ class FDSA(SideInformed):
         self.join = nn.Sequential(nn.Linear(2 * self.dim, self.dim), nn.LayerNorm(self.dim))
 
     def read(self, items, mask, table):
-        parts = torch.stack([*self.items.parts().values()], 1)  # catalogue modality dim
-        mixed = (self.attend(parts).softmax(1) * parts).sum(1)
-        states = [encoder(vectors[items], mask) for encoder, vectors in zip(self.encoders, (table, mixed))]
+        parts = torch.stack([*self.items.parts(items).values()], 2)  # batch position modality dim
+        mixed = (self.attend(parts).softmax(2) * parts).sum(2)
+        states = [encoder(vectors, mask) for encoder, vectors in zip(self.encoders, (table[items], mixed))]
         return self.join(torch.cat(states, -1))[:, :, None]
 
 
@@ -223,7 +223,7 @@ class NOVA(SideInformed):
     def read(self, items, mask, table):
         first, last, *norms = self.norms
         x = self.dropout(first(table[items]))
-        sides = [self.position[None, : items.shape[1]], *(norm(part)[items] for norm, part in zip(norms, self.items.parts().values()))]
+        sides = [self.position[None, : items.shape[1]], *(norm(part) for norm, part in zip(norms, self.items.parts(items).values()))]
         for block in self.blocks:
             x = block(x, *sides)
         return last(x)[:, :, None]
@@ -262,7 +262,7 @@ class MMMLP(SideInformed):
         self.join = nn.Sequential(nn.LayerNorm(count * dim), nn.Linear(count * dim, dim), nn.LayerNorm(dim))
 
     def read(self, items, mask, table):
-        states = [stream(vectors[items]) for stream, vectors in zip(self.streams, (table, *self.items.parts().values()))]
+        states = [stream(vectors) for stream, vectors in zip(self.streams, (table[items], *self.items.parts(items).values()))]
         return self.join(torch.cat(states, -1))[:, :, None]
 
 
@@ -286,10 +286,9 @@ class MMSRec(NeuralBaseline):
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """The recommendation loss, and the alignment of those items of the batch that have both modalities."""
-        loss, parts = super().loss(batch), self.items.parts()
-        if len(parts) == 2:
-            items = batch.items[batch.mask].unique()
+        loss, items = super().loss(batch), batch.items[batch.mask].unique()
+        if self.num_modalities == 2:
             items = items[self.items.text_mask[items] & self.items.image_mask[items]]
             if len(items):
-                loss = loss + self.own.alignment_weight * info_nce(parts["text"][items], parts["image"][items], self.own.temperature)
+                loss = loss + self.own.alignment_weight * info_nce(*self.items.parts(items).values(), self.own.temperature)
         return loss

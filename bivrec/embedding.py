@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from bivrec.settings import Modality, Model
@@ -47,10 +47,10 @@ class ItemTable(nn.Module):
             self.register_buffer(f"{name}_values", values, persistent=False)
             self.register_buffer(f"{name}_mask", mask, persistent=False)
 
-    def parts(self) -> dict[Modality, Float[Tensor, "catalogue dim"]]:
-        """Each modality's vectors, before they are summed."""
+    def parts(self, items: Int64[Tensor, "*row"] | slice = slice(None)) -> dict[Modality, Float[Tensor, "*row dim"]]:
+        """Each modality's vectors of the items, of the whole catalogue unless told, before they are summed."""
         return {
-            name: torch.where(getattr(self, f"{name}_mask")[:, None], project(getattr(self, f"{name}_values")), self.missing[name])
+            name: torch.where(getattr(self, f"{name}_mask")[items][..., None], project(getattr(self, f"{name}_values")[items]), self.missing[name])
             for name, project in getattr(self, "maps", {}).items()
         }
 
