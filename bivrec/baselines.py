@@ -1,5 +1,6 @@
 """The field: what BivRec is compared with, under the same protocol, features and budget."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,11 +10,13 @@ from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 from scipy.sparse import csr_array
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
-from bivrec.decomposition import GaussianBlock
-from bivrec.embedding import ItemTable, MultiScaleEmbedding
-from bivrec.model import Batch, Scores, SequentialModel
-from bivrec.recommendation import interest_softmax
+from bivrec.cross_view import info_nce
+from bivrec.decomposition import Block, GaussianAttention
+from bivrec.embedding import Dropout, ItemTable, MultiScaleEmbedding
+from bivrec.model import Batch, Interests, Scores, SequentialModel, Tables
+from bivrec.recommendation import choose_interest, interest_softmax
 from bivrec.settings import ItemKNN, Settings
 
 
@@ -50,70 +53,244 @@ class ItemNeighbours:
         return {"id": torch.stack(rows)}
 
 
-class SASRec(SequentialModel):
-    """Self-attentive sequential recommendation: one scale, softmax attention, one interest, full softmax at every position.
+class NeuralBaseline(SequentialModel):
+    """What the neural rivals share: one view, one table of items, the full softmax at every supervised position. Inputs
+    `id` are the original; `multimodal` and `fused` (ID plus projected features) are its multimodal forms. A model that
+    is multimodal by itself names its `inputs`. `build` makes a model's parts."""
 
-    Inputs `id` are the original; `multimodal` and `fused` (ID plus projected features) are its multimodal forms. The
-    original's binary loss with one negative is replaced by the full softmax, which later work found stronger.
-    """
+    inputs: str | None = None
 
     def __init__(self, settings: Settings, num_items: int, features: dict):
         super().__init__()
-        own, self.max_length = settings.sasrec, settings.model.max_length
-        self.view = {"id": "id", "multimodal": "multimodal", "fused": "both"}[own.inputs]
-        self.items = ItemTable(own.inputs, num_items, features, settings.model.dim)
-        self.embedding = MultiScaleEmbedding(replace(settings.model, scales=(1,), dropout=own.dropout))
-        sizes = (settings.model.dim, own.num_heads, own.inner_dim, "softmax", self.max_length, own.dropout)
-        self.blocks = nn.ModuleList([GaussianBlock(*sizes, biased=False) for _ in range(own.num_layers)])
-        self.norm = nn.LayerNorm(settings.model.dim)
+        self.settings, self.own = settings, settings.baseline
+        self.dim, self.max_length, self.num_modalities = settings.model.dim, settings.model.max_length, len(features)
+        inputs = self.inputs or self.own.inputs
+        self.view = {"id": "id", "multimodal": "multimodal", "fused": "both"}[inputs]
+        self.items = ItemTable(inputs, num_items, features, self.dim)
+        self.build()
 
-    def tables(self) -> dict[str, Float[Tensor, "catalogue dim"]]:
-        return {self.view: self.items()}
-
+    @abstractmethod
     def read(
         self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], table: Float[Tensor, "catalogue dim"]
-    ) -> Float[Tensor, "batch position 1 dim"]:
-        """The state after every position, as the one interest."""
-        x = self.embedding(table[items], mask)
-        for block in self.blocks:
-            x = block(x, mask, (1,), causal=True)
-        return self.norm(x[0])[:, :, None]
+    ) -> Float[Tensor, "batch position interest dim"]:
+        """The interests after every position; most models have one, their state."""
 
-    def interests(
-        self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]
-    ) -> dict[str, Float[Tensor, "batch position interest dim"]]:
-        return {self.view: self.read(items, mask, self.items())}
+    def tables(self) -> Tables:
+        return {self.view: self.items()}
+
+    def interests(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]) -> Interests:
+        return {view: self.read(items, mask, table) for view, table in self.tables().items()}
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Cross-entropy at the supervised positions."""
-        table = self.items()
-        states = self.read(batch.items, batch.mask, table)[batch.supervised]
-        return interest_softmax(states, table, batch.targets[batch.supervised])
+        """Cross-entropy at the supervised positions, with several interests that of the one nearest to the target."""
+        table, targets = self.tables()[self.view], batch.targets[batch.supervised]
+        interests = self.read(batch.items, batch.mask, table)[batch.supervised]
+        if interests.shape[1] > 1:
+            interests = choose_interest(interests, table, targets)
+        return interest_softmax(interests, table, targets, half=self.settings.training.softmax == "bfloat16")
+
+
+class CausalTransformer(nn.Module):
+    """SASRec's encoder: one scale, softmax attention, each position seeing itself and what came before."""
+
+    def __init__(self, settings: Settings):
+        super().__init__()
+        model, own = settings.model, settings.baseline
+        self.embedding = MultiScaleEmbedding(replace(model, scales=(1,)))
+        attentions = (GaussianAttention(model.dim, own.num_heads, "softmax", model.max_length, biased=False) for _ in range(own.num_layers))
+        self.blocks = nn.ModuleList([Block(attention, model.dim, own.inner_dim, model.dropout) for attention in attentions])
+        self.norm = nn.LayerNorm(model.dim)
+
+    def forward(self, vectors: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"]) -> Float[Tensor, "batch position dim"]:
+        x = self.embedding(vectors, mask)
+        for block in self.blocks:
+            x = block(x, mask, (1,), True)
+        return self.norm(x[0])
+
+
+class SASRec(NeuralBaseline):
+    """Self-attentive sequential recommendation, with the full softmax in place of the original's one negative."""
+
+    def build(self):
+        self.encoder = CausalTransformer(self.settings)
+
+    def read(self, items, mask, table):
+        return self.encoder(table[items], mask)[:, :, None]
 
 
 class SummedSASRec(SequentialModel):
-    """Two SASRecs, one on IDs and one on features, trained side by side and never together: scores summed as BivRec's.
-    The fair rival of two views."""
+    """The fair rival of two views: two SASRecs, one on IDs and one on features, trained apart; scores summed as BivRec's."""
 
     def __init__(self, settings: Settings, num_items: int, features: dict):
         super().__init__()
-        self.max_length = settings.model.max_length
-        parts = {view: replace(settings, sasrec=replace(settings.sasrec, inputs=view)) for view in ("id", "multimodal")}
+        self.settings, self.max_length = settings, settings.model.max_length
+        parts = {view: replace(settings, baseline=replace(settings.baseline, inputs=view)) for view in ("id", "multimodal")}
         self.parts = nn.ModuleDict({view: SASRec(part, num_items, features) for view, part in parts.items()})
 
-    def tables(self) -> dict[str, Float[Tensor, "catalogue dim"]]:
-        return {view: part.items() for view, part in self.parts.items()}
+    def tables(self) -> Tables:
+        return {view: part.tables()[view] for view, part in self.parts.items()}
 
-    def interests(
-        self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]
-    ) -> dict[str, Float[Tensor, "batch position interest dim"]]:
-        return {view: part.read(items, mask, part.items()) for view, part in self.parts.items()}
+    def interests(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]) -> Interests:
+        return {view: part.interests(items, mask)[view] for view, part in self.parts.items()}
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """The sum of two losses that share no parameter."""
         return sum(part.loss(batch) for part in self.parts.values())
 
-    def score(self, histories: Sequence[Int64[ndarray, "_"]]) -> Scores:
-        """Both models' scores, and their sum after a log-softmax each (`both`)."""
-        scores = super().score(histories)
-        return scores | {"both": sum(score.log_softmax(-1) for score in scores.values())}
+
+class GRU4Rec(NeuralBaseline):
+    """A recurrent net over the items' vectors; its state goes through a linear map."""
+
+    def build(self):
+        self.dropout = Dropout(self.settings.model.dropout)
+        self.cells = nn.GRU(self.dim, self.own.inner_dim, self.own.num_layers, batch_first=True)
+        self.out = nn.Linear(self.own.inner_dim, self.dim)
+
+    def read(self, items, mask, table):
+        return self.out(self.cells(self.dropout(table[items]))[0])[:, :, None]
+
+
+class ComiRecSA(NeuralBaseline):
+    r"""$u_k = \sum_j A_{jk} e_j$ with $A = \mathrm{softmax}_j(W_2 \tanh(W_1 (e_j + P_j)))$ over a prefix's items, for every
+    prefix; the original reads one prefix a row."""
+
+    def build(self):
+        self.position = nn.Parameter(torch.randn(self.max_length, self.dim) * 0.02)
+        self.attend = nn.Sequential(nn.Linear(self.dim, 4 * self.dim, bias=False), nn.Tanh(), nn.Linear(4 * self.dim, self.own.num_interests, bias=False))
+        self.dropout = Dropout(self.settings.model.dropout)
+
+    def read(self, items, mask, table):
+        vectors, length = self.dropout(table[items]), items.shape[1]
+        logits = self.attend(vectors + self.position[:length]).transpose(1, 2)[:, :, None].expand(-1, -1, length, -1)
+        later = torch.ones(length, length, dtype=torch.bool, device=items.device).triu(1)
+        shares = logits.masked_fill(later, float("-inf")).softmax(-1)  # batch interest prefix position
+        return (shares @ vectors[:, None]).transpose(1, 2)
+
+
+class SideInformed(NeuralBaseline):
+    """Models that read IDs and features and score by the ID vectors alone, as their sources do."""
+
+    inputs = "fused"
+
+    def tables(self) -> Tables:
+        return {self.view: self.items.ids}
+
+
+class FDSA(SideInformed):
+    """Two transformers, one on items, one on features that a learned attention mixes over modalities; their states joined."""
+
+    def build(self):
+        self.attend = nn.Linear(self.dim, 1, bias=False)
+        self.encoders = nn.ModuleList([CausalTransformer(self.settings) for _ in range(2)])
+        self.join = nn.Sequential(nn.Linear(2 * self.dim, self.dim), nn.LayerNorm(self.dim))
+
+    def read(self, items, mask, table):
+        parts = torch.stack([*self.items.parts(items).values()], 2)  # batch position modality dim
+        mixed = (self.attend(parts).softmax(2) * parts).sum(2)
+        states = [encoder(vectors, mask) for encoder, vectors in zip(self.encoders, (table[items], mixed))]
+        return self.join(torch.cat(states, -1))[:, :, None]
+
+
+class SideAttention(nn.Module):
+    r"""Causal attention whose values are the items' alone: $\mathrm{softmax}\big(\sum_s q_s \cdot k_s / \sqrt{d_h}\big)\, v$, each
+    source s with queries and keys of its own; or, where there is one pair of them, for the sum of all sources."""
+
+    def __init__(self, dim: int, num_heads: int, num_pairs: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.look = nn.ModuleList([nn.Linear(dim, 2 * dim) for _ in range(num_pairs)])
+        self.value, self.out = nn.Linear(dim, dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "batch position dim"], *sides: Float[Tensor, "_ position dim"]) -> Float[Tensor, "batch position dim"]:
+        sources = (x, *sides) if len(self.look) > 1 else (sum(sides, x),)
+        looks = [look(source).unflatten(-1, (2, self.num_heads, -1)).expand(len(x), -1, -1, -1, -1) for look, source in zip(self.look, sources)]
+        query, key = torch.cat(looks, -1).permute(2, 0, 3, 1, 4)  # a product of joined vectors is the sum of products
+        value = self.value(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        taken = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=value.shape[-1] ** -0.5)
+        return self.out(taken.transpose(1, 2).flatten(2))
+
+
+class NOVA(SideInformed):
+    """Non-invasive attention: queries and keys from the sum of item, position and features, values from the item alone."""
+
+    def build(self, num_pairs=1):
+        self.position = nn.Parameter(torch.randn(self.max_length, self.dim) * 0.02)
+        self.norms = nn.ModuleList([nn.LayerNorm(self.dim) for _ in range(2 + self.num_modalities)])
+        self.dropout = Dropout(self.settings.model.dropout)
+        attentions = (SideAttention(self.dim, self.own.num_heads, num_pairs) for _ in range(self.own.num_layers))
+        self.blocks = nn.ModuleList([Block(attention, self.dim, self.own.inner_dim, self.settings.model.dropout) for attention in attentions])
+
+    def read(self, items, mask, table):
+        first, last, *norms = self.norms
+        x = self.dropout(first(table[items]))
+        sides = [self.position[None, : items.shape[1]], *(norm(part) for norm, part in zip(norms, self.items.parts(items).values()))]
+        for block in self.blocks:
+            x = block(x, *sides)
+        return last(x)[:, :, None]
+
+
+class DIFSR(NOVA):
+    """Decoupled side information: item, position and each modality have queries and keys of their own, whose products
+    are summed. The original's predictor of attributes has no counterpart for continuous features."""
+
+    def build(self):
+        super().build(num_pairs=2 + self.num_modalities)
+
+
+class TriangularMixing(nn.Module):
+    """An MLP across positions with lower-triangular matrices, so that no position sees a later one; the original's are
+    full and serve the last position only."""
+
+    def __init__(self, length: int):
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(2, length, length) * length**-0.5)
+        self.biases = nn.Parameter(torch.zeros(2, length, 1))
+
+    def forward(self, x: Float[Tensor, "batch position dim"]) -> Float[Tensor, "batch position dim"]:
+        length = x.shape[1]
+        (inner, outer), (first, last) = self.weights.tril()[:, :length, :length], self.biases[:, :length]
+        return outer @ nn.functional.gelu(inner @ x + first) + last
+
+
+class MMMLP(SideInformed):
+    """Stacks of MLP-mixers, one on items and one on each modality; their states joined."""
+
+    def build(self):
+        dim, own, count = self.dim, self.own, 1 + self.num_modalities
+        mixers = [
+            [Block(TriangularMixing(self.max_length), dim, own.inner_dim, self.settings.model.dropout) for _ in range(own.num_layers)] for _ in range(count)
+        ]
+        self.streams = nn.ModuleList([nn.Sequential(nn.LayerNorm(dim), *stack) for stack in mixers])
+        self.join = nn.Sequential(nn.LayerNorm(count * dim), nn.Linear(count * dim, dim), nn.LayerNorm(dim))
+
+    def read(self, items, mask, table):
+        states = [stream(vectors) for stream, vectors in zip(self.streams, (table[items], *self.items.parts(items).values()))]
+        return self.join(torch.cat(states, -1))[:, :, None]
+
+
+class MMSRec(NeuralBaseline):
+    """Features alone: text and image fused an item, a transformer over the items, cosines with the fused vectors, and an
+    InfoNCE that makes an item's text and image alike."""
+
+    inputs = "multimodal"
+
+    def build(self):
+        self.norms = nn.ModuleList([nn.LayerNorm(self.dim) for _ in range(self.num_modalities)])
+        self.fuse = nn.Linear(self.num_modalities * self.dim, self.dim)
+        self.encoder = CausalTransformer(self.settings)
+
+    def tables(self) -> Tables:
+        parts = [norm(part) for norm, part in zip(self.norms, self.items.parts().values())]
+        return {self.view: normalize(self.fuse(torch.cat(parts, -1)), dim=-1)}
+
+    def read(self, items, mask, table):
+        return normalize(self.encoder(table[items], mask), dim=-1)[:, :, None] / self.own.temperature
+
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """The recommendation loss, and the alignment of those items of the batch that have both modalities."""
+        loss, items = super().loss(batch), batch.items[batch.mask].unique()
+        if self.num_modalities == 2:
+            items = items[self.items.text_mask[items] & self.items.image_mask[items]]
+            if len(items):
+                loss = loss + self.own.alignment_weight * info_nce(*self.items.parts(items).values(), self.own.temperature)
+        return loss

@@ -1,5 +1,7 @@
 """Intra-view interest decomposition: Gaussian attention within each scale, then Cluster attention into K interests."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -71,20 +73,18 @@ class GaussianAttention(nn.Module):
         return self.out(taken.transpose(2, 3).flatten(-2))
 
 
-class GaussianBlock(nn.Module):
-    """Gaussian attention and a feed-forward net, each normalised before and added after."""
+class Block(nn.Module):
+    """Attention, Gaussian or another, and a feed-forward net, each normalised before and added after."""
 
-    def __init__(self, dim: int, num_heads: int, inner_dim: int, kernel: str, max_length: int, dropout: float, biased: bool = True):
+    def __init__(self, attention: nn.Module, dim: int, inner_dim: int, dropout: float):
         super().__init__()
         self.norms = nn.ModuleList([nn.LayerNorm(dim), nn.LayerNorm(dim)])
-        self.attention = GaussianAttention(dim, num_heads, kernel, max_length, biased)
+        self.attention = attention
         self.feed = nn.Sequential(nn.Linear(dim, inner_dim), nn.ReLU(), nn.Linear(inner_dim, dim))
         self.dropout = Dropout(dropout)
 
-    def forward(
-        self, x: Float[Tensor, "scale batch position dim"], mask: Bool[Tensor, "batch position"], scales: tuple[int, ...], causal: bool
-    ) -> Float[Tensor, "scale batch position dim"]:
-        x = x + self.dropout(self.attention(self.norms[0](x), mask, scales, causal))
+    def forward(self, x: Float[Tensor, "*group position dim"], *context: Any) -> Float[Tensor, "*group position dim"]:
+        x = x + self.dropout(self.attention(self.norms[0](x), *context))
         return x + self.dropout(self.feed(self.norms[1](x)))
 
 
@@ -162,8 +162,8 @@ class ViewEncoder(nn.Module):
     def __init__(self, settings: Model):
         super().__init__()
         self.embedding = MultiScaleEmbedding(settings)
-        sizes = (settings.dim, settings.num_heads, settings.inner_dim, settings.kernel, settings.max_length, settings.dropout)
-        self.blocks = nn.ModuleList([GaussianBlock(*sizes) for _ in range(settings.num_layers)])
+        attentions = (GaussianAttention(settings.dim, settings.num_heads, settings.kernel, settings.max_length) for _ in range(settings.num_layers))
+        self.blocks = nn.ModuleList([Block(attention, settings.dim, settings.inner_dim, settings.dropout) for attention in attentions])
         self.clusters = ClusterAttention(settings)
 
     def forward(

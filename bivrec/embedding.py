@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from bivrec.settings import Modality, Model
@@ -47,13 +47,16 @@ class ItemTable(nn.Module):
             self.register_buffer(f"{name}_values", values, persistent=False)
             self.register_buffer(f"{name}_mask", mask, persistent=False)
 
+    def parts(self, items: Int64[Tensor, "*row"] | slice = slice(None)) -> dict[Modality, Float[Tensor, "*row dim"]]:
+        """Each modality's vectors of the items, of the whole catalogue unless told, before they are summed."""
+        return {
+            name: torch.where(getattr(self, f"{name}_mask")[items][..., None], project(getattr(self, f"{name}_values")[items]), self.missing[name])
+            for name, project in getattr(self, "maps", {}).items()
+        }
+
     def forward(self) -> Float[Tensor, "catalogue dim"]:
-        table = self.ids
-        for name, project in getattr(self, "maps", {}).items():
-            values, mask = getattr(self, f"{name}_values"), getattr(self, f"{name}_mask")
-            part = torch.where(mask[:, None], project(values), self.missing[name])
-            table = part if table is None else table + part
-        return table
+        first, *others = [*([] if self.ids is None else [self.ids]), *self.parts().values()]
+        return sum(others, first)
 
 
 def cut_patches(items: Float[Tensor, "batch position dim"], scale: int, mean: bool = False) -> Float[Tensor, "batch position dim"]:

@@ -13,13 +13,22 @@ from PIL import Image
 from torch import Tensor
 
 INK, PALE = "#2b2b2b", "#d9d9d9"
-COLOURS = {
+COLOURS = {  # apart for colour-blind eyes too
     "bivrec": "#0072B2",
     "pure-id": "#56B4E9",
     "pure-mm": "#009E73",
     "sasrec": "#D55E00",
     "sasrec-fused": "#E69F00",
     "sasrec-sum": "#CC79A7",
+    "gru4rec": "#0247A9",
+    "gru4rec-fused": "#2497FD",
+    "comirec-sa": "#79036D",
+    "comirec-sa-fused": "#FCBEC7",
+    "fdsa": "#4E3320",
+    "nova": "#B7A94F",
+    "dif-sr": "#6EDFF7",
+    "mmmlp": "#BDDD8E",
+    "mmsrec": "#F2D161",
     "itemknn": "#8c6d31",
     "itemknn-recency": "#6b4c12",
     "popularity": "#7f7f7f",
@@ -107,14 +116,15 @@ def draw_features(points: dict[str, Float[ndarray, "item 2"]], groups: Sequence[
 
 def draw_curves(curves: pd.DataFrame, metric: str) -> Figure:
     """Training loss and validation metric by step, a line a model (and view), seeds averaged."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.0), width_ratios=(1, 1.3))
+    num_lines = len(curves.drop_duplicates(["model", "view"]))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, max(3.0, 0.2 * num_lines)), width_ratios=(1, 1.3))
     losses = curves.drop_duplicates(["model", "seed", "step"]).groupby(["model", "step"])["loss"].mean()
     for model in curves["model"].unique():
         losses[model].plot(ax=left, color=colour_of(model))
     left.set(xlabel="step", ylabel="training loss, nats")
     chosen = curves[curves["metric"] == metric].groupby(["model", "view", "step"], sort=False)["value"].mean()
-    for model, view in chosen.index.droplevel("step").unique():
-        right.plot(chosen[model, view], color=colour_of(model), dashes=VIEW_DASHES[view], label=label_of(model, view))
+    for (model, view), line in chosen.groupby(level=["model", "view"], sort=False):
+        right.plot(line.droplevel(["model", "view"]), color=colour_of(model), dashes=VIEW_DASHES[view], label=label_of(model, view))
     right.set(xlabel="step", ylabel=f"{metric.upper()}, validation users", ylim=(0, None))
     right.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
     return figure

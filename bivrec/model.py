@@ -16,6 +16,8 @@ from bivrec.embedding import ItemTable
 from bivrec.recommendation import choose_interest, combine, interest_softmax, recommendations, score_catalogue
 from bivrec.settings import Settings
 
+Tables = dict[str, Float[Tensor, "catalogue dim"]]
+Interests = dict[str, Float[Tensor, "batch position interest dim"]]
 Scores = dict[str, Float[Tensor, "batch catalogue"]]
 
 
@@ -49,6 +51,7 @@ def pad(histories: Sequence[Int64[ndarray, "_"]], max_length: int, multiple: int
 class SequentialModel(nn.Module, ABC):
     """What BivRec and its neural rivals share: histories in, scores of the whole catalogue out."""
 
+    settings: Settings
     max_length: int
     multiple: int = 1
     causal: bool = True
@@ -58,18 +61,17 @@ class SequentialModel(nn.Module, ABC):
         return next(self.parameters()).device
 
     @abstractmethod
-    def interests(
-        self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]
-    ) -> dict[str, Float[Tensor, "batch position interest dim"]]:
+    def interests(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]) -> Interests:
         """The interests after every position, by view."""
 
     @abstractmethod
-    def tables(self) -> dict[str, Float[Tensor, "catalogue dim"]]:
+    def tables(self) -> Tables:
         """The items' vectors, by view."""
 
     @torch.inference_mode()
     def score(self, histories: Sequence[Int64[ndarray, "_"]]) -> Scores:
-        """Scores of all items after each history, by view; a history without items is refused."""
+        """Scores of all items after each history, by view, and where there are two views the two combined (`both`); a
+        history without items is refused."""
         if any(len(history) == 0 for history in histories):
             raise ValueError("a history without items cannot be ranked by a sequential model")
         was_training = self.training
@@ -79,7 +81,8 @@ class SequentialModel(nn.Module, ABC):
         tables = self.tables()
         scores = {view: score_catalogue(interests[rows, last], tables[view]) for view, interests in self.interests(items, mask).items()}
         self.train(was_training)
-        return scores
+        settings = self.settings.model
+        return scores | ({"both": combine(scores, settings.combination, settings.multimodal_share)} if len(scores) == 2 else {})
 
 
 class BivRec(SequentialModel):
@@ -95,16 +98,14 @@ class BivRec(SequentialModel):
         both = len(settings.model.views) == 2
         self.cross_view = CrossViewLearning(settings.cross_view, settings.model.dim) if both else None
 
-    def tables(self) -> dict[str, Float[Tensor, "catalogue dim"]]:
+    def tables(self) -> Tables:
         return {view: table() for view, table in self.items.items()}
 
     def read(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], tables: dict) -> dict:
         """Interests and allocation scores, by view."""
         return {view: encoder(tables[view][items], mask, self.causal) for view, encoder in self.views.items()}
 
-    def interests(
-        self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]
-    ) -> dict[str, Float[Tensor, "batch position interest dim"]]:
+    def interests(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]) -> Interests:
         return {view: interests for view, (interests, _) in self.read(items, mask, self.tables()).items()}
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
@@ -137,8 +138,3 @@ class BivRec(SequentialModel):
         allocations = [held(view, read[view][1]) for view in views]
         recommended = [recommendations(rows[view][few], tables[view]) for view in views] if settings.mutual_weight else []
         return self.cross_view(probed, allocations, batch.mask, [held(view, tables[view][items]) for view in views], recommended)
-
-    def score(self, histories: Sequence[Int64[ndarray, "_"]]) -> Scores:
-        """Both views' scores, and the two combined (`both`)."""
-        scores, settings = super().score(histories), self.settings.model
-        return scores | ({"both": combine(scores, settings.combination, settings.multimodal_share)} if len(scores) == 2 else {})

@@ -25,6 +25,8 @@ PAIRS = [  # ours, theirs
     (("bivrec", "both"), ("sasrec-fused", "both")),
     (("bivrec", "both"), ("sasrec-sum", "both")),
     (("sasrec-fused", "both"), ("sasrec", "id")),
+    (("gru4rec-fused", "both"), ("gru4rec", "id")),
+    (("comirec-sa-fused", "both"), ("comirec-sa", "id")),
 ]
 
 

@@ -52,6 +52,7 @@ class Studies:
     transfers: dict[Name, Transfer]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
     retrained_seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    models: Annotated[tuple[Name, ...], Field(min_length=1)]
     primary_metric: Literal["ndcg@10", "ndcg@20", "recall@10", "recall@20", "hr@10", "hr@20"]
 
     def __post_init__(self):
@@ -177,14 +178,16 @@ class CrossView:
 
 
 @frozen
-class SASRec:
-    """The self-attentive baseline; dim and max_length are the model's."""
+class Baseline:
+    """The neural rivals, each of which reads what it needs; dim and max_length are the model's."""
 
     inputs: Literal["id", "multimodal", "fused"]
     num_layers: Count
     num_heads: Count
     inner_dim: Count
-    dropout: Annotated[float, Field(ge=0, lt=1)]
+    num_interests: Count
+    temperature: Positive
+    alignment_weight: Weight
 
 
 @frozen
@@ -217,7 +220,9 @@ class Training:
 class Variant:
     """A model of the field: a family, and the settings in which it differs."""
 
-    family: Literal["bivrec", "sasrec", "sasrec-sum", "popularity", "itemknn"]
+    family: Literal[
+        "bivrec", "sasrec", "sasrec-sum", "gru4rec", "comirec-sa", "fdsa", "nova", "dif-sr", "mmmlp", "mmsrec", "popularity", "itemknn"
+    ]  # fmt: skip
     settings: dict[str, Any]
 
 
@@ -266,7 +271,7 @@ class Settings:
     features: Features
     model: Model
     cross_view: CrossView
-    sasrec: SASRec
+    baseline: Baseline
     itemknn: ItemKNN
     training: Training
     models: dict[Name, Variant]
@@ -275,6 +280,10 @@ class Settings:
     noise: Noise
     cold_start: ColdStart
     transfer: TransferStudy
+
+    def __post_init__(self):
+        if self.model.dim % self.baseline.num_heads:
+            raise ValueError(f"model.dim {self.model.dim} is not a multiple of baseline.num_heads, {self.baseline.num_heads}")
 
 
 def project_root() -> Path:
@@ -371,4 +380,7 @@ def check_params(path: Path | None = None) -> Settings:
     for name in named:
         if name not in settings.datasets:
             raise SettingsError(f"params.yaml: studies: there is no dataset {name!r}; known are {', '.join(settings.datasets)}")
+    for name in settings.studies.models:
+        if name not in settings.models:
+            raise SettingsError(f"params.yaml: studies.models: there is no model {name!r} under models{_closest(name, list(settings.models))}")
     return settings

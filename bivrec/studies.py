@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from bivrec.baselines import ItemNeighbours, Popularity, SASRec, SummedSASRec
+from bivrec.baselines import DIFSR, FDSA, MMMLP, NOVA, ComiRecSA, GRU4Rec, ItemNeighbours, MMSRec, Popularity, SASRec, SummedSASRec
 from bivrec.domains import Domain, Features
 from bivrec.embedding import ItemTable
 from bivrec.evaluation import paired_test, rank_cases, user_metrics
@@ -34,7 +34,10 @@ from bivrec.training import Fit, choose_device, fit, num_workers, seed_of
 
 RUN_COLUMNS = ["profile", "dataset", "protocol", "study", "condition", "model", "view", "seed", "split", "metric", "value"]
 
-FAMILIES = {"bivrec": BivRec, "sasrec-sum": SummedSASRec, "sasrec": SASRec, "itemknn": ItemNeighbours, "popularity": Popularity}
+FAMILIES = {  # the slower to train, the earlier
+    "bivrec": BivRec, "sasrec-sum": SummedSASRec, "fdsa": FDSA, "mmmlp": MMMLP, "dif-sr": DIFSR, "nova": NOVA, "mmsrec": MMSRec,
+    "gru4rec": GRU4Rec, "sasrec": SASRec, "comirec-sa": ComiRecSA, "itemknn": ItemNeighbours, "popularity": Popularity,
+}  # fmt: skip
 CODE = ("sequences", "features", "recommendation", "embedding", "decomposition", "cross_view", "model", "baselines", "training")
 
 
@@ -78,7 +81,7 @@ def train_model(domain: Domain, name: str, seed: int) -> Trained:
 def describe_run(domain: Domain, name: str, seed: int) -> str:
     """What a checkpoint must match to be used: code, dataset, model, seed, and every setting that the training read."""
     settings = TypeAdapter(Settings).dump_python(vary(domain.settings, domain.variant(name), name), mode="json")
-    read = {key: settings[key] for key in ("split", "features", "model", "cross_view", "sasrec", "training")}
+    read = {key: settings[key] for key in ("split", "features", "model", "cross_view", "baseline", "training")}
     code = hashlib.sha256(b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in CODE)).hexdigest()
     return json.dumps({"code": code, "dataset": domain.name, "model": name, "seed": seed, "settings": read}, sort_keys=True)
 

@@ -43,6 +43,8 @@ def params(root, tmp_path):
         ("settings: {model.scales: [1]}", "settings: {model.scale: [1]}", "there is no setting 'model.scale'; did you mean 'model.scales'"),
         ("settings: {model.scales: [1]}", "settings: {model.num_nearest: 5}", "num_nearest (F) is 5"),
         ("  history_shares: [", "  history_shares: 3 #[", "noise.history_shares: 3 is refused"),
+        ("  models: [popularity,", "  models: [popularty,", "studies.models: there is no model 'popularty' under models; did you mean 'popularity'"),
+        ("  num_heads: 2                 # of", "  num_heads: 3                 # of", "model.dim 64 is not a multiple of baseline.num_heads, 3"),
         ("  retrained_seeds: [0, 1, 2]", "  retrained_seeds: [4]", "retrained_seeds [4] must be among seeds"),
         ("  primary_metric: ndcg@20", "  primary_metric: ndgc@20", "studies.primary_metric"),
         ("studies:", "studies: [", "params.yaml, line"),
