@@ -1,6 +1,8 @@
 # Two commands are all it takes: `make repro` regenerates the study, `make test` tests the project. Each sets up what it needs.
 
 PYTHON ?= python3
+PROFILE = default
+RESULTS = $(subst /default,,results/$(PROFILE))
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
@@ -25,10 +27,10 @@ setup: .venv/ready  ## the virtual environment in .venv, from requirements.lock
 data: setup
 	@test -d data || dvc pull --quiet data.dvc
 
-repro: data  ## regenerates every result: data, features, training, studies, report
-	@python -m bivrec check
-	@dvc repro
-	@echo "Done. Look at results/08_report/all/08_report.ipynb, or 'git status results' for what changed."
+repro: data  ## regenerates every result; PROFILE=smoke: the chain on generated data, in minutes; PROFILE=full: hours, minutes on a GPU
+	@python -m bivrec check '$(PROFILE)'
+	@dvc repro $(filter-out default/dvc.yaml,$(PROFILE)/dvc.yaml)
+	@echo "Done. Look at $(RESULTS)/08_report/all/08_report.ipynb, or 'git status results' for what changed."
 
 restore: setup  ## the embedded data as published, whatever data/ holds
 	@git checkout --quiet data.dvc

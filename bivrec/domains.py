@@ -14,7 +14,7 @@ from bivrec.features import ItemFeatures, describe_items, encode_images, image_f
 from bivrec.planted import PlantedRaw, make_planted
 from bivrec.results import kept_folder
 from bivrec.sequences import Parts, Raw, Sequences, build_sequences, load_sequences, read_movielens, save_sequences, split_sequences
-from bivrec.settings import Settings, SettingsError, Variant, load_settings, project_root
+from bivrec.settings import Settings, Variant, load_settings, pick, project_root
 
 Features = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
@@ -33,14 +33,15 @@ class Domain:
 
     name: str
     changes: Mapping[str, Any] = field(default_factory=dict)
+    profile: str = "default"
 
     def __reduce__(self):
-        """A domain travels to a worker as its name and changes; each process reads a domain once."""
-        return _open, (self.name, json.dumps(dict(self.changes)))
+        """A domain travels to a worker as its name, changes and profile; each process reads a domain once."""
+        return _open, (self.name, json.dumps(dict(self.changes)), self.profile)
 
     @cached_property
     def settings(self) -> Settings:
-        return load_settings(self.name, self.changes)
+        return load_settings(self.name, self.changes, profile=self.profile)
 
     @property
     def planted(self) -> bool:
@@ -67,10 +68,11 @@ class Domain:
         return split_sequences(self.sequences, self.settings.split, seed)
 
     def item_features(self, modality: str, seed: int) -> ItemFeatures:
-        """One modality as encoded; text is read anew for each fold, since only training users' tags count."""
+        """One modality as encoded; text is read anew for each fold, since only training users' tags count. Seeds a multiple
+        of `split.num_folds` apart share a fold."""
         folder = project_root() / "build" / "02_feature_encoding" / self.name
         if not self.planted:
-            return load_features(folder / (f"seed-{seed}" if modality == "text" else "."), modality)
+            return load_features(folder / (f"seed-{seed % self.settings.split.num_folds}" if modality == "text" else "."), modality)
         return self.encode_text([seed])[0] if modality == "text" else self.encode_images()
 
     def encode_text(self, seeds: Sequence[int]) -> list[ItemFeatures]:
@@ -104,15 +106,12 @@ class Domain:
 
     def variant(self, name: str) -> Variant:
         """A model of the field or an ablation, by its name in params.yaml."""
-        known = {**self.settings.ablations, **self.settings.models}
-        if name not in known:
-            raise SettingsError(f"params.yaml: there is no model {name!r}; known are {', '.join(known)}")
-        return known[name]
+        return pick({**self.settings.ablations, **self.settings.models}, name, "model")
 
 
 @cache
-def _open(name: str, changes: str) -> Domain:
-    return Domain(name, json.loads(changes))
+def _open(name: str, changes: str, profile: str) -> Domain:
+    return Domain(name, json.loads(changes), profile)
 
 
 def prepare(domain: Domain) -> Sequences:
@@ -125,7 +124,8 @@ def prepare(domain: Domain) -> Sequences:
 
 def encode(domain: Domain) -> dict[str, list[ItemFeatures]]:
     """Both modalities through their encoders, text once a fold; a stage keeps them for the later ones."""
-    folder, seeds = kept_folder("build"), domain.settings.studies.seeds
+    folder, settings = kept_folder("build"), domain.settings
+    seeds = list(dict.fromkeys(seed % settings.split.num_folds for seed in settings.studies.seeds))
     encoded = {"image": [domain.encode_images()], "text": domain.encode_text(seeds)}
     if folder:
         save_features(folder, "image", encoded["image"][0])

@@ -1,15 +1,20 @@
 """Pipeline: runs the notebooks for DVC, keeps what they made, and compares it with what is committed."""
 
+import copy
 import json
 import os
+import platform
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import distributions
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +22,15 @@ import nbformat
 import numpy as np
 import pandas as pd
 
-from bivrec.settings import SettingsError, check_params, project_root
+from bivrec.settings import SettingsError, check_params, pick, profile_folder, project_root
 
-MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "67108864"}
-THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-QUIET = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
-KERNEL = {
-    "PYTHONHASHSEED": "0",
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "JUPYTER_PREFER_ENV_PATH": "1",
-    "JUPYTER_PLATFORM_DIRS": "1",
-    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-}
-ENVIRONMENT = {**MALLOC, **THREADS, **QUIET, **KERNEL, "PYTHONWARNINGS": "ignore::UserWarning"}
+ENVIRONMENT = dict(pair.split("=") for pair in (
+    "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=67108864 "
+    "OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=1 "
+    "TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 TRANSFORMERS_VERBOSITY=error "
+    "JUPYTER_PREFER_ENV_PATH=1 JUPYTER_PLATFORM_DIRS=1 PYDEVD_DISABLE_FILE_VALIDATION=1 PYTHONWARNINGS=ignore::UserWarning"
+).split())  # fmt: skip
+PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "sentence-transformers")
 
 
 class NotebookError(RuntimeError):
@@ -49,18 +50,15 @@ def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 def scrub(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """An executed notebook without times, machine paths and versions: the same bytes whenever and wherever it ran."""
-    outputs = {number: (cell.get("outputs", []), cell.get("execution_count")) for number, cell in enumerate(notebook.cells)}
-    root = str(project_root())
-    notebook = strip(notebook)
-    for number, cell in enumerate(notebook.cells):
+    ran, root = copy.deepcopy(notebook.cells), str(project_root())
+    for cell, before in zip(strip(notebook).cells, ran):
         if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = outputs[number]
+            cell.outputs, cell.execution_count = before.get("outputs", []), before.get("execution_count")
             for output in cell.outputs:
                 output.pop("metadata", None)
                 output.update({"metadata": {}} if output.output_type in ("display_data", "execute_result") else {})
-                for key in ("text", "data"):
-                    if key in output:
-                        output[key] = json.loads(json.dumps(output[key]).replace(root, "."))
+                for key in {"text", "data"} & set(output):
+                    output[key] = json.loads(json.dumps(output[key]).replace(root, "."))
     return notebook
 
 
@@ -71,9 +69,8 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
     except FileNotFoundError:
         raise NotebookError(f"there is no notebook {path.name}; see the folder notebooks/") from None
     except Exception as error:
-        raise NotebookError(
-            f"notebooks/{path.name} is not a notebook ({error.__class__.__name__}); restore it with `git checkout notebooks/{path.name}`"
-        ) from None
+        told = f"notebooks/{path.name} is not a notebook ({error.__class__.__name__})"
+        raise NotebookError(f"{told}; restore it with `git checkout notebooks/{path.name}`") from None
     tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) != 1:
         raise NotebookError(f"notebooks/{path.name} has {len(tagged)} cells tagged 'parameters'; it needs exactly one")
@@ -166,35 +163,74 @@ def run_kernel(source: Path, output: Path, parameters: Mapping[str, Any], folder
 
 
 def run_notebook(name: str, parameters: Mapping[str, Any]) -> None:
-    """Runs a notebook as a stage. Results are put in place only when all of it ran; after a failure the partial
-    notebook waits in build/failed and everything else is as before."""
-    root, label = project_root(), "-".join(value for value in parameters.values() if isinstance(value, str)) or "all"
-    settings = check_params()
-    for value in parameters.values():
-        if isinstance(value, str) and value not in settings.datasets:
-            raise SettingsError(f"params.yaml: there is no dataset {value!r}; known are {', '.join(settings.datasets)}")
-    source = root / "build" / "notebooks" / f"{name}.ipynb"
-    (root / "results").mkdir(exist_ok=True)
+    """Runs a notebook as a stage of its profile. Results are put in place only when all of it ran; after a failure the
+    partial notebook waits in build/failed and everything else is as before."""
+    root, settings, started = project_root(), check_params(), time.perf_counter()
+    profile, names = str(parameters.get("profile", "default")), [v for k, v in parameters.items() if isinstance(v, str) and k != "profile"]
+    pick(settings.profiles, profile, "profile")
+    for value in names:
+        pick(settings.datasets, value, "dataset")
+    label, results = "-".join(names) or "all", profile_folder("results", profile)
+    results.mkdir(parents=True, exist_ok=True)
     with running_folder() as temporary:
         folders = {f"BIVREC_{place.upper()}": f"{temporary}/{place}" for place in ("results", "top", "build", "log")}
         for folder in folders.values():
             Path(folder).mkdir()
         output = temporary / f"{name}.ipynb"
         try:
-            run_kernel(source, output, parameters, folders)
+            run_kernel(root / "build" / "notebooks" / f"{name}.ipynb", output, parameters, folders)
         except NotebookError as error:
-            failed = root / "build" / "failed" / f"{name}-{label}.ipynb"
+            failed = profile_folder("build/failed", profile) / f"{name}-{label}.ipynb"
             if output.is_file():
-                failed.parent.mkdir(exist_ok=True)
+                failed.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(output, failed)
                 raise NotebookError(f"{name} ({label}), {error}; the notebook up to there: {failed.relative_to(root)}") from None
             raise NotebookError(f"{name} ({label}): {error}") from None
         executed = scrub(nbformat.read(output, as_version=4))
-        write_whole(Path(folders["BIVREC_RESULTS"]) / f"{name}.ipynb", nbformat.writes(executed) + "\n")
+        write_whole(temporary / "results" / f"{name}.ipynb", nbformat.writes(executed) + "\n")
         for path in (temporary / "top").iterdir():
-            os.replace(path, root / "results" / path.name)
+            os.replace(path, results / path.name)
         for place, target in (("log", "build/log"), ("build", "build"), ("results", "results")):
-            put_in_place(temporary / place, root / target / name / label)
+            put_in_place(temporary / place, profile_folder(target, profile) / name / label)
+    record_stage(profile, f"{name}/{label}", time.perf_counter() - started)
+
+
+def told_by(*command: str) -> list[str]:
+    """The lines that a command says; none where it fails or is not installed."""
+    try:
+        shown = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
+    except OSError:
+        return []
+    return [] if shown.returncode else shown.stdout.splitlines()
+
+
+def record_stage(profile: str, stage: str, seconds: float) -> None:
+    """Enters a stage under what made it (commit, machine, versions) into its profile's provenance.json, which lies in
+    results/; that of the default profile, whose results are the same bytes on each run, in build/log."""
+    results, cpu = profile_folder("results", profile), Path("/proc/cpuinfo")
+    path = (profile_folder("build/log", profile) if profile == "default" else results) / "provenance.json"
+    processor = re.search(r"model name\s*: (.+)", cpu.read_text()) if cpu.is_file() else None
+    maker = {
+        "commit": next(iter(told_by("git", "rev-parse", "HEAD")), None),
+        "changed since": [line[3:] for line in told_by("git", "status", "--porcelain", "--", "bivrec", "notebooks", "params.yaml", "*dvc.yaml", "data.dvc")],
+        "processor": processor.group(1) if processor else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory, GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "GPU": told_by("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"),
+        "system": platform.platform(),
+        "versions": {"python": platform.python_version(), **dict(sorted((d.name, d.version) for d in distributions() if d.name in PACKAGES))},
+    }
+    try:
+        makers = json.loads(path.read_text("utf-8"))["made by"]
+        for other in makers:
+            other["stages"] = {name: known for name, known in other["stages"].items() if name != stage and (results / name).is_dir()}
+    except (OSError, ValueError, KeyError, TypeError):
+        makers = []
+    same = next((other for other in makers if maker.items() <= other.items()), maker | {"stages": {}})
+    same["stages"][stage] = {"date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "seconds": round(seconds, 1)}
+    makers = [other for other in makers if other["stages"] and other is not same] + [same]
+    total = sum(known["seconds"] for other in makers for known in other["stages"].values())
+    write_whole(path, json.dumps({"profile": profile, "seconds": round(total, 1), "made by": makers}, indent=1) + "\n")
 
 
 def put_in_place(folder: Path, target: Path) -> None:
@@ -225,15 +261,13 @@ def refresh_notebooks() -> None:
 
 def check_data() -> None:
     """Refuses a data/ that is not what data.dvc records, before DVC takes it for a new version."""
-    shown = subprocess.run([sys.executable, "-m", "dvc", "data", "status", "--granular", "--json"], cwd=project_root(), capture_output=True, text=True)
-    changes = json.loads(shown.stdout).get("uncommitted", {}) if shown.returncode == 0 and shown.stdout.strip() else {}
+    changes = json.loads("".join(told_by(sys.executable, "-m", "dvc", "data", "status", "--granular", "--json")) or "{}").get("uncommitted", {})
     for what, names in changes.items():
         names = sorted(name for name in names if name.startswith("data/") and not name.endswith("/"))
         if what in ("modified", "deleted", "added") and names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise SettingsError(
-                f"{names[0]}{more} {'is' if not more else 'are'} {what}: data/ differs from what data.dvc records; `make restore` brings it back; if you meant it, `dvc add data`"
-            )
+            differs = "data/ differs from what data.dvc records; `make restore` brings it back; if you meant it, `dvc add data`"
+            raise SettingsError(f"{names[0]}{more} {'are' if more else 'is'} {what}: {differs}")
 
 
 def spread_tolerances(runs: pd.DataFrame) -> pd.Series:
@@ -248,16 +282,10 @@ def spread_tolerances(runs: pd.DataFrame) -> pd.Series:
 
 def verify() -> str:
     """Compares results/runs.csv with the committed one; means over seeds within the tolerances, or an error."""
-    root = project_root()
-    shown = subprocess.run(["git", "show", "HEAD:results/runs.csv"], cwd=root, capture_output=True, text=True)
-    if shown.returncode:
-        raise SettingsError("results/runs.csv is not committed; nothing to compare with")
-    from io import StringIO
-
-    committed = pd.read_csv(StringIO(shown.stdout), keep_default_na=False)
-    if not (root / "results" / "runs.csv").is_file():
-        raise SettingsError("results/runs.csv is missing; `make repro` makes it")
-    ours = pd.read_csv(root / "results" / "runs.csv", keep_default_na=False)
+    shown, path = told_by("git", "show", "HEAD:results/runs.csv"), project_root() / "results" / "runs.csv"
+    if not shown or not path.is_file():
+        raise SettingsError(f"results/runs.csv is {'missing; `make repro` makes it' if shown else 'not committed; nothing to compare with'}")
+    committed, ours = (pd.read_csv(source, keep_default_na=False) for source in (StringIO("\n".join(shown)), path))
     keys = ["dataset", "study", "metric", "condition", "model", "view", "split"]
     means = [table[table["metric"].str.contains("@")].groupby(keys)["value"].mean() for table in (committed, ours)]
     if not means[0].index.equals(means[1].index):
@@ -275,7 +303,7 @@ def verify() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m bivrec COMMAND`: source | run NOTEBOOK [KEY=VALUE ...] | notebooks | check | verify."""
+    """`python -m bivrec COMMAND`: source | run NOTEBOOK [KEY=VALUE ...] | notebooks | check [PROFILE] | verify."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["help"]
     try:
@@ -286,7 +314,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif command == "notebooks":
             refresh_notebooks()
         elif command == "check":
-            check_params()
+            pick(check_params().profiles, rest[0] if rest else "default", "profile")
             check_data()
         elif command == "verify":
             print(verify())

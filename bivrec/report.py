@@ -13,7 +13,6 @@ from bivrec.results import kept
 from bivrec.settings import SettingsError, load_settings, project_root
 from bivrec.studies import RUN_COLUMNS, compare, rank_models, to_runs, train_models
 
-STUDIES = ("03_training", "04_ablations", "05_noise", "06_cold_start")
 PAIRS = [  # ours, theirs
     (("bivrec", "id"), ("popularity", "id")),
     (("sasrec", "id"), ("popularity", "id")),
@@ -31,32 +30,28 @@ PAIRS = [  # ours, theirs
 
 
 @cache
-def _planted_ranks() -> pd.DataFrame:
-    domain = Domain("planted")
-    models = train_models(domain, ["bivrec", "sasrec", "popularity"])
-    return rank_models(domain, models)
+def _planted_ranks(profile: str) -> pd.DataFrame:
+    domain = Domain("planted", profile=profile)
+    return rank_models(domain, train_models(domain, ["bivrec", "sasrec", "popularity"]))
 
 
-def study_datasets(whole_study: bool) -> list[str]:
-    """The datasets that the pipeline studies, or planted alone."""
-    return list(load_settings().studies.datasets) if whole_study else ["planted"]
-
-
-def gather_runs(whole_study: bool) -> pd.DataFrame:
+def gather_runs(whole_study: bool, profile: str = "default") -> pd.DataFrame:
     """Every figure of every stage that params.yaml names, one a row; planted alone is trained here."""
     if not whole_study:
-        return to_runs(Domain("planted"), "training", _planted_ranks())
-    labels = [(stage, name) for name in study_datasets(True) for stage in STUDIES]
-    labels += [("07_cross_dataset", f"{pair.source}-{pair.target}") for pair in load_settings().studies.transfers.values()]
-    runs = pd.concat([kept(stage, label, "runs.csv") for stage, label in labels], ignore_index=True)
+        return to_runs(Domain("planted", profile=profile), "training", _planted_ranks(profile))
+    studies = load_settings(profile=profile).studies
+    pairs = [f"{pair.source}-{pair.target}" for pair in studies.transfers.values()]
+    labels = [(stage, label) for stage in studies.stages for label in (pairs if stage == "07_cross_dataset" else studies.datasets)]
+    runs = pd.concat([kept(stage, label, "runs.csv", profile) for stage, label in labels], ignore_index=True)
     return runs.sort_values(RUN_COLUMNS[:-1], kind="stable").reset_index(drop=True)
 
 
-def gather_ranks(whole_study: bool) -> pd.DataFrame:
+def gather_ranks(whole_study: bool, profile: str = "default") -> pd.DataFrame:
     """The test ranks of the whole field (column dataset)."""
     if not whole_study:
-        return _planted_ranks().assign(dataset="planted")
-    return pd.concat([kept("03_training", name, "ranks.csv").assign(dataset=name) for name in study_datasets(True)], ignore_index=True)
+        return _planted_ranks(profile).assign(dataset="planted")
+    datasets = load_settings(profile=profile).studies.datasets
+    return pd.concat([kept("03_training", name, "ranks.csv", profile).assign(dataset=name) for name in datasets], ignore_index=True)
 
 
 def main_table(ranks: pd.DataFrame, metrics: Sequence[str] = ("ndcg@20", "recall@20", "hr@20")) -> pd.DataFrame:

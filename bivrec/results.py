@@ -9,15 +9,15 @@ from typing import Any, Literal
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bivrec.settings import SettingsError, project_root
+from bivrec.settings import SettingsError, profile_folder, project_root
 
 Place = Literal["results", "top", "build", "log"]
 
 
 def kept_folder(place: Place) -> Path | None:
-    """Where the running stage keeps things: results (its own folder there, committed), top (results/ itself), build (read by
-    later stages), log (differs from run to run, so that nothing may depend on it). None outside the pipeline: a notebook
-    run by hand writes nothing."""
+    """Where the running stage keeps things: results (its own folder there, committed), top (its profile's results/ itself),
+    build (read by later stages), log (differs from run to run, so that nothing may depend on it). None outside the
+    pipeline: a notebook run by hand writes nothing."""
     folder = os.environ.get(f"BIVREC_{place.upper()}")
     return Path(folder) if folder else None
 
@@ -36,9 +36,9 @@ def keep(content: pd.DataFrame | Figure | Mapping[str, Any], name: str, place: P
         (folder / name).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
-def kept(stage: str, label: str, name: str) -> pd.DataFrame:
+def kept(stage: str, label: str, name: str, profile: str = "default") -> pd.DataFrame:
     """A table that an earlier stage kept in build/, named exactly: a run that is not asked for is never counted."""
-    path = project_root() / "build" / stage / label / name
+    path = profile_folder("build", profile) / stage / label / name
     if not path.is_file():
-        raise SettingsError(f"build/{stage}/{label}/{name} is missing; `make repro` makes it")
+        raise SettingsError(f"{path.relative_to(project_root())} is missing; `make repro{'' if profile == 'default' else f' PROFILE={profile}'}` makes it")
     return pd.read_csv(path, keep_default_na=False)

@@ -1,7 +1,6 @@
 """Settings: params.yaml read into frozen dataclasses that refuse unknown, missing and mistyped keys."""
 
 import difflib
-import io
 import json
 import os
 from collections.abc import Mapping
@@ -15,11 +14,14 @@ from ruamel.yaml.error import YAMLError
 
 View = Literal["id", "multimodal"]
 Modality = Literal["text", "image"]
+Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Seeds = Annotated[tuple[Whole, ...], Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Stage = Literal["03_training", "04_ablations", "05_noise", "06_cold_start", "07_cross_dataset"]
 
 frozen = dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 
@@ -33,7 +35,7 @@ class Machine:
     """Where trainings run; on a CPU no figure depends on it."""
 
     device: Literal["auto", "cpu", "cuda"]
-    num_workers: Annotated[int, Field(ge=0)]
+    num_workers: Whole
 
 
 @frozen
@@ -48,10 +50,11 @@ class Transfer:
 class Studies:
     """What the pipeline runs, and by which figure the validation users choose."""
 
+    stages: tuple[Stage, ...]
     datasets: tuple[Name, ...]
     transfers: dict[Name, Transfer]
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-    retrained_seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    seeds: Seeds
+    retrained_seeds: Seeds
     models: Annotated[tuple[Name, ...], Field(min_length=1)]
     primary_metric: Literal["ndcg@10", "ndcg@20", "recall@10", "recall@20", "hr@10", "hr@20"]
 
@@ -128,7 +131,7 @@ class Model:
     max_length: Count
     scales: Annotated[tuple[Count, ...], Field(min_length=1)]
     patch: Literal["sum", "mean"]
-    num_layers: Annotated[int, Field(ge=0)]
+    num_layers: Whole
     num_heads: Count
     inner_dim: Count
     kernel: Literal["rbf", "rbf_normalised", "distance", "softmax"]
@@ -196,7 +199,7 @@ class ItemKNN:
 
     num_recent: Count
     decay: Annotated[float, Field(gt=0, le=1)]
-    num_neighbours: Annotated[int, Field(ge=0)]
+    num_neighbours: Whole
 
 
 @frozen
@@ -207,7 +210,7 @@ class Training:
     batch_size: Count
     num_steps: Count
     step_factor: Positive
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup_steps: Whole
     learning_rate: Positive
     weight_decay: Weight
     clip_norm: Positive
@@ -262,9 +265,10 @@ class TransferStudy:
 
 @frozen
 class Settings:
-    """Everything of params.yaml, as it stands for one dataset."""
+    """Everything of params.yaml, as it stands for one profile and one dataset."""
 
     machine: Machine
+    profiles: dict[Name, dict[str, Any]]
     studies: Studies
     datasets: dict[Name, Dataset]
     split: Split
@@ -284,6 +288,8 @@ class Settings:
     def __post_init__(self):
         if self.model.dim % self.baseline.num_heads:
             raise ValueError(f"model.dim {self.model.dim} is not a multiple of baseline.num_heads, {self.baseline.num_heads}")
+        if self.profiles.get("default") != {}:
+            raise ValueError("profiles must hold `default: {}`: the file as it stands is the default")
 
 
 def project_root() -> Path:
@@ -296,17 +302,21 @@ def project_root() -> Path:
     raise SettingsError(f"params.yaml is not in {Path.cwd()} nor in a folder above it; start inside the project")
 
 
+def profile_folder(place: str, profile: str) -> Path:
+    """A profile's part of results/, build/ or build/log: the default's is all that stands there, another's a folder of its name."""
+    return project_root() / place / ("" if profile == "default" else profile)
+
+
 def read_params(path: Path | None = None) -> dict[str, Any]:
     """The tree of params.yaml (YAML 1.2, so that 1e-3 is a number)."""
     path = path or project_root() / "params.yaml"
     try:
-        tree = YAML(typ="safe").load(io.StringIO(path.read_text("utf-8")))
+        tree = YAML(typ="safe").load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path.name} cannot be read ({error.__class__.__name__}); restore it with `git checkout {path.name}`") from None
     except YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        raise SettingsError(f"{path.name}{line} is not YAML: {getattr(error, 'problem', error)}") from None
+        mark = getattr(error, "problem_mark", None)
+        raise SettingsError(f"{path.name}{f', line {mark.line + 1}' if mark else ''} is not YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(tree, dict):
         raise SettingsError(f"{path.name} holds no settings; restore it with `git checkout {path.name}`")
     return tree
@@ -353,14 +363,21 @@ def _validate(tree: Mapping[str, Any], where: str) -> Settings:
         raise SettingsError(_sentence(error, where)) from None
 
 
-def load_settings(dataset: str = "planted", changes: Mapping[str, Any] | None = None, path: Path | None = None) -> Settings:
-    """The settings for one dataset: params.yaml, then the dataset's own, then `changes` (dotted keys)."""
+def pick(known: Mapping[str, Any], name: str, kind: str) -> Any:
+    """The entry of that name; one that is not there is refused."""
+    if name not in known:
+        raise SettingsError(f"params.yaml: there is no {kind} {name!r}; known are {', '.join(known)}")
+    return known[name]
+
+
+def load_settings(dataset: str = "planted", changes: Mapping[str, Any] | None = None, path: Path | None = None, profile: str = "default") -> Settings:
+    """The settings for one dataset: params.yaml, then the profile's, then the dataset's own, then `changes` (dotted keys)."""
     tree = read_params(path)
-    settings = _validate(tree, "params.yaml")
-    if dataset not in settings.datasets:
-        raise SettingsError(f"params.yaml: datasets: there is no dataset {dataset!r}; known are {', '.join(settings.datasets)}")
-    tree = merge(tree, settings.datasets[dataset].settings, f"params.yaml: datasets.{dataset}.settings")
-    return _validate(merge(tree, changes or {}, "changes"), f"params.yaml with the settings of {dataset}")
+    chosen = pick(_validate(tree, "params.yaml").profiles, profile, "profile")
+    tree = merge(tree, chosen, f"params.yaml: profiles.{profile}")
+    own = pick(_validate(tree, f"params.yaml with profiles.{profile}").datasets, dataset, "dataset").settings
+    tree = merge(merge(tree, own, f"params.yaml: datasets.{dataset}.settings"), changes or {}, "changes")
+    return _validate(tree, f"params.yaml with the settings of {dataset}")
 
 
 def vary(settings: Settings, variant: Variant, name: str = "variant") -> Settings:
@@ -370,17 +387,22 @@ def vary(settings: Settings, variant: Variant, name: str = "variant") -> Setting
 
 
 def check_params(path: Path | None = None) -> Settings:
-    """Reads params.yaml as every dataset and every variant would see it."""
-    settings = load_settings(path=path)
-    for name in settings.datasets:
-        for group in (settings.models, settings.ablations):
-            for label, variant in group.items():
-                vary(load_settings(name, path=path), variant, label)
-    named = [*settings.studies.datasets, *(n for t in settings.studies.transfers.values() for n in (t.source, t.target))]
-    for name in named:
-        if name not in settings.datasets:
-            raise SettingsError(f"params.yaml: studies: there is no dataset {name!r}; known are {', '.join(settings.datasets)}")
-    for name in settings.studies.models:
-        if name not in settings.models:
-            raise SettingsError(f"params.yaml: studies.models: there is no model {name!r} under models{_closest(name, list(settings.models))}")
-    return settings
+    """Reads params.yaml as every profile, dataset and variant would see it."""
+    default = load_settings(path=path)
+    for profile in default.profiles:
+        studies = load_settings(path=path, profile=profile).studies
+        named = [*studies.datasets, *(name for pair in studies.transfers.values() for name in (pair.source, pair.target))]
+        for name in studies.models:
+            if name not in default.models:
+                raise SettingsError(f"params.yaml: studies.models: there is no model {name!r} under models{_closest(name, list(default.models))}")
+        for name in dict.fromkeys([*named, *(default.datasets if profile == "default" else ())]):
+            seen, plain = load_settings(name, path=path, profile=profile), load_settings(name, path=path)
+            for label, variant in {**seen.models, **seen.ablations}.items():
+                vary(seen, variant, label)
+            folds, encoded = ({seed % plain.split.num_folds for seed in settings.studies.seeds} for settings in (seen, plain))
+            same = folds <= encoded and all(getattr(seen, key) == getattr(plain, key) for key in ("datasets", "split", "features"))
+            if plain.datasets[name].source != "planted" and not same:
+                raise SettingsError(
+                    f"params.yaml: profiles.{profile}: {name}: datasets, split, features and the folds of studies.seeds must be the default's, which prepares the data"
+                )
+    return default

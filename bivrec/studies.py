@@ -29,7 +29,7 @@ from bivrec.evaluation import paired_test, rank_cases, user_metrics
 from bivrec.model import BivRec, pad
 from bivrec.results import kept_folder
 from bivrec.sequences import Cases, DataError
-from bivrec.settings import Settings, project_root, vary
+from bivrec.settings import Settings, profile_folder, vary
 from bivrec.training import Fit, choose_device, fit, num_workers, seed_of
 
 RUN_COLUMNS = ["profile", "dataset", "protocol", "study", "condition", "model", "view", "seed", "split", "metric", "value"]
@@ -96,7 +96,7 @@ def save_checkpoint(domain: Domain, trained: Trained, path: Path) -> None:
 
 def load_checkpoint(domain: Domain, name: str, seed: int, path: Path | None = None, features: Features | None = None):
     """A trained model from its checkpoint, or None when there is none for these settings."""
-    path = path or project_root() / "build" / "03_training" / domain.name / f"{name}-{seed}.safetensors"
+    path = path or profile_folder("build", domain.profile) / "03_training" / domain.name / f"{name}-{seed}.safetensors"
     if not path.is_file():
         return None
     try:
@@ -167,25 +167,27 @@ def rank_models(domain: Domain, models: Sequence[Trained], split: str = "test", 
     return pd.concat(tables, ignore_index=True)
 
 
-def to_runs(domain: Domain, study: str, ranks: pd.DataFrame, profile: str = "default") -> pd.DataFrame:
+def to_runs(domain: Domain, study: str, ranks: pd.DataFrame) -> pd.DataFrame:
     """Means over users in the columns of runs.csv; `condition` is empty unless the ranks carry one."""
     ranks = ranks if "condition" in ranks else ranks.assign(condition="")
     keys = ["condition", "model", "view", "seed", "split"]
     table = user_metrics(ranks)
     names = [name for name in table.columns if "@" in name]
     table = table.groupby(keys, sort=True)[names].mean().reset_index().melt(keys, var_name="metric", value_name="value")
-    table = table.assign(profile=profile, dataset=domain.name, protocol=domain.settings.split.protocol, study=study)
+    table = table.assign(profile=domain.profile, dataset=domain.name, protocol=domain.settings.split.protocol, study=study)
     return table[RUN_COLUMNS].sort_values(RUN_COLUMNS[:-1]).reset_index(drop=True)
 
 
-def cost_runs(domain: Domain, models: Sequence[Trained], study: str, seconds: bool = False, profile: str = "default") -> pd.DataFrame:
-    """What each training cost: parameters, targets seen, best step, and, apart because no two runs agree, seconds."""
+def cost_runs(domain: Domain, models: Sequence[Trained], study: str, seconds: bool = False) -> pd.DataFrame:
+    """What each training cost: parameters, targets seen, best step; and seconds, which no two runs agree on: apart in the
+    default profile, whose runs are the same bytes each time, and with the rest in the others."""
     rows = []
     for trained in models:
         if trained.record:
             figures = {"parameters": trained.num_parameters, "targets": trained.record.num_targets, "best_step": trained.record.best_step}
-            for metric, value in ({"seconds": round(trained.record.seconds, 1)} if seconds else figures).items():
-                rows.append((profile, domain.name, domain.settings.split.protocol, study, "", trained.name, "", trained.seed, "train", metric, value))
+            clock = {"seconds": round(trained.record.seconds, 1)}
+            for metric, value in (clock if seconds else figures if domain.profile == "default" else figures | clock).items():
+                rows.append((domain.profile, domain.name, domain.settings.split.protocol, study, "", trained.name, "", trained.seed, "train", metric, value))
     return pd.DataFrame(rows, columns=RUN_COLUMNS)
 
 

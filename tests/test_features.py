@@ -159,3 +159,14 @@ def test_planted_is_what_its_seed_says():
     kinds = first.kinds[first.interactions["item"] - first.items["item"].iloc[0]]
     followed = [len(set(kinds[first.interactions["user"] == user])) for user in range(20)]
     assert 2 <= min(followed) and max(followed) <= 4
+
+
+def test_a_domain_keeps_its_profile_and_seeds_of_a_fold_share_features(monkeypatch):
+    import pickle
+
+    from bivrec import domains
+
+    domain = pickle.loads(pickle.dumps(Domain("movies-classic", {"model.dim": 32}, "full")))
+    assert (domain.profile, domain.settings.model.dim, domain.settings.training.num_steps) == ("full", 32, 480)
+    monkeypatch.setattr(domains, "load_features", lambda folder, modality: ItemFeatures(np.zeros((1, 1), "float32"), np.ones(1, bool), folder.name))
+    assert [domain.item_features(*case).source for case in (("text", 3), ("text", 13), ("image", 13))] == ["seed-3", "seed-3", "movies-classic"]

@@ -25,7 +25,7 @@ def project(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def write(*sources: str) -> None:
-        cells = [new_code_cell('dataset = "planted"', metadata={"tags": ["parameters"]})] + [new_code_cell(source) for source in sources]
+        cells = [new_code_cell('dataset = "planted"\nprofile = "default"', metadata={"tags": ["parameters"]})] + [new_code_cell(source) for source in sources]
         nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "x"}}), "notebooks/01_small.ipynb")
         write_sources()
 
@@ -49,6 +49,46 @@ def test_runs_keeps_and_repeats(project):
     assert not list((project.root / "build").glob(".running-*"))
 
 
+def _content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_profiles_keep_apart(project):
+    project(KEEP, "keep({'a': 1}, 'top.json', 'top')\nkeep({'a': 1}, 'log.json', 'log')\nprint(profile)")
+    results, build = project.root / "results", project.root / "build"
+    assert main(["run", "01_small", "dataset=planted"]) == 0
+    before = {**_content(results), **_content(build / "01_small"), **_content(build / "log")}
+    assert {path.name for path in _content(results)} == {"01_small.ipynb", "table.csv", "top.json"}  # nothing that differs from run to run
+    assert main(["run", "01_small", "dataset=planted", "profile=smoke"]) == 0
+    smoke = {str(path.relative_to(results / "smoke")) for path in _content(results / "smoke")}
+    assert smoke == {"01_small/planted/01_small.ipynb", "01_small/planted/table.csv", "top.json", "provenance.json"}
+    assert (build / "smoke/01_small/planted/more.csv").is_file() and (build / "log/smoke/01_small/planted/log.json").is_file()
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_provenance_names_what_made_each_stage(project, monkeypatch):
+    from bivrec import pipeline
+
+    def record(stage, seconds, profile="smoke", place="results/smoke"):
+        (project.root / "results" / ("" if profile == "default" else profile) / stage).mkdir(parents=True, exist_ok=True)
+        pipeline.record_stage(profile, stage, seconds)
+        return json.loads((project.root / place / "provenance.json").read_text())
+
+    record("03/a", 3.0)
+    told = record("03/b", 4.0)
+    assert told["profile"] == "smoke" and told["seconds"] == 7.0 and len(told["made by"]) == 1
+    assert set(told["made by"][0]["stages"]) == {"03/a", "03/b"} and told["made by"][0]["commit"] is None and "torch" in told["made by"][0]["versions"]
+    monkeypatch.setattr(pipeline, "told_by", lambda *command: [f"?? {command[0]}"])  # another commit, another machine
+    told = record("03/a", 5.0)
+    assert [set(maker["stages"]) for maker in told["made by"]] == [{"03/b"}, {"03/a"}] and told["seconds"] == 9.0
+    assert told["made by"][1]["commit"] == "?? git" and told["made by"][1]["changed since"] == ["git"] and told["made by"][1]["GPU"] == ["?? nvidia-smi"]
+    (project.root / "results/smoke/03/b").rmdir()
+    assert record("03/a", 5.0)["seconds"] == 5.0  # nothing is told of what is gone
+    (project.root / "results/smoke/provenance.json").write_text("{")
+    assert record("03/a", 6.0)["seconds"] == 6.0
+    assert record("03/a", 1.0, "default", "build/log")["profile"] == "default" and not (project.root / "results/provenance.json").exists()
+
+
 def test_a_failing_cell_is_one_sentence_and_loses_nothing(project, capsys):
     project(KEEP)
     assert main(["run", "01_small", "dataset=planted"]) == 0
@@ -65,7 +105,9 @@ def test_a_failing_cell_is_one_sentence_and_loses_nothing(project, capsys):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["run", "01_small", "datset=planted"], "01_small.ipynb has no parameter 'datset'; it has dataset"),
+        (["run", "01_small", "datset=planted"], "01_small.ipynb has no parameter 'datset'; it has dataset, profile"),
+        (["run", "01_small", "profile=fool"], "params.yaml: there is no profile 'fool'; known are default, smoke, full"),
+        (["check", "fool"], "params.yaml: there is no profile 'fool'; known are default, smoke, full"),
         (["run", "01_small", "dataset=nowhere"], "there is no dataset 'nowhere'"),
         (["run", "01_small", "dataset=../../x"], "there is no dataset '../../x'"),
         (["run", "99_none", "dataset=planted"], "there is no notebook 99_none.ipynb"),

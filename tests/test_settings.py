@@ -47,8 +47,17 @@ def params(root, tmp_path):
         ("  num_heads: 2                 # of", "  num_heads: 3                 # of", "model.dim 64 is not a multiple of baseline.num_heads, 3"),
         ("  retrained_seeds: [0, 1, 2]", "  retrained_seeds: [4]", "retrained_seeds [4] must be among seeds"),
         ("  primary_metric: ndcg@20", "  primary_metric: ndgc@20", "studies.primary_metric"),
-        ("studies:", "studies: [", "params.yaml, line"),
-        ("studies:", "extra: 1\nstudies:", "extra: unknown key"),
+        ("\nstudies:", "\nstudies: [", "params.yaml, line"),
+        ("\nstudies:", "\nextra: 1\nstudies:", "extra: unknown key"),
+        ("  default: {}", "  default: {model.dim: 32}", "profiles must hold `default: {}`"),
+        ("  default: {}", "", "profiles must hold `default: {}`"),
+        ("    training.num_steps: 480", "    training.num_step: 1", "params.yaml: profiles.full: there is no setting 'training.num_step'; did you mean"),
+        ("    training.num_steps: 480", "    training.num_steps: no", "params.yaml with profiles.full: training.num_steps"),
+        ("    training.num_steps: 480", "    model.num_nearest: 5", "num_nearest (F) is 5"),
+        ("    training.num_steps: 480", "    split.num_folds: 5", "profiles.full: movies-classic: datasets, split, features and the folds"),
+        ("    training.num_steps: 480", "    studies.seeds: [0, 1, 2, 4]", "profiles.full: movies-classic: datasets, split, features and the folds"),
+        ("studies.datasets: [planted, planted-other]", "studies.datasets: [planted, planted-othr]", "there is no dataset 'planted-othr'"),
+        ("stages: [03_training, 04_ablations", "stages: [03_training, 04_ablation", "studies.stages.1"),
     ],
 )
 def test_a_bad_setting_is_one_clear_sentence(params, old, new, told):
@@ -77,6 +86,17 @@ def test_a_dataset_changes_its_own_settings_and_the_reader_changes_last():
     assert load_settings("planted", {"model.dim": 16}).model.dim == 16
     with pytest.raises(SettingsError, match="did you mean 'model.dim'"):
         load_settings("planted", {"model.dims": 16})
+
+
+def test_a_profile_stands_between_the_file_and_the_dataset(params):
+    path = params("    training.num_steps: 480", "    training.num_steps: 480\n    model.dropout: 0.3\n    studies.seeds: [0, 1, 2, 10, 11]")
+    full = {name: load_settings(name, path=path, profile="full") for name in ("movies-classic", "planted")}
+    assert {name: settings.training.num_steps for name, settings in full.items()} == {"movies-classic": 480, "planted": 80}  # the dataset's own
+    assert all(settings.model.dropout == 0.3 for settings in full.values()) and load_settings(path=path).model.dropout != 0.3
+    assert load_settings("movies-classic", {"training.num_steps": 7}, path, "full").training.num_steps == 7
+    check_params(path)  # further seeds of folds whose features there are
+    with pytest.raises(SettingsError, match="^params.yaml: there is no profile 'fool'; known are default, smoke, full$"):
+        load_settings(profile="fool")
 
 
 def test_a_variant_is_a_setting():

@@ -10,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from bivrec import READING_ORDER
+from bivrec.settings import load_settings
 
 STAGES = {
     "01_data_prep": "data_prep",
@@ -55,15 +56,55 @@ def test_a_file_imports_only_from_files_above_it(root, name):
     assert imports_of((root / "bivrec" / f"{name}.py").read_text()) <= set(above)
 
 
-@pytest.mark.parametrize("notebook", STAGES)
-def test_a_stage_lists_the_files_that_its_notebook_reads(root, notebook):
-    stage = YAML(typ="safe").load((root / "dvc.yaml").read_text())["stages"][STAGES[notebook]]
-    stage = stage.get("do", stage)
+def stages_of(root, profile: str) -> dict:
+    path = root / ("" if profile == "default" else profile) / "dvc.yaml"
+    return {name: stage.get("do", stage) for name, stage in YAML(typ="safe").load(path.read_text())["stages"].items()}
+
+
+def stage_of(root, profile: str, notebook: str) -> dict | None:
+    """The stage that runs a notebook, or, where its list of notebooks is empty, could."""
+    for stage in stages_of(root, profile).values():
+        listed = stage.get("matrix", {}).get("notebook", ()) or ("04_ablations", "05_noise", "06_cold_start")
+        if f" {notebook} " in stage["cmd"] or ("${item.notebook}" in stage["cmd"] and notebook in listed):
+            return stage
+    return None
+
+
+@pytest.mark.parametrize(("profile", "notebook"), [(p, n) for p in ("default", "smoke", "full") for n in STAGES])
+def test_a_stage_lists_the_files_that_its_notebook_reads(root, profile, notebook):
+    stage = stage_of(root, profile, notebook)
+    if stage is None:
+        assert profile == "full" and notebook in ("01_data_prep", "02_feature_encoding", "07_cross_dataset")
+        return
     cells = nbformat.read(root / "notebooks" / f"{notebook}.ipynb", 4).cells
     read = closure(root, {"pipeline"}.union(*(imports_of(cell.source) for cell in cells if cell.cell_type == "code")))
     listed = {dep.removeprefix("bivrec/").removesuffix(".py") for dep in stage["deps"] if dep.startswith("bivrec/")}
-    assert read <= listed, f"dvc.yaml: {STAGES[notebook]} does not list {sorted(read - listed)}"
-    assert f"build/notebooks/{notebook}.ipynb" in stage["deps"]
+    if "bivrec" in stage["deps"]:
+        listed = set(READING_ORDER)
+    assert read <= listed, f"{profile}: the stage of {notebook} does not list {sorted(read - listed)}"
+    assert {f"build/notebooks/{notebook}.ipynb", "build/notebooks/${item.notebook}.ipynb"} & set(stage["deps"])
+    if profile != "default":
+        assert stage["wdir"] == ".." and f"profile={profile}" in stage["cmd"]
+        assert {f"profiles.{profile}", "params.yaml"} & {*stage.get("params", ()), *stage["deps"]}
+
+
+def test_profiles_study_what_their_stages_run(root):
+    default, smoke, full = (load_settings(profile=profile).studies for profile in ("default", "smoke", "full"))
+    stages = stages_of(root, "smoke")
+    assert all(stages[name]["matrix"]["dataset"] == list(smoke.datasets) for name in ("training", "studies"))
+    assert [f"source={pair.source} target={pair.target}" in stages["cross_dataset"]["cmd"] for pair in smoke.transfers.values()] == [True]
+    assert smoke.stages == default.stages and full.datasets == default.datasets
+    assert set(full.stages) == {"03_training", *stages_of(root, "full")["studies"]["matrix"]["notebook"]}
+
+
+def test_full_rests_on_the_default_pipelines_data_and_default_on_no_other(root):
+    shown = [
+        subprocess.run([sys.executable, "-m", "dvc", "dag", "--dot", target], cwd=root, capture_output=True, text=True)
+        for target in ("full/dvc.yaml", "dvc.yaml")
+    ]
+    assert '"feature_encoding@movies-modern" -> "full/dvc.yaml:training@movies-modern"' in shown[0].stdout, shown[0].stderr
+    assert '"full/dvc.yaml:training@movies-modern" -> "full/dvc.yaml:report"' in shown[0].stdout and '"training@' not in shown[0].stdout
+    assert shown[1].returncode == 0 and '"report"' in shown[1].stdout and "full/" not in shown[1].stdout
 
 
 @pytest.mark.parametrize("notebook", STAGES)
