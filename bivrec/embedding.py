@@ -59,16 +59,18 @@ class ItemTable(nn.Module):
         return sum(others, first)
 
 
-def cut_patches(items: Float[Tensor, "batch position dim"], scale: int, mean: bool = False) -> Float[Tensor, "batch position dim"]:
-    """At each position, the sum (or mean) of the patch of `scale` items that ends there.
+def cut_patches(items: Float[Tensor, "batch position dim"], scales: tuple[int, ...], mean: bool = False) -> Float[Tensor, "scale batch position dim"]:
+    """At each position and scale, the sum (or mean) of the patch of `scale` items that ends there.
 
     The prefix that ends at t is cut from its newest item backwards, so its patches end at t, t - scale, t - 2 scale...:
     every prefix finds its own non-overlapping patches among these. The oldest patch may be incomplete.
     """
-    patches = sum(nn.functional.pad(items, (0, 0, back, 0))[:, : items.shape[1]] for back in range(scale))
+    place = torch.arange(items.shape[1], device=items.device)
+    behind = place[:, None] - place
+    inside = torch.stack([(behind >= 0) & (behind < scale) for scale in scales]).to(items.dtype)
     if mean:
-        patches = patches / torch.arange(1, items.shape[1] + 1, device=items.device).clamp_max(scale)[:, None]
-    return patches
+        inside = inside / inside.sum(-1, keepdim=True)
+    return (inside.flatten(0, 1) @ items).unflatten(1, (len(scales), -1)).transpose(0, 1)
 
 
 class MultiScaleEmbedding(nn.Module):
@@ -85,5 +87,5 @@ class MultiScaleEmbedding(nn.Module):
 
     def forward(self, items: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"]) -> Float[Tensor, "scale batch position dim"]:
         items = items * mask[..., None]
-        patches = torch.stack([cut_patches(items, scale, self.mean) for scale in self.scales])
+        patches = cut_patches(items, self.scales, self.mean)
         return self.dropout(self.norm(patches) + self.position[: items.shape[1]] + self.scale[:, None, None])

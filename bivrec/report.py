@@ -1,31 +1,33 @@
-"""Report: the runs that params.yaml names, gathered; tables and comparisons computed from them, never typed."""
+"""Report: the runs that params.yaml names, gathered; tables and verdicts computed from them, never typed."""
 
 import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bivrec.domains import Domain
-from bivrec.evaluation import interval_table
+from bivrec.evaluation import holm, interval_table
 from bivrec.results import kept
 from bivrec.settings import SettingsError, load_settings, project_root
 from bivrec.studies import RUN_COLUMNS, compare, rank_models, to_runs, train_models
 
-PAIRS = [  # ours, theirs
-    (("bivrec", "id"), ("popularity", "id")),
-    (("sasrec", "id"), ("popularity", "id")),
-    (("bivrec", "id"), ("sasrec", "id")),
-    (("bivrec", "id"), ("itemknn-recency", "id")),
-    (("bivrec", "id"), ("pure-id", "id")),
-    (("bivrec", "multimodal"), ("pure-mm", "multimodal")),
-    (("bivrec", "both"), ("bivrec", "id")),
-    (("bivrec", "both"), ("sasrec-fused", "both")),
-    (("bivrec", "both"), ("sasrec-sum", "both")),
-    (("sasrec-fused", "both"), ("sasrec", "id")),
-    (("gru4rec-fused", "both"), ("gru4rec", "id")),
-    (("comirec-sa-fused", "both"), ("comirec-sa", "id")),
+OWN = ("bivrec", "pure-id", "pure-mm")
+CLAIMS = [  # ours, theirs; "best": the one of its kind that the validation users choose
+    ("0 it learns: above popularity", ("bivrec", "id"), ("popularity", "id")),
+    ("0 it learns: above popularity", ("sasrec", "id"), ("popularity", "id")),
+    ("1 BivRec's ID view is above every ID baseline", ("bivrec", "id"), ("best rival", "id")),
+    ("1 BivRec's ID view is above every ID baseline", ("bivrec", "id"), ("sasrec", "id")),
+    ("1 BivRec is above every baseline", ("bivrec", "best"), ("best rival", "best")),
+    ("1 BivRec is above every baseline", ("bivrec", "best"), ("sasrec-fused", "both")),
+    ("1 BivRec is above two views trained apart", ("bivrec", "best"), ("sasrec-sum", "both")),
+    ("2 joint training lifts the ID view", ("bivrec", "id"), ("pure-id", "id")),
+    ("2 joint training lifts the multimodal view", ("bivrec", "multimodal"), ("pure-mm", "multimodal")),
+    ("4 features lift the baselines", ("sasrec-fused", "both"), ("sasrec", "id")),
+    ("4 features lift the baselines", ("gru4rec-fused", "both"), ("gru4rec", "id")),
+    ("4 features lift the baselines", ("comirec-sa-fused", "both"), ("comirec-sa", "id")),
 ]
 
 
@@ -35,14 +37,18 @@ def _planted_ranks(profile: str) -> pd.DataFrame:
     return rank_models(domain, train_models(domain, ["bivrec", "sasrec", "popularity"]))
 
 
+def stage_labels(profile: str) -> list[tuple[str, str]]:
+    """Every stage of the profile with each of its labels: a dataset, or a pair of them."""
+    studies = load_settings(profile=profile).studies
+    pairs = [f"{pair.source}-{pair.target}" for pair in studies.transfers.values()]
+    return [(stage, label) for stage in studies.stages for label in (pairs if stage == "07_cross_dataset" else studies.datasets)]
+
+
 def gather_runs(whole_study: bool, profile: str = "default") -> pd.DataFrame:
     """Every figure of every stage that params.yaml names, one a row; planted alone is trained here."""
     if not whole_study:
         return to_runs(Domain("planted", profile=profile), "training", _planted_ranks(profile))
-    studies = load_settings(profile=profile).studies
-    pairs = [f"{pair.source}-{pair.target}" for pair in studies.transfers.values()]
-    labels = [(stage, label) for stage in studies.stages for label in (pairs if stage == "07_cross_dataset" else studies.datasets)]
-    runs = pd.concat([kept(stage, label, "runs.csv", profile) for stage, label in labels], ignore_index=True)
+    runs = pd.concat([kept(stage, label, "runs.csv", profile) for stage, label in stage_labels(profile)], ignore_index=True)
     return runs.sort_values(RUN_COLUMNS[:-1], kind="stable").reset_index(drop=True)
 
 
@@ -52,6 +58,14 @@ def gather_ranks(whole_study: bool, profile: str = "default") -> pd.DataFrame:
         return _planted_ranks(profile).assign(dataset="planted")
     datasets = load_settings(profile=profile).studies.datasets
     return pd.concat([kept("03_training", name, "ranks.csv", profile).assign(dataset=name) for name in datasets], ignore_index=True)
+
+
+def gather_claims(whole_study: bool, profile: str = "default") -> pd.DataFrame:
+    """The tests of the claims that the studies made themselves (04 to 07)."""
+    if not whole_study:
+        return pd.DataFrame()
+    labels = [(stage, label) for stage, label in stage_labels(profile) if stage != "03_training"]
+    return pd.concat([kept(stage, label, "claims.csv", profile) for stage, label in labels] or [pd.DataFrame()], ignore_index=True)
 
 
 def main_table(ranks: pd.DataFrame, metrics: Sequence[str] = ("ndcg@20", "recall@20", "hr@20")) -> pd.DataFrame:
@@ -64,17 +78,31 @@ def main_table(ranks: pd.DataFrame, metrics: Sequence[str] = ("ndcg@20", "recall
     return table.sort_values(["dataset", metrics[0]], ascending=[True, False]).reset_index(drop=True)
 
 
-def compare_models(ranks: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The comparisons the paper makes or implies, each paired over the same users; a verdict only where zero is excluded."""
+def chosen_by_validation(scores: pd.Series, pair: tuple[str, str]) -> tuple[str, str]:
+    """The (model, view) that a pair of `CLAIMS` names, "best" being read from validation means indexed by (model, view)."""
+    model, view = pair
+    fit = [key for key in scores.index if (key[0] not in OWN if model == "best rival" else key[0] == model) and view in ("best", key[1])]
+    return max(fit, key=scores.get) if fit else pair
+
+
+def check_claims(runs: pd.DataFrame, ranks: pd.DataFrame, further: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """What of the paper's claims can be checked, each a paired test over the same users, Holm-adjusted over the table:
+    *holds* or *fails* where the adjusted p is below 0.05, else *open*. `further` holds the studies' own tests."""
     rows = []
+    judged = runs[(runs["study"] == "training") & (runs["split"] == "validation") & (runs["metric"] == metric)]
     for name, part in ranks.groupby("dataset", sort=False):
-        present = set(zip(part["model"], part["view"]))
-        for ours, theirs in PAIRS:
+        scores = judged[judged["dataset"] == name].groupby(["model", "view"])["value"].mean()
+        present, means = set(zip(part["model"], part["view"])), interval_table(part, metric, ["model", "view"]).set_index(["model", "view"])["mean"]
+        for claim, *pairs in CLAIMS:
+            ours, theirs = (chosen_by_validation(scores, pair) for pair in pairs)
             if {ours, theirs} <= present:
-                row = compare(part, ours, theirs, metric)
-                verdict = "above" if row["low"] > 0 else "below" if row["high"] < 0 else "not told apart"
-                rows.append({"dataset": name, **row, "verdict": verdict})
-    return pd.DataFrame(rows)
+                test = compare(part, ours, theirs, metric)
+                rows.append({"claim": claim, "dataset": name, **test, "relative": test["mean"] / means[theirs]})
+    table = pd.concat([pd.DataFrame(rows), further], ignore_index=True).drop_duplicates(["claim", "dataset", "ours", "theirs"])
+    table["adjusted p"] = holm(table["p"].to_numpy())
+    told = np.where(table["mean"] > 0, "holds", "fails")
+    table["verdict"] = np.where(table["adjusted p"] < 0.05, told, "open")
+    return table.sort_values(["claim", "dataset"], kind="stable").reset_index(drop=True)
 
 
 def summarise(runs: pd.DataFrame) -> dict[str, Any]:
@@ -88,21 +116,18 @@ def summarise(runs: pd.DataFrame) -> dict[str, Any]:
 
 
 def write_readme() -> None:
-    """Puts the main table and the comparisons into README.md, between their marks."""
+    """Puts the main table and the claims into README.md, between their marks."""
     root = project_root()
     folder, path = root / "results" / "08_report" / "all", root / "README.md"
     if not (folder / "main.csv").is_file():
         raise SettingsError("results/08_report/all/main.csv is missing; `make repro` makes it")
-    main, compared = pd.read_csv(folder / "main.csv"), pd.read_csv(folder / "comparisons.csv")
+    main, claims = pd.read_csv(folder / "main.csv"), pd.read_csv(folder / "claims.csv", keep_default_na=False)
     main["NDCG@20"] = [f"{m:.3f} ({low:.3f} to {high:.3f})" for m, low, high in zip(main["ndcg@20"], main["low"], main["high"])]
-    compared["difference in NDCG@20"] = [f"{m:+.3f} ({low:+.3f} to {high:+.3f})" for m, low, high in zip(compared["mean"], compared["low"], compared["high"])]
+    claims["effect in NDCG@20"] = [f"{m:+.3f} ({low:+.3f} to {high:+.3f})" for m, low, high in zip(claims["mean"], claims["low"], claims["high"])]
     text = path.read_text("utf-8")
     for name, table in (
         ("main", main[["dataset", "model", "view", "NDCG@20", "recall@20", "hr@20"]].rename(columns={"recall@20": "Recall@20", "hr@20": "HR@20"})),
-        (
-            "comparisons",
-            compared[["dataset", "ours", "theirs", "difference in NDCG@20", "verdict"]].rename(columns={"ours": "model", "theirs": "compared with"}),
-        ),
+        ("claims", claims[["claim", "dataset", "ours", "theirs", "effect in NDCG@20", "adjusted p", "verdict"]]),
     ):
         lines = [" | ".join(table.columns), " | ".join("---" for _ in table.columns)]
         lines += [" | ".join(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row) for row in table.itertuples(index=False)]

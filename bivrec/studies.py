@@ -271,6 +271,15 @@ def compare(ranks: pd.DataFrame, ours: tuple[str, str], theirs: tuple[str, str],
     return {"ours": " ".join(ours), "theirs": " ".join(theirs), "metric": metric, **paired_test(*tables, metric)}
 
 
+def compare_losses(ranks: pd.DataFrame, ours: tuple[str, str], theirs: tuple[str, str], metric: str, noisy: str, clean: str) -> dict[str, Any]:
+    """The paired test of what two (model, view) pairs lose from condition `clean` to `noisy`; above 0: ours loses less."""
+    users, tables = user_metrics(ranks), []
+    for model, view in (ours, theirs):
+        part = users[(users["model"] == model) & (users["view"] == view)].pivot(index=["seed", "user"], columns="condition", values=metric)
+        tables.append((part[noisy] - part[clean]).rename(metric).reset_index())
+    return {"ours": " ".join(ours), "theirs": " ".join(theirs), "metric": metric, **paired_test(*tables, metric)}
+
+
 def carry_view(source: Domain, target: Domain, name: str, seed: int) -> Trained:
     """The multimodal view of a model trained on the source, placed before the target's catalogue, whose features are
     read in the source's space. Nothing of it depends on item ids."""

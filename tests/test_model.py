@@ -40,7 +40,7 @@ def batch() -> Batch:
 @pytest.mark.parametrize("mean", [False, True])
 def test_patches_by_loop(scale, mean):
     items = torch.randn(2, 12, 3)
-    cut = cut_patches(items, scale, mean)
+    cut = cut_patches(items, (1, scale), mean)[1]
     for end in range(12):
         patch = items[:, max(0, end - scale + 1) : end + 1]
         expected = patch.mean(1) if mean else patch.sum(1)
@@ -51,7 +51,7 @@ def test_patches_by_loop(scale, mean):
 def test_each_prefix_finds_its_own_non_overlapping_patches(scale):
     """Cut the prefix that ends at t from its newest item backwards: its patches are those that end at t, t - scale, ..."""
     items = torch.randn(1, 12, 3)
-    cut, which = cut_patches(items, scale)[0], own_patches(12, (scale,))[0]
+    cut, which = cut_patches(items, (scale,))[0, 0], own_patches(12, (scale,))[0]
     for end in range(12):
         prefix, own = items[0, : end + 1], []
         while len(prefix):

@@ -12,16 +12,7 @@ from ruamel.yaml import YAML
 from bivrec import READING_ORDER
 from bivrec.settings import load_settings
 
-STAGES = {
-    "01_data_prep": "data_prep",
-    "02_feature_encoding": "feature_encoding",
-    "03_training": "training",
-    "04_ablations": "ablations",
-    "05_noise": "noise",
-    "06_cold_start": "cold_start",
-    "07_cross_dataset": "cross_dataset",
-    "08_report": "report",
-}
+STAGES = ["01_data_prep", "02_feature_encoding", "03_training", "04_ablations", "05_noise", "06_cold_start", "07_cross_dataset", "08_report", "09_tuning"]
 
 
 def imports_of(source: str) -> set[str]:
@@ -74,7 +65,7 @@ def stage_of(root, profile: str, notebook: str) -> dict | None:
 def test_a_stage_lists_the_files_that_its_notebook_reads(root, profile, notebook):
     stage = stage_of(root, profile, notebook)
     if stage is None:
-        assert profile == "full" and notebook in ("01_data_prep", "02_feature_encoding", "07_cross_dataset")
+        assert notebook in {"full": ("01_data_prep", "02_feature_encoding", "07_cross_dataset")}.get(profile, ("09_tuning",))
         return
     cells = nbformat.read(root / "notebooks" / f"{notebook}.ipynb", 4).cells
     read = closure(root, {"pipeline"}.union(*(imports_of(cell.source) for cell in cells if cell.cell_type == "code")))
