@@ -234,7 +234,8 @@ class Tuning:
     """The search that every trained model goes through alike: a grid of dotted settings, on folds that test nothing."""
 
     models: tuple[Name, ...]
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    seeds: Seeds
+    num_steps: Count
     grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]
 
 

@@ -383,7 +383,7 @@ def interest_recovery(domain: Domain, models: Sequence[Trained]) -> pd.DataFrame
 
 def _tuning_work(job: tuple[Domain, str, int, int, dict[str, Any]]) -> list[dict[str, Any]]:
     domain, name, number, seed, trial = job
-    settings = {**domain.variant(name).settings, **trial}
+    settings = {**domain.variant(name).settings, **trial, "training.num_steps": domain.settings.tuning.num_steps}
     record = train_model(replace(domain, changes={**domain.changes, f"models.{name}.settings": settings}), name, seed).record
     metric, curve = domain.settings.studies.primary_metric, record.curve
     best = curve[(curve["step"] == record.best_step) & (curve["metric"] == metric)]
