@@ -10,7 +10,7 @@ import pandas as pd
 
 from bivrec.domains import Domain
 from bivrec.evaluation import holm, interval_table
-from bivrec.results import kept
+from bivrec.results import kept, profile_folder
 from bivrec.settings import SettingsError, load_settings, project_root
 from bivrec.studies import RUN_COLUMNS, compare, rank_models, to_runs, train_models
 
@@ -115,22 +115,27 @@ def summarise(runs: pd.DataFrame) -> dict[str, Any]:
     return summary
 
 
+def side_by_side_table(main: pd.DataFrame) -> pd.DataFrame:
+    """NDCG@20 with its interval of every model and view, a column a dataset, best on average first."""
+    cells = main.assign(cell=[f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in main[["ndcg@20", "low", "high"]].to_numpy()])
+    order = main.groupby(["model", "view"])["ndcg@20"].mean().sort_values(ascending=False).index
+    return cells.pivot(index=["model", "view"], columns="dataset", values="cell").loc[order].reset_index()
+
+
 def write_readme() -> None:
-    """Puts the main table and the claims into README.md, between their marks."""
+    """Puts the tables of results/ into README.md, between their marks."""
     root = project_root()
-    folder, path = root / "results" / "08_report" / "all", root / "README.md"
-    if not (folder / "main.csv").is_file():
-        raise SettingsError("results/08_report/all/main.csv is missing; `make repro` makes it")
-    main, claims = pd.read_csv(folder / "main.csv"), pd.read_csv(folder / "claims.csv", keep_default_na=False)
-    main["NDCG@20"] = [f"{m:.3f} ({low:.3f} to {high:.3f})" for m, low, high in zip(main["ndcg@20"], main["low"], main["high"])]
-    claims["effect in NDCG@20"] = [f"{m:+.3f} ({low:+.3f} to {high:+.3f})" for m, low, high in zip(claims["mean"], claims["low"], claims["high"])]
-    text = path.read_text("utf-8")
-    for name, table in (
-        ("main", main[["dataset", "model", "view", "NDCG@20", "recall@20", "hr@20"]].rename(columns={"recall@20": "Recall@20", "hr@20": "HR@20"})),
-        ("claims", claims[["claim", "dataset", "ours", "theirs", "effect in NDCG@20", "adjusted p", "verdict"]]),
-    ):
-        lines = [" | ".join(table.columns), " | ".join("---" for _ in table.columns)]
-        lines += [" | ".join(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row) for row in table.itertuples(index=False)]
-        body = "\n".join(f"| {line} |" for line in lines)
+    text, tables = (root / "README.md").read_text("utf-8"), {}
+    for profile in ("default", "full"):
+        folder = profile_folder("results", profile) / "08_report" / "all"
+        if not (folder / "main.csv").is_file():
+            raise SettingsError(f"{folder.relative_to(root)}/main.csv is missing; `make repro{'' if profile == 'default' else ' PROFILE=full'}` makes it")
+        claims = pd.read_csv(folder / "claims.csv", keep_default_na=False)
+        claims["effect on NDCG@20"] = [f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for mean, low, high in claims[["mean", "low", "high"]].to_numpy()]
+        tables[f"main {profile}"] = side_by_side_table(pd.read_csv(folder / "main.csv"))
+        tables[f"claims {profile}"] = claims[["claim", "dataset", "ours", "theirs", "effect on NDCG@20", "adjusted p", "verdict"]]
+    for name, table in tables.items():
+        rows = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
+        body = "\n".join("| " + " | ".join(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row) + " |" for row in rows)
         text = re.sub(rf"<!-- {name} -->.*<!-- /{name} -->", f"<!-- {name} -->\n{body}\n<!-- /{name} -->", text, flags=re.DOTALL)
-    path.write_text(text, "utf-8")
+    (root / "README.md").write_text(text, "utf-8")

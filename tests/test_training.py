@@ -4,6 +4,7 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -17,9 +18,11 @@ from bivrec.studies import (
     build_model,
     carry_view,
     compare,
+    compare_losses,
     cut_history,
     group_by_history,
     group_by_popularity,
+    interest_recovery,
     load_checkpoint,
     name_groups,
     order_groups,
@@ -29,6 +32,7 @@ from bivrec.studies import (
     to_runs,
     train_model,
     train_models,
+    tune,
     with_features,
 )  # fmt: skip
 from bivrec.training import choose_device, draw_batches, seed_of
@@ -182,3 +186,25 @@ def test_runs_have_their_columns(planted):
     runs = to_runs(planted, "training", rank_models(planted, train_models(planted, ["popularity"])))
     assert list(runs.columns) == RUN_COLUMNS and not runs.duplicated(RUN_COLUMNS[:-1]).any()
     assert {"ndcg@20", "recall@20", "hr@10", "comirec_ndcg@20"} <= set(runs["metric"])
+
+
+def test_the_true_interests_are_found_again(planted):
+    """On planted an item's kind is known: the interest it is given to tells it, and tells nothing without Cluster attention."""
+    whole = interest_recovery(planted, [train_model(planted, "bivrec", seed) for seed in range(5)])
+    assert (whole.groupby("view")["agreement"].mean() >= 0.8).all()
+    without = interest_recovery(planted, [train_model(planted, "without-cluster-attention", 0)])
+    assert (without["agreement"] < 0.1).all()
+
+
+def test_tuning_tries_the_same_grid_on_every_model():
+    trials = tune(Domain("planted", {"tuning.num_steps": 2}), ["sasrec", "bivrec"])
+    assert trials.groupby("model")["training.learning_rate"].unique().map(list).tolist() == [[0.004, 0.008]] * 2
+    assert trials.groupby("model")["view"].nunique().to_dict() == {"bivrec": 3, "sasrec": 1} and (trials["best_step"] <= 4).all()
+
+
+def test_losses_under_noise_are_compared_user_by_user():
+    rank = {("a", "clean"): [1, 1], ("a", "noisy"): [1, 50], ("b", "clean"): [1, 1], ("b", "noisy"): [50, 50]}
+    rows = [(model, "id", 0, user, 1, user, r, condition) for (model, condition), ranks in rank.items() for user, r in enumerate(ranks)]
+    ranks = pd.DataFrame(rows, columns=["model", "view", "seed", "user", "num_targets", "item", "rank", "condition"])
+    test = compare_losses(ranks, ("a", "id"), ("b", "id"), "ndcg@10", "noisy", "clean")
+    assert test["mean"] == pytest.approx(0.5) and test["users"] == 2  # a loses one of two users, b both
