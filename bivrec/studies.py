@@ -351,7 +351,7 @@ def rank_cut(domain: Domain, models: Sequence[Trained]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True).assign(split="test")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def read_interests(trained: Trained, cases: Cases) -> dict[str, dict[str, torch.Tensor]]:
     """By view: each user's final interests [case interest dim], the shares of patches [scale case position interest], and
     the items' vectors; beside them the rows of items and their mask. Noise-free."""
