@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import distributions
+from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -203,7 +203,7 @@ def record_stage(profile: str, stage: str, seconds: float) -> None:
         "memory, GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "GPU": told_by("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"),
         "system": platform.platform(),
-        "versions": {"python": platform.python_version(), **dict(sorted((d.name, d.version) for d in distributions() if d.name in PACKAGES))},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
     try:
         makers = json.loads(path.read_text("utf-8"))["made by"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from numpy import ndarray
 
 from bivrec.settings import MovieLens, Split
@@ -52,10 +52,6 @@ class Sequences:
     def of(self, user: int | np.integer) -> Int64[ndarray, "position"]:
         return self.items[self.starts[user] : self.starts[user + 1]]
 
-    def interactions(self) -> pd.DataFrame:
-        """One row an interaction, with the numbers of user and item."""
-        return pd.DataFrame({"user": np.repeat(np.arange(self.num_users), self.lengths), "item": self.items, "time": self.times})
-
 
 @dataclass(frozen=True)
 class Cases:
@@ -67,10 +63,6 @@ class Cases:
 
     def __len__(self) -> int:
         return len(self.users)
-
-    def take(self, chosen: Bool[ndarray, "case"]) -> "Cases":
-        rows = np.flatnonzero(chosen)
-        return Cases(self.users[rows], tuple(self.histories[r] for r in rows), tuple(self.targets[r] for r in rows))
 
 
 @dataclass(frozen=True)
@@ -162,10 +154,9 @@ def build_sequences(raw: Raw, split: Split, name: str) -> Sequences:
 
 
 def save_sequences(sequences: Sequences, folder: Path) -> None:
-    """Arrays as npy, tables as CSV; no pickle."""
+    """Arrays as npz, tables as CSV; no pickle."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("items", "starts", "times", "users"):
-        np.save(folder / f"{name}.npy", getattr(sequences, name))
+    np.savez(folder / "arrays.npz", items=sequences.items, starts=sequences.starts, times=sequences.times, users=sequences.users)
     sequences.catalogue.to_csv(folder / "catalogue.csv", index=False)
     sequences.tags.to_csv(folder / "tags.csv", index=False)
 
@@ -174,9 +165,9 @@ def load_sequences(folder: Path) -> Sequences:
     """What `save_sequences` wrote."""
     if not (folder / "tags.csv").is_file():
         raise DataError(f"build/{folder.parent.name}/{folder.name} is missing; `make repro` makes it")
-    arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("items", "starts", "times", "users")}
-    catalogue = pd.read_csv(folder / "catalogue.csv", keep_default_na=False)
-    return Sequences(**arrays, catalogue=catalogue, tags=pd.read_csv(folder / "tags.csv", keep_default_na=False))
+    catalogue, tags = (pd.read_csv(folder / f"{name}.csv", keep_default_na=False) for name in ("catalogue", "tags"))
+    with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+        return Sequences(**arrays, catalogue=catalogue, tags=tags)
 
 
 def fold_of_users(users: Int64[ndarray, "user"], num_folds: int) -> Int64[ndarray, "user"]:
