@@ -19,14 +19,6 @@ from bivrec.settings import Settings, Variant, load_settings, pick, project_root
 Features = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
-def read_raw(name: str, settings: Settings) -> Raw:
-    """A dataset's raw tables: generated, or read from data/."""
-    dataset = settings.datasets[name]
-    if dataset.source == "planted":
-        return make_planted(dataset.planted)
-    return read_movielens(project_root() / "data", dataset.movielens)
-
-
 @dataclass(frozen=True)
 class Domain:
     """A dataset under its settings: sequences, folds and features, from the pipeline's files or, if planted, from memory."""
@@ -34,6 +26,7 @@ class Domain:
     name: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     profile: str = "default"
+    _reduced: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __reduce__(self):
         """A domain travels to a worker as its name, changes and profile; each process reads a domain once."""
@@ -49,7 +42,9 @@ class Domain:
 
     @cached_property
     def raw(self) -> Raw:
-        return read_raw(self.name, self.settings)
+        """The dataset's tables: generated, or read from data/."""
+        dataset = self.settings.datasets[self.name]
+        return make_planted(dataset.planted) if self.planted else read_movielens(project_root() / "data", dataset.movielens)
 
     @cached_property
     def sequences(self) -> Sequences:
@@ -70,10 +65,10 @@ class Domain:
     def item_features(self, modality: str, seed: int) -> ItemFeatures:
         """One modality as encoded; text is read anew for each fold, since only training users' tags count. Seeds a multiple
         of `split.num_folds` apart share a fold."""
+        if self.planted:
+            return self.encode_text([seed])[0] if modality == "text" else self.encode_images()
         folder = project_root() / "build" / "02_feature_encoding" / self.name
-        if not self.planted:
-            return load_features(folder / (f"seed-{seed % self.settings.split.num_folds}" if modality == "text" else "."), modality)
-        return self.encode_text([seed])[0] if modality == "text" else self.encode_images()
+        return load_features(folder / f"seed-{seed % self.settings.split.num_folds}" if modality == "text" else folder, modality)
 
     def encode_text(self, seeds: Sequence[int]) -> list[ItemFeatures]:
         """The frozen text encoder at work, for the folds of these seeds."""
@@ -85,12 +80,8 @@ class Domain:
         if not isinstance(self.raw, PlantedRaw):
             return image_features(self.sequences, settings, project_root() / "data")
         chosen = np.searchsorted(self.raw.items["item"], self.sequences.catalogue["item"])
-        values = encode_images([Image.fromarray(self.raw.images[item]) for item in chosen], settings.image_encoder)
+        values = encode_images(map(Image.fromarray, self.raw.images[chosen]), settings.image_encoder)
         return ItemFeatures(values, np.ones(len(values), dtype=bool), f"{settings.image_encoder}, encoded live")
-
-    @cached_property
-    def _reduced(self) -> dict[tuple, tuple[torch.Tensor, torch.Tensor]]:
-        return {}
 
     def features(self, seed: int, basis: "Domain | None" = None) -> Features:
         """Reduced features and masks, by modality; in the space of another domain when `basis` is given."""
@@ -98,15 +89,14 @@ class Domain:
         for modality in self.settings.features.modalities:
             key = (modality, seed if modality == "text" else None, basis.name if basis else self.name)
             if key not in self._reduced:
-                own = self.item_features(modality, seed)
-                origin = basis.item_features(modality, seed) if basis else None
+                own, origin = self.item_features(modality, seed), basis and basis.item_features(modality, seed)
                 self._reduced[key] = (reduce_features(own, self.settings.features.num_components, origin), torch.from_numpy(own.mask))
             found[modality] = self._reduced[key]
         return found
 
     def variant(self, name: str) -> Variant:
         """A model of the field or an ablation, by its name in params.yaml."""
-        return pick({**self.settings.ablations, **self.settings.models}, name, "model")
+        return pick(self.settings.ablations | self.settings.models, name, "model")
 
 
 @cache
@@ -124,10 +114,9 @@ def prepare(domain: Domain) -> Sequences:
 
 def encode(domain: Domain) -> dict[str, list[ItemFeatures]]:
     """Both modalities through their encoders, text once a fold; a stage keeps them for the later ones."""
-    folder, settings = kept_folder("build"), domain.settings
-    seeds = list(dict.fromkeys(seed % settings.split.num_folds for seed in settings.studies.seeds))
+    seeds = list(dict.fromkeys(seed % domain.settings.split.num_folds for seed in domain.settings.studies.seeds))
     encoded = {"image": [domain.encode_images()], "text": domain.encode_text(seeds)}
-    if folder:
+    if folder := kept_folder("build"):
         save_features(folder, "image", encoded["image"][0])
         for seed, features in zip(seeds, encoded["text"]):
             save_features(folder / f"seed-{seed}", "text", features)

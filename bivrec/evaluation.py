@@ -12,7 +12,6 @@ from torch import Tensor
 from bivrec.sequences import Cases
 
 CUTOFFS = (10, 20, 50)
-RANK_COLUMNS = ["view", "user", "num_targets", "item", "rank"]
 
 
 def target_ranks(
@@ -22,27 +21,23 @@ def target_ranks(
     as ahead, so that a model which scores all alike earns nothing. Targets never occur in their history."""
     if not torch.isfinite(scores).all():
         raise ValueError("a model gave scores that are not finite; lower training.learning_rate in params.yaml")
-    scores = scores.clone()
-    for row, history in enumerate(histories):
-        scores[row, torch.as_tensor(history)] = float("-inf")
     ranks = []
-    for row, wanted in zip(scores, targets):
-        own = row[torch.as_tensor(wanted)]
-        ranks.append((row[None] >= own[:, None]).sum(1).cpu().numpy())
+    for row, history, wanted in zip(scores.clone(), histories, targets):
+        row[torch.as_tensor(history)] = float("-inf")
+        ranks.append((row[None] >= row[torch.as_tensor(wanted)][:, None]).sum(1).cpu().numpy())
     return ranks
 
 
 def rank_cases(model, cases: Cases, batch_size: int = 256) -> pd.DataFrame:
-    """The rank of every target of every case, by view: one row a target (columns `RANK_COLUMNS`)."""
+    """The rank of every target of every case, by view: one row a target (columns view, user, num_targets, item, rank)."""
     parts = []
     for start in range(0, len(cases), batch_size):
         rows = slice(start, start + batch_size)
-        users, histories, targets = cases.users[rows], cases.histories[rows], cases.targets[rows]
+        histories, targets = cases.histories[rows], cases.targets[rows]
         counts = [len(wanted) for wanted in targets]
+        asked = {"user": np.repeat(cases.users[rows], counts), "num_targets": np.repeat(counts, counts), "item": np.concatenate(targets)}
         for view, scores in model.score(histories).items():
-            ranks = target_ranks(scores, histories, targets)
-            columns = (view, np.repeat(users, counts), np.repeat(counts, counts), np.concatenate(targets), np.concatenate(ranks))
-            parts.append(pd.DataFrame(dict(zip(RANK_COLUMNS, columns))))
+            parts.append(pd.DataFrame({"view": view, **asked, "rank": np.concatenate(target_ranks(scores, histories, targets))}))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -56,14 +51,11 @@ def user_metrics(ranks: pd.DataFrame, cutoffs: Sequence[int] = CUTOFFS) -> pd.Da
     ideal = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, max(cutoffs) + 2)))])
     columns = {}
     for n in cutoffs:
-        hit = ranks["rank"].to_numpy() <= n
-        gain = np.where(hit, 1 / np.log2(ranks["rank"].to_numpy() + 1.0), 0.0)
-        sums = ranks.assign(hits=hit.astype(float), gain=gain).groupby(keys, sort=True, dropna=False)[["hits", "gain"]].sum().reset_index()
-        hits, targets = sums["hits"].to_numpy(), sums["num_targets"].to_numpy()
-        columns[f"ndcg@{n}"] = sums["gain"] / ideal[np.minimum(targets, n)]
-        columns[f"recall@{n}"] = hits / targets
-        columns[f"hr@{n}"] = (hits > 0).astype(float)
-        columns[f"comirec_ndcg@{n}"] = sums["gain"] / np.where(hits > 0, ideal[hits.astype(int)], 1.0)
+        hit = ranks["rank"] <= n
+        sums = ranks.assign(hits=hit.astype(float), gain=hit / np.log2(ranks["rank"] + 1)).groupby(keys, dropna=False)[["hits", "gain"]].sum().reset_index()
+        hits, gain, targets = sums["hits"].astype(int), sums["gain"], sums["num_targets"]
+        columns |= {f"ndcg@{n}": gain / ideal[np.minimum(targets, n)], f"recall@{n}": hits / targets, f"hr@{n}": (hits > 0).astype(float)}
+        columns[f"comirec_ndcg@{n}"] = gain / np.where(hits > 0, ideal[hits], 1)
     return pd.concat([sums[keys], pd.DataFrame(columns)], axis=1)
 
 
@@ -71,7 +63,7 @@ def mean_metrics(ranks: pd.DataFrame, cutoffs: Sequence[int] = CUTOFFS) -> pd.Da
     """Means over users: one row a view and metric."""
     table = user_metrics(ranks, cutoffs)
     names = [name for name in table.columns if "@" in name]
-    return table.groupby("view", sort=True)[names].mean().reset_index().melt("view", var_name="metric", value_name="value")
+    return table.groupby("view")[names].mean().reset_index().melt("view", var_name="metric", value_name="value")
 
 
 def bootstrap_means(values: Float64[ndarray, "user"], draws: int = 10_000, seed: int = 0) -> Float64[ndarray, "draw"]:
@@ -111,5 +103,5 @@ def holm(p_values: Float64[ndarray, "test"]) -> Float64[ndarray, "test"]:
 def interval_table(ranks: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:
     """Mean over users and seeds with its 95 % interval over users, for every value of `by`."""
     users = user_metrics(ranks)
-    rows = [(*(key if isinstance(key, tuple) else (key,)), *bootstrap_interval(group[metric].to_numpy())) for key, group in users.groupby(list(by), sort=False)]
+    rows = [(*key, *bootstrap_interval(group[metric].to_numpy())) for key, group in users.groupby(list(by), sort=False)]
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high"])

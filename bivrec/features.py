@@ -2,18 +2,19 @@
 
 import hashlib
 import importlib.util
-import io
 import json
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from numpy import ndarray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from bivrec.sequences import RESTORE, DataError, Parts, Sequences
@@ -40,6 +41,10 @@ class ItemFeatures:
     source: str
 
 
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def weights_file(encoder: str) -> Path:
     """The encoder's weights inside its installed package, checked by sha256."""
     package, inside, expected = WEIGHTS[encoder]
@@ -47,8 +52,7 @@ def weights_file(encoder: str) -> Path:
     path = Path(spec.submodule_search_locations[0]) / inside if spec else Path()
     if not path.is_file():
         raise DataError(f"the weights of {encoder} are not installed (package {package}); `make setup` installs them")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != expected:
+    if (found := _sha256(path)) != expected:
         raise DataError(f"the weights of {encoder} in package {package} have sha256 {found}, not {expected}; remove .venv and run `make setup`")
     return path
 
@@ -82,13 +86,11 @@ def open_image(path_or_file, name: str) -> Image.Image:
     """An RGB image; a file that is no image, is cut short, or would fill the memory is refused."""
     try:
         with Image.open(path_or_file) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"image {name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; make it smaller or remove it")
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, DataError):
-            raise
+            if image.width * image.height <= MAX_PIXELS:
+                return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"image {name} cannot be read ({error.__class__.__name__}); replace or remove it") from None
+    raise DataError(f"image {name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; make it smaller or remove it")
 
 
 @torch.inference_mode()
@@ -107,14 +109,12 @@ def encode_images(images: Iterable[Image.Image], encoder: str) -> Float32[ndarra
 def save_image_vectors(folder: Path, item_ids: Int64[ndarray, "image"], vectors: Float32[ndarray, "image feature"], licence: str) -> None:
     """Vectors in half precision beside a manifest that says what made them."""
     folder.mkdir(parents=True, exist_ok=True)
-    half = io.BytesIO()
-    np.save(half, vectors.astype("float16"))
-    (folder / "vectors.npy").write_bytes(half.getvalue())
+    np.save(folder / "vectors.npy", vectors.astype("float16"))
     manifest = {
         "encoder": "efficientnet-lite0",
         "weights_sha256": WEIGHTS["efficientnet-lite0"][2],
         "preprocessing": f"RGB, bicubic to {IMAGE_SIDE} x {IMAGE_SIDE}, (pixel - 127) / 128; last features, mean over space",
-        "vectors_sha256": hashlib.sha256(half.getvalue()).hexdigest(),
+        "vectors_sha256": _sha256(folder / "vectors.npy"),
         "licence": licence,
         "item_ids": [int(item) for item in item_ids],
     }
@@ -126,13 +126,12 @@ def load_image_vectors(folder: Path) -> tuple[Int64[ndarray, "image"], Float32[n
     name = f"data/{folder.name}"
     try:
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-        content = (folder / "vectors.npy").read_bytes()
+        found = _sha256(folder / "vectors.npy")
     except (OSError, ValueError) as error:
         raise DataError(f"{name} cannot be read ({error.__class__.__name__}); {RESTORE}") from None
-    if hashlib.sha256(content).hexdigest() != manifest.get("vectors_sha256"):
+    if found != manifest.get("vectors_sha256"):
         raise DataError(f"{name}/vectors.npy is not the file that its manifest describes; {RESTORE}")
-    vectors = np.load(io.BytesIO(content), allow_pickle=False).astype("float32")
-    ids = np.asarray(manifest["item_ids"], dtype="int64")
+    ids, vectors = np.array(manifest["item_ids"], dtype="int64"), np.load(folder / "vectors.npy", allow_pickle=False).astype("float32")
     if len(ids) != len(vectors) or not np.isfinite(vectors).all():
         raise DataError(f"{name} has {len(vectors)} vectors for {len(ids)} items, or some are not finite; {RESTORE}")
     return ids, vectors
@@ -145,40 +144,38 @@ def describe_items(sequences: Sequences, parts: Parts) -> list[str]:
     nothing of a held-out item, is read.
     """
     trained = {(int(user), int(item)) for user, row in zip(parts.train_users, parts.train) for item in row}
-    tags: dict[int, list[str]] = {}
-    for user, item, tag in sequences.tags[["user", "item", "tag"]].itertuples(index=False):
-        if (user, item) in trained:
-            tags.setdefault(item, []).append(str(tag).strip().lower())
-    texts = []
-    for number, row in enumerate(sequences.catalogue.itertuples()):
-        words = sorted(set(tags.get(number, [])))
-        lines = [f"{row.title} ({row.year})", row.genres, row.description, ", ".join(words[:20])]
-        texts.append(". ".join(line for line in lines if line))
-    return texts
+    tags = defaultdict(set)
+    for row in sequences.tags.itertuples():
+        if (row.user, row.item) in trained:
+            tags[row.item].add(str(row.tag).strip().lower())
+    words = [", ".join(sorted(tags[item])[:20]) for item in range(sequences.num_items)]
+    rows = zip(sequences.catalogue.itertuples(), words)
+    return [". ".join(filter(None, (f"{row.title} ({row.year})", row.genres, row.description, said))) for row, said in rows]
+
+
+def _gather(known: Mapping[Any, ndarray], keys: Sequence) -> tuple[Float32[ndarray, "catalogue feature"], Bool[ndarray, "catalogue"]]:
+    """The vectors of these keys, and the mask of those that are known; the others' rows are zero."""
+    missing = np.zeros_like(next(iter(known.values())))
+    return np.stack([known.get(key, missing) for key in keys]), np.array([key in known for key in keys])
 
 
 def text_features(texts: Sequence[Sequence[str]], settings: Features) -> list[ItemFeatures]:
     """Several folds' texts encoded, each different text once; an item without a text is masked."""
     unique = sorted({text for fold in texts for text in fold if text.strip()}, key=lambda text: (len(text), text))
     vectors = dict(zip(unique, encode_texts(unique, settings.text_encoder)))
-    empty = np.zeros(len(next(iter(vectors.values()))), "float32")
-    values = [np.stack([vectors.get(text, empty) for text in fold]) for fold in texts]
-    masks = [np.array([bool(text.strip()) for text in fold]) for fold in texts]
-    return [ItemFeatures(value, mask, f"{settings.text_encoder}, encoded live") for value, mask in zip(values, masks)]
+    return [ItemFeatures(*_gather(vectors, fold), f"{settings.text_encoder}, encoded live") for fold in texts]
 
 
 def image_features(sequences: Sequences, settings: Features, data: Path) -> ItemFeatures:
     """Images encoded live where the user's folder holds them, else the vectors of data/; the rest is masked."""
-    folder, ids = data.parent / settings.image_folder, sequences.catalogue["item"].to_numpy()
-    files = {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")} if folder.is_dir() else {}
+    folder, ids = data.parent / settings.image_folder, sequences.catalogue["item"].tolist()
+    files = {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")}
     known = dict(zip(*load_image_vectors(data / "posters")))
-    live = [item for item in ids if str(item) in files]
+    live = {item: files[str(item)] for item in ids if str(item) in files}
     if live:
-        known.update(zip(live, encode_images((open_image(files[str(item)], files[str(item)].name) for item in live), settings.image_encoder)))
-    mask = np.array([item in known for item in ids])
-    width = len(next(iter(known.values())))
-    values = np.stack([known.get(item, np.zeros(width, "float32")) for item in ids])
-    source = f"{settings.image_encoder}: {len(live)} encoded live, {int(mask.sum()) - len(live)} from data/posters, {int((~mask).sum())} missing"
+        known.update(zip(live, encode_images((open_image(path, path.name) for path in live.values()), settings.image_encoder)))
+    values, mask = _gather(known, ids)
+    source = f"{settings.image_encoder}: {len(live)} encoded live, {mask.sum() - len(live)} from data/posters, {(~mask).sum()} missing"
     return ItemFeatures(values, mask, source)
 
 
@@ -200,15 +197,12 @@ def reduce_features(features: ItemFeatures, num_components: int, basis: ItemFeat
 def save_features(folder: Path, modality: Modality, features: ItemFeatures) -> None:
     """Values in half precision, mask, and where they came from."""
     folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / f"{modality}.npy", features.values.astype("float16"))
-    np.save(folder / f"{modality}_mask.npy", features.mask)
-    (folder / f"{modality}.txt").write_text(features.source + "\n", "utf-8")
+    np.savez(folder / f"{modality}.npz", values=features.values.astype("float16"), mask=features.mask, source=features.source)
 
 
 def load_features(folder: Path, modality: Modality) -> ItemFeatures:
     """What `save_features` wrote."""
-    if not (folder / f"{modality}.txt").is_file():
+    if not (folder / f"{modality}.npz").is_file():
         raise DataError(f"the {modality} features in build/{folder.parent.name} are missing; `make repro` makes them")
-    values = np.load(folder / f"{modality}.npy", allow_pickle=False).astype("float32")
-    mask = np.load(folder / f"{modality}_mask.npy", allow_pickle=False)
-    return ItemFeatures(values, mask, (folder / f"{modality}.txt").read_text("utf-8").strip())
+    with np.load(folder / f"{modality}.npz", allow_pickle=False) as kept:
+        return ItemFeatures(kept["values"].astype("float32"), kept["mask"], str(kept["source"]))

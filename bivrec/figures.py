@@ -1,38 +1,25 @@
 """Figures: one look for all, the same colour for the same model everywhere, intervals over users where there are users."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from jaxtyping import Float, Int64
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-INK, PALE = "#2b2b2b", "#d9d9d9"
+INK, GREY = "#2b2b2b", "#9a9a9a"
 COLOURS = {  # apart for colour-blind eyes too
-    "bivrec": "#0072B2",
-    "pure-id": "#56B4E9",
-    "pure-mm": "#009E73",
-    "sasrec": "#D55E00",
-    "sasrec-fused": "#E69F00",
-    "sasrec-sum": "#CC79A7",
-    "gru4rec": "#0247A9",
-    "gru4rec-fused": "#2497FD",
-    "comirec-sa": "#79036D",
-    "comirec-sa-fused": "#FCBEC7",
-    "fdsa": "#4E3320",
-    "nova": "#B7A94F",
-    "dif-sr": "#6EDFF7",
-    "mmmlp": "#BDDD8E",
-    "mmsrec": "#F2D161",
-    "itemknn": "#8c6d31",
-    "itemknn-recency": "#6b4c12",
-    "popularity": "#7f7f7f",
-}
+    "bivrec": "#0072B2", "pure-id": "#56B4E9", "pure-mm": "#009E73", "sasrec": "#D55E00", "sasrec-fused": "#E69F00", "sasrec-sum": "#CC79A7",
+    "gru4rec": "#0247A9", "gru4rec-fused": "#2497FD", "comirec-sa": "#79036D", "comirec-sa-fused": "#FCBEC7", "fdsa": "#4E3320", "nova": "#B7A94F",
+    "dif-sr": "#6EDFF7", "mmmlp": "#BDDD8E", "mmsrec": "#F2D161", "itemknn": "#8c6d31", "itemknn-recency": "#6b4c12", "popularity": "#7f7f7f",
+}  # fmt: skip
 VIEW_NAMES = {"id": "ID view", "multimodal": "multimodal view", "both": "both views"}
 VIEW_DASHES = {"id": (1, 0), "multimodal": (4, 1.5), "both": (1, 1)}
 
@@ -40,19 +27,9 @@ VIEW_DASHES = {"id": (1, 0), "multimodal": (4, 1.5), "both": (1, 1)}
 def set_theme() -> None:
     """Called once, in each notebook's first cell."""
     sns.set_theme("paper", "ticks", font_scale=1.1)
-    plt.rcParams |= {
-        "figure.dpi": 100,
-        "savefig.dpi": 100,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": INK,
-        "axes.grid": True,
-        "grid.color": "#ececec",
-        "axes.axisbelow": True,
-        "legend.frameon": False,
-        "figure.constrained_layout.use": True,
-        "svg.hashsalt": "bivrec",
-    }
+    plt.rcParams |= {"figure.dpi": 100, "savefig.dpi": 100, "figure.constrained_layout.use": True, "svg.hashsalt": "bivrec"}
+    plt.rcParams |= {"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK, "axes.axisbelow": True}
+    plt.rcParams |= {"axes.grid": True, "grid.color": "#ececec", "legend.frameon": False}
 
 
 def colour_of(model: str) -> str:
@@ -63,6 +40,25 @@ def colour_of(model: str) -> str:
 def label_of(model: str, view: str) -> str:
     """How a model's view is called in figures and tables."""
     return f"{model} ({VIEW_NAMES[view]})" if model in ("bivrec", "sasrec-sum") else model
+
+
+def style_of(model: str, view: str) -> dict[str, Any]:
+    """The line of a model and view."""
+    return {"color": colour_of(model), "dashes": VIEW_DASHES[view], "label": label_of(model, view)}
+
+
+def _panels(names: Iterable[str], width: float, height: float, margin: float = 0, **shared: bool) -> tuple[Figure, dict[str, Axes]]:
+    """A row of panels, by name; `margin` is the room for what stands beside them."""
+    names = list(dict.fromkeys(names))
+    figure, axes = plt.subplots(1, len(names), figsize=(width * len(names) + margin, height), squeeze=False, **shared)
+    return figure, dict(zip(names, axes[0]))
+
+
+def _draw_dots(axis: Axes, table: pd.DataFrame, place: Sequence[int], colours: Sequence[str], labels: Sequence[str]) -> None:
+    """A row's mean as a dot and its interval as a bar, at its place among the labels."""
+    axis.hlines(place, table["low"], table["high"], color=colours, lw=2)
+    axis.scatter(table["mean"], place, color=colours, s=36)
+    axis.set_yticks(range(len(labels)), labels)
 
 
 def draw_histories(lengths: Int64[ndarray, "user"], popularity: Int64[ndarray, "item"]) -> Figure:
@@ -91,40 +87,27 @@ def draw_images(images: Sequence[Image.Image], titles: Sequence[str], columns: i
 
 def draw_features(points: dict[str, Float[ndarray, "item 2"]], groups: Sequence[str], legend: str) -> Figure:
     """Items on a plane, one panel a modality, coloured by group (the seven largest, then the rest)."""
-    figure, axes = plt.subplots(1, len(points), figsize=(3.9 * len(points), 3.1), squeeze=False)
+    figure, panels = _panels(points, 3.9, 3.1)
     named = pd.Series(groups)
     top = list(named.value_counts().index[:7])
-    named = named.where(named.isin(top), "other")
-    for axis, (modality, xy) in zip(axes.flat, points.items()):
-        last = axis is axes.flat[-1]
-        sns.scatterplot(
-            x=xy[:, 0],
-            y=xy[:, 1],
-            hue=named,
-            hue_order=[*top, *(["other"] if (named == "other").any() else [])],
-            palette="colorblind",
-            s=9,
-            lw=0,
-            ax=axis,
-            legend=last,
-        )
+    named, order = named.where(named.isin(top), "other"), [*top, "other"][: named.nunique()]
+    for modality, axis in panels.items():
+        last, (x, y) = modality == list(panels)[-1], points[modality].T
+        sns.scatterplot(x=x, y=y, hue=named, hue_order=order, palette="colorblind", s=9, lw=0, ax=axis, legend=last)
         axis.set(title=modality, xticks=[], yticks=[], xlabel="", ylabel="")
-        if last:
-            sns.move_legend(axis, "center left", bbox_to_anchor=(1, 0.5), title=legend, markerscale=1.6)
+    sns.move_legend(axis, "center left", bbox_to_anchor=(1, 0.5), title=legend, markerscale=1.6)
     return figure
 
 
 def draw_curves(curves: pd.DataFrame, metric: str) -> Figure:
     """Training loss and validation metric by step, a line a model (and view), seeds averaged."""
-    num_lines = len(curves.drop_duplicates(["model", "view"]))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, max(3.0, 0.2 * num_lines)), width_ratios=(1, 1.3))
-    losses = curves.drop_duplicates(["model", "seed", "step"]).groupby(["model", "step"])["loss"].mean()
-    for model in curves["model"].unique():
-        losses[model].plot(ax=left, color=colour_of(model))
+    height = max(3.0, 0.2 * len(curves.drop_duplicates(["model", "view"])))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, height), width_ratios=(1, 1.3))
+    for model, line in curves.groupby("model", sort=False):
+        left.plot(line.drop_duplicates(["seed", "step"]).groupby("step")["loss"].mean(), color=colour_of(model))
     left.set(xlabel="step", ylabel="training loss, nats")
-    chosen = curves[curves["metric"] == metric].groupby(["model", "view", "step"], sort=False)["value"].mean()
-    for (model, view), line in chosen.groupby(level=["model", "view"], sort=False):
-        right.plot(line.droplevel(["model", "view"]), color=colour_of(model), dashes=VIEW_DASHES[view], label=label_of(model, view))
+    for pair, line in curves[curves["metric"] == metric].groupby(["model", "view"], sort=False):
+        right.plot(line.groupby("step")["value"].mean(), **style_of(*pair))
     right.set(xlabel="step", ylabel=f"{metric.upper()}, validation users", ylim=(0, None))
     right.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
     return figure
@@ -132,86 +115,71 @@ def draw_curves(curves: pd.DataFrame, metric: str) -> Figure:
 
 def draw_field(table: pd.DataFrame, metric: str) -> Figure:
     """Each model and view with its interval over users."""
-    table = table.sort_values("mean").reset_index(drop=True)
-    figure, axis = plt.subplots(figsize=(6.4, 0.32 * len(table) + 0.8))
-    for place, row in table.iterrows():
-        axis.plot([row["low"], row["high"]], [place, place], color=colour_of(row["model"]), lw=2)
-        axis.plot(row["mean"], place, "o", color=colour_of(row["model"]), ms=6)
-    axis.set_yticks(range(len(table)), [label_of(model, view) for model, view in zip(table["model"], table["view"])])
-    axis.set(xlabel=f"{metric.upper()}, test users (mean, 95 % interval over users)", xlim=(0, None))
-    return figure
+    return draw_field_panels(table.assign(dataset="").rename(columns={"mean": metric}), metric)
 
 
 def draw_field_panels(table: pd.DataFrame, metric: str) -> Figure:
     """The field on every dataset, a panel each, models in the order of their mean over datasets."""
-    names = list(dict.fromkeys(table["dataset"]))
-    order = table.groupby(["model", "view"])[metric].mean().sort_values().index.tolist()
-    figure, axes = plt.subplots(1, len(names), figsize=(3.4 * len(names) + 2.2, 0.32 * len(order) + 1), sharey=True, squeeze=False)
-    for axis, name in zip(axes.flat, names):
-        for _, row in table[table["dataset"] == name].iterrows():
-            place = order.index((row["model"], row["view"]))
-            axis.plot([row["low"], row["high"]], [place, place], color=colour_of(row["model"]), lw=2)
-            axis.plot(row[metric], place, "o", color=colour_of(row["model"]), ms=6)
-        axis.set(title=name, xlim=(0, None), xlabel=f"{metric.upper()}, test users")
-        axis.set_yticks(range(len(order)), [label_of(*pair) for pair in order])
+    order = table.groupby(["model", "view"])[metric].mean().sort_values().index
+    figure, panels = _panels(table["dataset"], 3.4, 0.32 * len(order) + 0.9, margin=2.6, sharey=True)
+    for name, axis in panels.items():
+        part = table[table["dataset"] == name].rename(columns={metric: "mean"})
+        place = order.get_indexer(pd.MultiIndex.from_frame(part[["model", "view"]]))
+        _draw_dots(axis, part, place, [colour_of(model) for model in part["model"]], [label_of(*pair) for pair in order])
+        axis.set(title=name, xlim=(0, None), xlabel=f"{metric.upper()}, test users (95 % interval)")
     return figure
 
 
 def draw_differences(table: pd.DataFrame, metric: str) -> Figure:
     """Paired differences (columns label, view, mean, low, high) against zero, a panel a view."""
+    labels = pd.Index(table["label"].unique()[::-1])
     views = [view for view in VIEW_NAMES if view in set(table["view"])]
-    labels = list(dict.fromkeys(table["label"]))[::-1]
-    figure, axes = plt.subplots(1, len(views), figsize=(2.6 * len(views) + 1.6, 0.36 * len(labels) + 1), sharex=True, sharey=True, squeeze=False)
-    for axis, view in zip(axes.flat, views):
+    figure, panels = _panels(views, 2.6, 0.36 * len(labels) + 1, margin=1.6, sharex=True, sharey=True)
+    for view, axis in panels.items():
+        part = table[table["view"] == view]
         axis.axvline(0, color=INK, lw=1)
-        for _, row in table[table["view"] == view].iterrows():
-            place, sure = labels.index(row["label"]), row["low"] > 0 or row["high"] < 0
-            axis.plot([row["low"], row["high"]], [place, place], color=COLOURS["bivrec"] if sure else "#9a9a9a", lw=2)
-            axis.plot(row["mean"], place, "o", color=COLOURS["bivrec"] if sure else "#9a9a9a", ms=6)
+        _draw_dots(axis, part, labels.get_indexer(part["label"]), np.where(part["low"] * part["high"] > 0, COLOURS["bivrec"], GREY), labels)
         axis.set(title=VIEW_NAMES[view])
-        axis.set_yticks(range(len(labels)), labels)
     figure.supxlabel(f"variant minus whole model, {metric.upper()} (95 % interval over users; grey: crosses zero)", fontsize=9)
     return figure
 
 
 def draw_noise(table: pd.DataFrame, metric: str) -> Figure:
     """Share of the clean metric that is kept as noise grows: a panel a kind of noise, a line a model and view."""
-    kinds = list(dict.fromkeys(table["noise"]))
-    figure, axes = plt.subplots(1, len(kinds), figsize=(4.2 * len(kinds) + 1.2, 3.0), sharey=True, squeeze=False)
-    for axis, kind in zip(axes.flat, kinds):
-        for (model, view), line in table[table["noise"] == kind].groupby(["model", "view"], sort=False):
-            axis.plot(line["level"], 100 * line["kept"], color=colour_of(model), dashes=VIEW_DASHES[view], marker="o", ms=3.5, label=label_of(model, view))
-        axis.set(xlabel=kind)
-    axes.flat[0].set(ylabel=f"{metric.upper()} kept, %", ylim=(0, None))
-    axes.flat[-1].legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
+    figure, panels = _panels(table["noise"], 4.2, 3.0, margin=1.2, sharey=True)
+    for (kind, *pair), line in table.groupby(["noise", "model", "view"], sort=False):
+        panels[kind].plot(line["level"], 100 * line["kept"], **style_of(*pair), marker="o", ms=3.5)
+        panels[kind].set(xlabel=kind)
+    first, *_, last = panels.values()
+    first.set(ylabel=f"{metric.upper()} kept, %", ylim=(0, None))
+    last.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
     return figure
 
 
 def draw_groups(table: pd.DataFrame, metric: str) -> Figure:
     """The metric by group, a panel a kind of group, a line a model and view, with intervals over users."""
-    kinds = list(dict.fromkeys(table["kind"]))
-    figure, axes = plt.subplots(1, len(kinds), figsize=(4.2 * len(kinds) + 1.2, 3.1), squeeze=False)
-    for axis, kind in zip(axes.flat, kinds):
+    figure, panels = _panels(table["kind"], 4.2, 3.1, margin=1.2)
+    for kind, axis in panels.items():
         part = table[table["kind"] == kind]
-        names, lines = list(dict.fromkeys(part["group"])), list(part.groupby(["model", "view"], sort=False))
-        for number, ((model, view), line) in enumerate(lines):
-            place = np.array([names.index(group) for group in line["group"]]) + 0.06 * (number - len(lines) / 2)
-            axis.vlines(place, line["low"], line["high"], color=colour_of(model), lw=1.2)
-            axis.plot(place, line["mean"], color=colour_of(model), dashes=VIEW_DASHES[view], marker="o", ms=3.5, label=label_of(model, view))
+        names, lines = pd.Index(part["group"].unique()), part.groupby(["model", "view"], sort=False)
+        for number, (pair, line) in enumerate(lines):
+            place = names.get_indexer(line["group"]) + 0.06 * (number - len(lines) / 2)
+            axis.vlines(place, line["low"], line["high"], color=colour_of(pair[0]), lw=1.2)
+            axis.plot(place, line["mean"], **style_of(*pair), marker="o", ms=3.5)
         axis.set_xticks(range(len(names)), names)
         axis.set(xlabel=kind, ylabel=metric.upper(), ylim=(0, None))
-    axes.flat[-1].legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
+    axis.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
     return figure
 
 
 def draw_transfer(table: pd.DataFrame, metric: str) -> Figure:
     """The target's metric by share of its training users, a line a way to start, with intervals over users."""
     figure, axis = plt.subplots(figsize=(6.6, 3.2))
-    styles = dict(zip(dict.fromkeys(table["start"]), sns.color_palette("colorblind"))) | {"popularity": colour_of("popularity")}
+    colours = dict(zip(table["start"].unique(), sns.color_palette("colorblind"))) | {"popularity": colour_of("popularity")}
     for number, (start, line) in enumerate(table.groupby("start", sort=False)):
         place = 100 * line["share"] + 0.7 * number
-        axis.vlines(place, line["low"], line["high"], color=styles[start], lw=1.2)
-        axis.plot(place, line["mean"], marker="o", ms=4, color=styles[start], label=start, ls="-" if len(line) > 1 else "")
+        axis.vlines(place, line["low"], line["high"], color=colours[start], lw=1.2)
+        axis.plot(place, line["mean"], marker="o", ms=4, color=colours[start], label=start, ls="-" if len(line) > 1 else "")
     axis.set(xlabel="target's training users, %", ylabel=f"{metric.upper()}, target's test users", ylim=(0, None))
     axis.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
     return figure

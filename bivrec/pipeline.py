@@ -1,7 +1,7 @@
 """Pipeline: runs the notebooks for DVC, keeps what they made, and compares it with what is committed."""
 
-import copy
 import json
+import logging
 import os
 import platform
 import re
@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import distributions
+from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,12 @@ class NotebookError(RuntimeError):
     """A notebook that did not run to its end; the message names the cell and what it said."""
 
 
-def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A notebook's sources alone: no outputs, counts or metadata but tags, and ids by place."""
+def strip(notebook: nbformat.NotebookNode, outputs: bool = False) -> nbformat.NotebookNode:
+    """A notebook's sources, with or without outputs: no metadata but tags, and ids by place."""
     for number, cell in enumerate(notebook.cells):
         cell.id = f"c{number:03d}"
-        cell.metadata = {"tags": cell.metadata.get("tags", [])} if cell.metadata.get("tags") else {}
-        if cell.cell_type == "code":
+        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        if cell.cell_type == "code" and not outputs:
             cell.outputs, cell.execution_count = [], None
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
     return notebook
@@ -50,15 +50,11 @@ def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 def scrub(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """An executed notebook without times, machine paths and versions: the same bytes whenever and wherever it ran."""
-    ran, root = copy.deepcopy(notebook.cells), str(project_root())
-    for cell, before in zip(strip(notebook).cells, ran):
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = before.get("outputs", []), before.get("execution_count")
-            for output in cell.outputs:
-                output.pop("metadata", None)
-                output.update({"metadata": {}} if output.output_type in ("display_data", "execute_result") else {})
-                for key in {"text", "data"} & set(output):
-                    output[key] = json.loads(json.dumps(output[key]).replace(root, "."))
+    for output in (output for cell in strip(notebook, outputs=True).cells for output in cell.get("outputs", [])):
+        if "metadata" in output:
+            output["metadata"] = {}
+        for key in {"text", "data"} & set(output):
+            output[key] = json.loads(json.dumps(output[key]).replace(str(project_root()), "."))
     return notebook
 
 
@@ -66,8 +62,6 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
     """A notebook with its one cell of parameters."""
     try:
         notebook = nbformat.read(path, as_version=4)
-    except FileNotFoundError:
-        raise NotebookError(f"there is no notebook {path.name}; see the folder notebooks/") from None
     except Exception as error:
         told = f"notebooks/{path.name} is not a notebook ({error.__class__.__name__})"
         raise NotebookError(f"{told}; restore it with `git checkout notebooks/{path.name}`") from None
@@ -108,14 +102,12 @@ def typed(text: str) -> Any:
 @contextmanager
 def quiet_stderr(log: Path) -> Iterator[None]:
     """Sends what a kernel says while it starts or is ended to a file; errors inside cells come back by themselves."""
-    sys.stderr.flush()
     saved = os.dup(2)
     with open(log, "w") as file:
         os.dup2(file.fileno(), 2)
     try:
         yield
     finally:
-        sys.stderr.flush()
         os.dup2(saved, 2)
         os.close(saved)
 
@@ -134,32 +126,26 @@ def running_folder() -> Iterator[Path]:
 
 def run_kernel(source: Path, output: Path, parameters: Mapping[str, Any], folders: Mapping[str, str]) -> None:
     """Executes one notebook in a kernel of its own, from the folder notebooks/, with the pipeline's environment."""
-    import logging
-
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     if not source.is_file():
         raise NotebookError(f"there is no notebook {source.name}; see the folder notebooks/")
     known = papermill.inspect_notebook(str(source))
-    for name in parameters:
-        if name not in known:
-            raise NotebookError(f"{source.name} has no parameter {name!r}; it has {', '.join(known)}")
+    for name in sorted(parameters.keys() - known.keys()):
+        raise NotebookError(f"{source.name} has no parameter {name!r}; it has {', '.join(known)}")
     os.environ.update(ENVIRONMENT | {"BIVREC_ROOT": str(project_root()), "PYTHONPATH": str(project_root()), **folders})
+    options = {"kernel_name": "python3", "progress_bar": False, "start_timeout": 120, "config": Config({"KernelManager": {"transport_encryption": "auto"}})}
     try:
         with quiet_stderr(output.with_suffix(".log")):
-            papermill.execute_notebook(
-            str(source), str(output), dict(parameters), cwd=str(project_root() / "notebooks"), kernel_name="python3",
-            progress_bar=False, start_timeout=120, config=Config({"KernelManager": {"transport_encryption": "auto"}}),
-        )  # fmt: skip
+            papermill.execute_notebook(str(source), str(output), dict(parameters), cwd=str(project_root() / "notebooks"), **options)
     except papermill.PapermillExecutionError as error:
         told = re.sub(r"\x1b\[[0-9;]*m", "", str(error.evalue)).strip().splitlines()
         raise NotebookError(f"cell {error.exec_count}: {error.ename}: {told[0] if told else 'no message'}") from None
-    except Exception as error:
-        if error.__class__.__name__ == "DeadKernelError":
-            raise NotebookError("the kernel died, most likely out of memory; lower machine.num_workers in params.yaml") from None
-        raise
+    except DeadKernelError:
+        raise NotebookError("the kernel died, most likely out of memory; lower machine.num_workers in params.yaml") from None
 
 
 def run_notebook(name: str, parameters: Mapping[str, Any]) -> None:
@@ -180,14 +166,13 @@ def run_notebook(name: str, parameters: Mapping[str, Any]) -> None:
         try:
             run_kernel(root / "build" / "notebooks" / f"{name}.ipynb", output, parameters, folders)
         except NotebookError as error:
-            failed = profile_folder("build/failed", profile) / f"{name}-{label}.ipynb"
+            told, failed = f"{name} ({label}), {error}", profile_folder("build/failed", profile) / f"{name}-{label}.ipynb"
             if output.is_file():
                 failed.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(output, failed)
-                raise NotebookError(f"{name} ({label}), {error}; the notebook up to there: {failed.relative_to(root)}") from None
-            raise NotebookError(f"{name} ({label}): {error}") from None
-        executed = scrub(nbformat.read(output, as_version=4))
-        write_whole(temporary / "results" / f"{name}.ipynb", nbformat.writes(executed) + "\n")
+                told += f"; the notebook up to there: {failed.relative_to(root)}"
+            raise NotebookError(told) from None
+        write_whole(temporary / "results" / f"{name}.ipynb", nbformat.writes(scrub(nbformat.read(output, as_version=4))) + "\n")
         for path in (temporary / "top").iterdir():
             os.replace(path, results / path.name)
         for place, target in (("log", "build/log"), ("build", "build"), ("results", "results")):
@@ -218,7 +203,7 @@ def record_stage(profile: str, stage: str, seconds: float) -> None:
         "memory, GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "GPU": told_by("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"),
         "system": platform.platform(),
-        "versions": {"python": platform.python_version(), **dict(sorted((d.name, d.version) for d in distributions() if d.name in PACKAGES))},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
     try:
         makers = json.loads(path.read_text("utf-8"))["made by"]
@@ -234,15 +219,12 @@ def record_stage(profile: str, stage: str, seconds: float) -> None:
 
 
 def put_in_place(folder: Path, target: Path) -> None:
-    """Swaps a finished folder for the one that stands there."""
-    if not any(folder.iterdir()):
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    old = folder.with_name(f"{folder.name}-old")
-    if target.exists():
-        os.replace(target, old)
-    os.replace(folder, target)
-    shutil.rmtree(old, ignore_errors=True)
+    """Swaps a finished folder for the one that stands there, which goes with the folder of the run."""
+    if any(folder.iterdir()):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            os.replace(target, folder.with_name(f"{folder.name}-old"))
+        os.replace(folder, target)
 
 
 def refresh_notebooks() -> None:
@@ -261,13 +243,13 @@ def refresh_notebooks() -> None:
 
 def check_data() -> None:
     """Refuses a data/ that is not what data.dvc records, before DVC takes it for a new version."""
-    changes = json.loads("".join(told_by(sys.executable, "-m", "dvc", "data", "status", "--granular", "--json")) or "{}").get("uncommitted", {})
-    for what, names in changes.items():
-        names = sorted(name for name in names if name.startswith("data/") and not name.endswith("/"))
-        if what in ("modified", "deleted", "added") and names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    status = json.loads("".join(told_by(sys.executable, "-m", "dvc", "data", "status", "--granular", "--json")) or "{}")
+    for what in ("modified", "deleted", "added"):
+        names = sorted(name for name in status.get("uncommitted", {}).get(what, ()) if name.startswith("data/") and not name.endswith("/"))
+        if names:
+            those = f"{names[0]} and {len(names) - 1} more are" if names[1:] else f"{names[0]} is"
             differs = "data/ differs from what data.dvc records; `make restore` brings it back; if you meant it, `dvc add data`"
-            raise SettingsError(f"{names[0]}{more} {'are' if more else 'is'} {what}: {differs}")
+            raise SettingsError(f"{those} {what}: {differs}")
 
 
 def spread_tolerances(runs: pd.DataFrame) -> pd.Series:
@@ -290,14 +272,12 @@ def verify() -> str:
     means = [table[table["metric"].str.contains("@")].groupby(keys)["value"].mean() for table in (committed, ours)]
     if not means[0].index.equals(means[1].index):
         raise SettingsError(f"the runs differ: {len(means[0])} committed figures, {len(means[1])} here; was params.yaml changed?")
-    table = pd.DataFrame({"committed": means[0], "here": means[1]}).reset_index()
-    table = table.merge(spread_tolerances(committed).reset_index(), on=["dataset", "study", "metric"])
-    table["difference"] = (table["here"] - table["committed"]).abs()
-    table["share"] = table["difference"] / table["tolerance"]
-    worst = table.loc[table["share"].idxmax()]
-    where = ", ".join(str(worst[key]) for key in keys if worst[key])
+    table = (means[1] - means[0]).abs().to_frame("difference").join(spread_tolerances(committed), on=["dataset", "study", "metric"])
+    share = table["difference"] / table["tolerance"]
+    worst = table.loc[share.idxmax()]
+    where = ", ".join(filter(None, share.idxmax()))
     told = f"{len(table)} figures compared; largest difference {worst['difference']:.6f} of {worst['tolerance']:.6f} allowed ({where})"
-    if beyond := int((table["share"] > 1).sum()):
+    if beyond := int((share > 1).sum()):
         raise SettingsError(f"{beyond} of {told}")
     return told
 

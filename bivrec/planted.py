@@ -58,9 +58,8 @@ def make_planted(settings: Planted) -> PlantedRaw:
     images = np.stack([_draw(kind, num_kinds, generator) for kind in kinds.tolist()])
     genres = [f"{SHAPES[kind]} pictures" for kind in kinds]
     titles = [f"{NOUNS[kind].title()} {number}" for kind in range(num_kinds) for number in range(1, per_kind + 1)]
-    scenes = generator.integers(len(SCENES), size=len(kinds))
+    scenes, first = generator.integers(len(SCENES), size=len(kinds)), 1000 * settings.seed
     descriptions = [f"A {NOUNS[kind]} over {SCENES[scene]}, drawn as a {SHAPES[kind]}." for kind, scene in zip(kinds, scenes)]
-    first = 1000 * settings.seed
     items = pd.DataFrame({"item": first + np.arange(len(kinds)), "title": titles, "year": 2000 + settings.seed, "genres": genres, "description": descriptions})
 
     rows = []
@@ -68,16 +67,13 @@ def make_planted(settings: Planted) -> PlantedRaw:
         liked = generator.choice(num_kinds, size=generator.integers(2, min(4, num_kinds) + 1), replace=False)
         length = int(generator.integers(settings.mean_length // 2, settings.mean_length * 3 // 2))
         places = {kind: int(generator.integers(per_kind)) for kind in liked}
-        seen, kind = set(), liked[0]
+        kind = liked[0]
         for step in range(length):
             if generator.random() < 0.35:
                 drift = np.exp(-(((np.arange(len(liked)) / (len(liked) - 1)) - step / length) ** 2) * 4)
                 kind = generator.choice(liked, p=drift / drift.sum())
             places[kind] = (places[kind] + int(generator.integers(1, 4))) % per_kind
-            item = kind * per_kind + places[kind]
-            if item not in seen:
-                seen.add(item)
-                rows.append((user, first + item, step))
-    interactions = pd.DataFrame(rows, columns=["user", "item", "time"])
-    no_tags = pd.DataFrame({"user": pd.Series(dtype="int64"), "item": pd.Series(dtype="int64"), "tag": pd.Series(dtype=str)})
+            rows.append((user, first + kind * per_kind + places[kind], step))
+    interactions = pd.DataFrame(rows, columns=["user", "item", "time"]).drop_duplicates(["user", "item"], ignore_index=True)
+    no_tags = pd.DataFrame(columns=["user", "item", "tag"]).astype({"user": "int64", "item": "int64", "tag": str})
     return PlantedRaw(interactions, items, no_tags, images=images, kinds=kinds)

@@ -24,8 +24,7 @@ def kept_folder(place: Place) -> Path | None:
 
 def keep(content: pd.DataFrame | Figure | Mapping[str, Any], name: str, place: Place = "results") -> None:
     """Keeps a table (CSV, six decimals), a figure (PNG) or a record (JSON) under its name."""
-    folder = kept_folder(place)
-    if folder is None:
+    if not (folder := kept_folder(place)):
         return
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(content, Figure):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from numpy import ndarray
 
 from bivrec.settings import MovieLens, Split
@@ -52,10 +52,6 @@ class Sequences:
     def of(self, user: int | np.integer) -> Int64[ndarray, "position"]:
         return self.items[self.starts[user] : self.starts[user + 1]]
 
-    def interactions(self) -> pd.DataFrame:
-        """One row an interaction, with the numbers of user and item."""
-        return pd.DataFrame({"user": np.repeat(np.arange(self.num_users), self.lengths), "item": self.items, "time": self.times})
-
 
 @dataclass(frozen=True)
 class Cases:
@@ -67,10 +63,6 @@ class Cases:
 
     def __len__(self) -> int:
         return len(self.users)
-
-    def take(self, chosen: Bool[ndarray, "case"]) -> "Cases":
-        rows = np.flatnonzero(chosen)
-        return Cases(self.users[rows], tuple(self.histories[r] for r in rows), tuple(self.targets[r] for r in rows))
 
 
 @dataclass(frozen=True)
@@ -84,7 +76,7 @@ class Parts:
 
 
 def _read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
-    """A CSV with just these columns, each of its kind ('int', 'number' or 'text'); the first bad line is named."""
+    """A CSV with just these columns, each a 'whole number', a 'number' or 'text'; the first bad line is named."""
     name = f"{path.parent.parent.name}/{path.parent.name}/{path.name}"
     if not path.is_file():
         raise DataError(f"{name} is missing; {RESTORE}")
@@ -97,42 +89,34 @@ def _read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     if list(table.columns) != list(columns):
         raise DataError(f"{name} has the columns {','.join(map(str, table.columns))[:80]}, not {','.join(columns)}; {RESTORE}")
     for column, kind in columns.items():
-        absent = table[column].isna()
-        if absent.any():
-            raise DataError(f"{name}, line {absent.argmax() + 2}: {column} is missing; mend the line or {RESTORE}")
-        if kind != "text":
-            numbers = pd.to_numeric(table[column], errors="coerce")
-            bad = ~np.isfinite(numbers) | ((numbers % 1 != 0) | (numbers < 0) | (numbers >= 2**53) if kind == "int" else False)
-            if bad.any():
-                line = int(bad.argmax())
-                raise DataError(
-                    f"{name}, line {line + 2}: {column} {table[column].iloc[line][:40]!r} is not a {'whole ' if kind == 'int' else ''}number; mend the line or {RESTORE}"
-                )
-            table[column] = numbers.astype("int64" if kind == "int" else "float64")
+        if kind == "text":
+            continue
+        numbers = pd.to_numeric(table[column], errors="coerce")
+        good = np.isfinite(numbers) if kind == "number" else (numbers % 1 == 0) & numbers.between(0, 2**53, inclusive="left")
+        if not good.all():
+            told = f"line {good.argmin() + 2}: {column} {table[column][good.argmin()][:40]!r} is not a {kind}"
+            raise DataError(f"{name}, {told}; mend the line or {RESTORE}")
+        table[column] = numbers.astype("float64" if kind == "number" else "int64")
     return table
 
 
 def read_movielens(data: Path, settings: MovieLens) -> Raw:
     """A MovieLens CSV release; every rating is an interaction, the domain is the films of the years asked for."""
     folder = data / settings.folder
-    ratings = _read_table(folder / "ratings.csv", {"userId": "int", "movieId": "int", "rating": "number", "timestamp": "int"})
-    films = _read_table(folder / "movies.csv", {"movieId": "int", "title": "text", "genres": "text"})
-    tags = _read_table(folder / "tags.csv", {"userId": "int", "movieId": "int", "tag": "text", "timestamp": "int"})
-    if films["movieId"].duplicated().any():
-        twice = films.loc[films["movieId"].duplicated(), "movieId"].iloc[0]
-        raise DataError(f"{settings.folder}/movies.csv lists film {twice} twice; {RESTORE}")
-    unknown = ~ratings["movieId"].isin(films["movieId"])
-    if unknown.any():
-        raise DataError(
-            f"{settings.folder}/ratings.csv, line {unknown.argmax() + 2}: film {ratings['movieId'][unknown.argmax()]} is not in movies.csv; {RESTORE}"
-        )
+    pair = {"userId": "whole number", "movieId": "whole number"}
+    ratings = _read_table(folder / "ratings.csv", pair | {"rating": "number", "timestamp": "whole number"})
+    films = _read_table(folder / "movies.csv", {"movieId": "whole number", "title": "text", "genres": "text"})
+    tags = _read_table(folder / "tags.csv", pair | {"tag": "text", "timestamp": "whole number"})
+    for film in films.loc[films["movieId"].duplicated(), "movieId"]:
+        raise DataError(f"{settings.folder}/movies.csv lists film {film} twice; {RESTORE}")
+    for row, film in ratings.loc[~ratings["movieId"].isin(films["movieId"]), "movieId"].items():
+        raise DataError(f"{settings.folder}/ratings.csv, line {row + 2}: film {film} is not in movies.csv; {RESTORE}")
     titles = films["title"].str.strip().str.extract(r"^(?P<title>.*?)\s*(?:\((?P<year>\d{4})(?:[–-]\d{0,4})?\))?$")
     genres = films["genres"].replace("(no genres listed)", "").str.replace("|", ", ")
-    items = pd.DataFrame({"item": films["movieId"], "title": titles["title"], "year": pd.to_numeric(titles["year"]), "genres": genres})
-    items = items[items["year"].between(settings.first_year, settings.last_year)]
-    items = items.assign(year=items["year"].astype("int64"), description="").reset_index(drop=True)
-    interactions = ratings.rename(columns={"userId": "user", "movieId": "item", "timestamp": "time"})[["user", "item", "time"]]
-    tags = tags.rename(columns={"userId": "user", "movieId": "item"})[["user", "item", "tag"]]
+    items = pd.DataFrame({"item": films["movieId"], "title": titles["title"], "year": pd.to_numeric(titles["year"]), "genres": genres, "description": ""})
+    items = items[items["year"].between(settings.first_year, settings.last_year)].astype({"year": "int64"})
+    names = {"userId": "user", "movieId": "item", "timestamp": "time"}
+    interactions, tags = ratings.rename(columns=names)[["user", "item", "time"]], tags.rename(columns=names)[["user", "item", "tag"]]
     return Raw(*(part[part["item"].isin(items["item"])].reset_index(drop=True) for part in (interactions, items, tags)))
 
 
@@ -156,8 +140,7 @@ def keep_core(interactions: pd.DataFrame, least: int) -> pd.DataFrame:
 
 def build_sequences(raw: Raw, split: Split, name: str) -> Sequences:
     """Sequences in order of time. A pair seen twice keeps its first time; ties follow a fixed hash of user and item."""
-    table = raw.interactions.sort_values(["user", "item", "time"], kind="stable").drop_duplicates(["user", "item"])
-    table = keep_core(table, split.min_interactions)
+    table = keep_core(raw.interactions.sort_values(["user", "item", "time"]).drop_duplicates(["user", "item"]), split.min_interactions)
     if table.empty:
         raise DataError(f"{name} is empty: no user and item have {split.min_interactions} interactions (params.yaml: split.min_interactions)")
     table = table.assign(tie=_tie_order(table["user"].to_numpy(), table["item"].to_numpy())).sort_values(["user", "time", "tie"])
@@ -171,10 +154,9 @@ def build_sequences(raw: Raw, split: Split, name: str) -> Sequences:
 
 
 def save_sequences(sequences: Sequences, folder: Path) -> None:
-    """Arrays as npy, tables as CSV; no pickle."""
+    """Arrays as npz, tables as CSV; no pickle."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("items", "starts", "times", "users"):
-        np.save(folder / f"{name}.npy", getattr(sequences, name))
+    np.savez(folder / "arrays.npz", items=sequences.items, starts=sequences.starts, times=sequences.times, users=sequences.users)
     sequences.catalogue.to_csv(folder / "catalogue.csv", index=False)
     sequences.tags.to_csv(folder / "tags.csv", index=False)
 
@@ -183,9 +165,9 @@ def load_sequences(folder: Path) -> Sequences:
     """What `save_sequences` wrote."""
     if not (folder / "tags.csv").is_file():
         raise DataError(f"build/{folder.parent.name}/{folder.name} is missing; `make repro` makes it")
-    arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("items", "starts", "times", "users")}
-    catalogue = pd.read_csv(folder / "catalogue.csv", keep_default_na=False)
-    return Sequences(**arrays, catalogue=catalogue, tags=pd.read_csv(folder / "tags.csv", keep_default_na=False))
+    catalogue, tags = (pd.read_csv(folder / f"{name}.csv", keep_default_na=False) for name in ("catalogue", "tags"))
+    with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+        return Sequences(**arrays, catalogue=catalogue, tags=tags)
 
 
 def fold_of_users(users: Int64[ndarray, "user"], num_folds: int) -> Int64[ndarray, "user"]:
@@ -202,21 +184,17 @@ def split_sequences(sequences: Sequences, split: Split, seed: int) -> Parts:
     the seed, so that more users judge.
     leave_one_out: everybody trains on all but the last two items; the second-to-last validates, the last tests.
     """
-    everyone = np.arange(sequences.num_users)
+    everyone, lengths = np.arange(sequences.num_users), sequences.lengths
+
+    def cases(users: Int64[ndarray, "case"], cuts: Int64[ndarray, "user"], ends: Int64[ndarray, "user"]) -> Cases:
+        histories = tuple(sequences.of(user)[: cuts[user]] for user in users)
+        return Cases(users, histories, tuple(sequences.of(user)[cuts[user] : ends[user]] for user in users))
+
     if split.protocol == "leave_one_out":
-        histories = [sequences.of(user) for user in everyone]
-        validation = Cases(everyone, tuple(h[:-2] for h in histories), tuple(h[-2:-1] for h in histories))
-        test = Cases(everyone, tuple(h[:-1] for h in histories), tuple(h[-1:] for h in histories))
-        return Parts(tuple(h[:-2] for h in histories), everyone, validation, test)
-    folds = fold_of_users(sequences.users, split.num_folds)
-
-    def cases(fold: int) -> Cases:
-        users = everyone[folds == fold % split.num_folds]
-        cuts = [int(split.history_share * length) for length in sequences.lengths[users]]
-        histories = [sequences.of(user) for user in users]
-        return Cases(users, tuple(h[:c] for h, c in zip(histories, cuts)), tuple(h[c:] for h, c in zip(histories, cuts)))
-
-    validation, test = cases(seed + 1), cases(seed)
+        validation, test = (cases(everyone, lengths - back, lengths - back + 1) for back in (2, 1))
+        return Parts(validation.histories, everyone, validation, test)
+    folds, cuts = fold_of_users(sequences.users, split.num_folds), (split.history_share * lengths).astype("int64")
+    validation, test = (cases(everyone[folds == fold % split.num_folds], cuts, lengths) for fold in (seed + 1, seed))
     train_users = np.setdiff1d(everyone, np.concatenate([validation.users, test.users]))
     return Parts(tuple(sequences.of(user) for user in train_users), train_users, validation, test)
 

@@ -2,10 +2,11 @@
 
 import difflib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, dataclass_transform
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -16,38 +17,44 @@ View = Literal["id", "multimodal"]
 Modality = Literal["text", "image"]
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
-Seeds = Annotated[tuple[Whole, ...], Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+PartOfOne = Annotated[float, Field(gt=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Seeds = Annotated[tuple[Whole, ...], Field(min_length=1)]
+Names = Annotated[tuple[Name, ...], Field(min_length=1)]
 Stage = Literal["03_training", "04_ablations", "05_noise", "06_cold_start", "07_cross_dataset"]
-
-frozen = dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 
 
 class SettingsError(ValueError):
     """A setting that cannot be used; the message names the file, the key, the value and the mend."""
 
 
-@frozen
-class Machine:
+@dataclass_transform(frozen_default=True)
+class Section:
+    """A part of params.yaml; what derives from it becomes a frozen dataclass that refuses unknown and mistyped keys."""
+
+    def __init_subclass__(cls):
+        dataclass(cls, frozen=True, config=ConfigDict(extra="forbid", strict=True))
+
+
+class Machine(Section):
     """Where trainings run; on a CPU no figure depends on it."""
 
     device: Literal["auto", "cpu", "cuda"]
     num_workers: Whole
 
 
-@frozen
-class Transfer:
+class Transfer(Section):
     """A pair of domains: train on the source, rank the target's catalogue."""
 
     source: Name
     target: Name
 
 
-@frozen
-class Studies:
+class Studies(Section):
     """What the pipeline runs, and by which figure the validation users choose."""
 
     stages: tuple[Stage, ...]
@@ -55,7 +62,7 @@ class Studies:
     transfers: dict[Name, Transfer]
     seeds: Seeds
     retrained_seeds: Seeds
-    models: Annotated[tuple[Name, ...], Field(min_length=1)]
+    models: Names
     primary_metric: Literal["ndcg@10", "ndcg@20", "recall@10", "recall@20", "hr@10", "hr@20"]
 
     def __post_init__(self):
@@ -63,8 +70,7 @@ class Studies:
             raise ValueError(f"retrained_seeds {list(self.retrained_seeds)} must be among seeds {list(self.seeds)}")
 
 
-@frozen
-class Planted:
+class Planted(Section):
     """Size and seed of the generated data."""
 
     num_kinds: Annotated[int, Field(ge=2, le=8)]
@@ -74,8 +80,7 @@ class Planted:
     seed: int
 
 
-@frozen
-class MovieLens:
+class MovieLens(Section):
     """A MovieLens folder inside data/, and the years of the films that make the domain."""
 
     folder: Name
@@ -83,8 +88,7 @@ class MovieLens:
     last_year: int
 
 
-@frozen
-class Dataset:
+class Dataset(Section):
     """Where a dataset comes from, and the settings that it changes."""
 
     source: Literal["planted", "movielens"]
@@ -97,8 +101,7 @@ class Dataset:
             raise ValueError(f"source is '{self.source}', but there is no key '{self.source}'")
 
 
-@frozen
-class Split:
+class Split(Section):
     """Who trains, validates and tests."""
 
     protocol: Literal["by_user", "leave_one_out"]
@@ -107,8 +110,7 @@ class Split:
     min_interactions: Annotated[int, Field(ge=3)]
 
 
-@frozen
-class Features:
+class Features(Section):
     """The frozen encoders, and what is kept of their output."""
 
     modality: Literal["text", "image", "both"]
@@ -122,8 +124,7 @@ class Features:
         return ("text", "image") if self.modality == "both" else (self.modality,)
 
 
-@frozen
-class Model:
+class Model(Section):
     """BivRec: both views share these sizes, not their weights."""
 
     views: Annotated[tuple[View, ...], Field(min_length=1)]
@@ -146,7 +147,7 @@ class Model:
     readout: Literal["log_sum_exp", "max", "hard"]
     combination: Literal["log_softmax", "standard_score"]
     multimodal_share: Share
-    dropout: Annotated[float, Field(ge=0, lt=1)]
+    dropout: BelowOne
 
     def __post_init__(self):
         if len(set(self.views)) < len(self.views):
@@ -155,19 +156,15 @@ class Model:
             raise ValueError(f"num_nearest (F) is {self.num_nearest}, more than num_interests (K), {self.num_interests}")
         if self.dim % self.num_heads:
             raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
-        if len(set(self.scales)) < len(self.scales) or max(self.scales) > self.max_length:
-            raise ValueError(f"scales {list(self.scales)} must differ and be at most max_length, {self.max_length}")
         for scale in self.scales:
-            if max(self.scales) % scale or self.max_length % scale:
-                raise ValueError(f"scale {scale} must divide the largest scale, {max(self.scales)}, and max_length, {self.max_length}")
+            if self.scales.count(scale) > 1 or math.gcd(max(self.scales), self.max_length) % scale:
+                raise ValueError(f"scale {scale} must divide the largest scale, {max(self.scales)}, and max_length, {self.max_length}, and stand there once")
 
 
-@frozen
-class CrossView:
+class CrossView(Section):
     """Weights and forms of the losses between the views, and which view learns from them."""
 
     learner: Literal["both", "id", "multimodal"]
-
     id_weight: Weight
     multimodal_weight: Weight
     coarse_weight: Weight
@@ -180,8 +177,7 @@ class CrossView:
     mutual_rows: Count
 
 
-@frozen
-class Baseline:
+class Baseline(Section):
     """The neural rivals, each of which reads what it needs; dim and max_length are the model's."""
 
     inputs: Literal["id", "multimodal", "fused"]
@@ -193,17 +189,15 @@ class Baseline:
     alignment_weight: Weight
 
 
-@frozen
-class ItemKNN:
+class ItemKNN(Section):
     """Cosine neighbours of the newest items, weighted by age."""
 
     num_recent: Count
-    decay: Annotated[float, Field(gt=0, le=1)]
+    decay: PartOfOne
     num_neighbours: Whole
 
 
-@frozen
-class Training:
+class Training(Section):
     """One budget for every model that is trained by gradients."""
 
     supervision: Literal["every_position", "one_target"]
@@ -214,23 +208,19 @@ class Training:
     learning_rate: Positive
     weight_decay: Weight
     clip_norm: Positive
-    average_decay: Annotated[float, Field(ge=0, lt=1)]
+    average_decay: BelowOne
     softmax: Literal["float32", "bfloat16"]
     evaluate_every: Count
 
 
-@frozen
-class Variant:
+class Variant(Section):
     """A model of the field: a family, and the settings in which it differs."""
 
-    family: Literal[
-        "bivrec", "sasrec", "sasrec-sum", "gru4rec", "comirec-sa", "fdsa", "nova", "dif-sr", "mmmlp", "mmsrec", "popularity", "itemknn"
-    ]  # fmt: skip
+    family: Literal["bivrec", "sasrec", "sasrec-sum", "gru4rec", "comirec-sa", "fdsa", "nova", "dif-sr", "mmmlp", "mmsrec", "popularity", "itemknn"]
     settings: dict[str, Any]
 
 
-@frozen
-class Tuning:
+class Tuning(Section):
     """The search that every trained model goes through alike: a grid of dotted settings, on folds that test nothing."""
 
     models: tuple[Name, ...]
@@ -239,16 +229,14 @@ class Tuning:
     grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]
 
 
-@frozen
-class Noise:
+class Noise(Section):
     """Levels of the noise study."""
 
     history_shares: tuple[Share, ...]
     feature_scales: tuple[Weight, ...]
 
 
-@frozen
-class ColdStart:
+class ColdStart(Section):
     """Groups of the cold-start study."""
 
     history_lengths: tuple[Count, ...]
@@ -256,16 +244,14 @@ class ColdStart:
     item_counts: tuple[Count, ...]
 
 
-@frozen
-class TransferStudy:
+class TransferStudy(Section):
     """Budget of the cross-dataset study."""
 
-    shares: tuple[Annotated[float, Field(gt=0, le=1)], ...]
+    shares: tuple[PartOfOne, ...]
     num_steps: Count
 
 
-@frozen
-class Settings:
+class Settings(Section):
     """Everything of params.yaml, as it stands for one profile and one dataset."""
 
     machine: Machine
@@ -392,18 +378,17 @@ def check_params(path: Path | None = None) -> Settings:
     default = load_settings(path=path)
     for profile in default.profiles:
         studies = load_settings(path=path, profile=profile).studies
-        named = [*studies.datasets, *(name for pair in studies.transfers.values() for name in (pair.source, pair.target))]
         for name in studies.models:
             if name not in default.models:
                 raise SettingsError(f"params.yaml: studies.models: there is no model {name!r} under models{_closest(name, list(default.models))}")
-        for name in dict.fromkeys([*named, *(default.datasets if profile == "default" else ())]):
+        named = [*studies.datasets, *(name for pair in studies.transfers.values() for name in (pair.source, pair.target))]
+        for name in dict.fromkeys(named + (list(default.datasets) if profile == "default" else [])):
             seen, plain = load_settings(name, path=path, profile=profile), load_settings(name, path=path)
             for label, variant in {**seen.models, **seen.ablations}.items():
                 vary(seen, variant, label)
             folds, encoded = ({seed % plain.split.num_folds for seed in settings.studies.seeds} for settings in (seen, plain))
             same = folds <= encoded and all(getattr(seen, key) == getattr(plain, key) for key in ("datasets", "split", "features"))
             if plain.datasets[name].source != "planted" and not same:
-                raise SettingsError(
-                    f"params.yaml: profiles.{profile}: {name}: datasets, split, features and the folds of studies.seeds must be the default's, which prepares the data"
-                )
+                needed = "datasets, split, features and the folds of studies.seeds must be the default's, which prepares the data"
+                raise SettingsError(f"params.yaml: profiles.{profile}: {name}: {needed}")
     return default

@@ -39,21 +39,18 @@ def draw_batches(train: Sequence[Int64[ndarray, "_"]], settings: Training, max_l
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     packed, lengths = np.concatenate(train), np.array([len(row) for row in train])
-    starts, multiple = np.concatenate([[0], np.cumsum(lengths)[:-1]]), max(1, multiple)
-    usable = np.flatnonzero(lengths >= 2)
+    starts, usable = np.cumsum(lengths) - lengths, np.flatnonzero(lengths >= 2)
     if not len(usable):
         raise ValueError("no training sequence has two items; nothing can be predicted")
 
     def gather(first: Int64[ndarray, "row"], size: Int64[ndarray, "row"], every: bool) -> Batch:
         """Rows of `size` inputs from place `first` of the packed items; the target of a position is the item after it."""
-        width = -(-int(size.max()) // multiple) * multiple
-        place = np.arange(width)
+        place = np.arange(-(-size.max() // multiple) * multiple)
         mask = place < size[:, None]
         spot = np.minimum(first[:, None] + place, len(packed) - 2)
-        last = place == size[:, None] - 1
-        items, targets = np.where(mask, packed[spot], 0), np.where(mask, packed[spot + 1], 0)
+        supervised = mask if every else place == size[:, None] - 1
         probe = (generator.random(len(size)) * size).astype("int64") if every else size - 1
-        return Batch(*(torch.from_numpy(part) for part in (items, mask, targets, mask if every else last, probe)))
+        return Batch(*map(torch.from_numpy, (packed[spot] * mask, mask, packed[spot + 1] * mask, supervised, probe)))
 
     while settings.supervision == "one_target":
         user = generator.choice(usable, size=settings.batch_size)
@@ -62,12 +59,9 @@ def draw_batches(train: Sequence[Int64[ndarray, "_"]], settings: Training, max_l
         yield gather(starts[user] + cut - size, size, every=False)
     while True:
         cut = generator.integers(max_length, size=len(usable))
-        first, size = [], []
-        for user, offset in zip(usable, cut):
-            edges = np.unique(np.concatenate([[0], np.arange(offset, lengths[user] - 1, max_length), [lengths[user] - 1]]))
-            first.append(starts[user] + edges[:-1])
-            size.append(np.diff(edges))
-        first, size = np.concatenate(first), np.concatenate(size)
+        edges = [np.unique([0, *range(offset, lengths[user] - 1, max_length), lengths[user] - 1]) for user, offset in zip(usable, cut)]
+        first = np.concatenate([starts[user] + edge[:-1] for user, edge in zip(usable, edges)])
+        size = np.concatenate([np.diff(edge) for edge in edges])
         order = np.argsort(size + generator.random(len(size)), kind="stable")
         groups = [order[start : start + settings.batch_size] for start in range(0, len(order), settings.batch_size)]
         for group in generator.permutation(len(groups)):
@@ -91,17 +85,17 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
     decay to a tenth.
     """
     num_steps, started = num_steps or round(settings.num_steps * settings.step_factor), time.perf_counter()
-    device = model.device
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    averages = [p.detach().clone() for p in parameters]
+    values = [p.data for p in parameters]
+    averages = [value.clone() for value in values]
     optimiser = torch.optim.AdamW(parameters, settings.learning_rate, (0.9, 0.98), weight_decay=settings.weight_decay, fused=True)
     warm = max(1, min(settings.warmup_steps, num_steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min((step + 1) / warm, 1 - 0.9 * step / num_steps))
     batches = draw_batches(parts.train, settings, model.max_length, model.multiple, seed)
     best, best_step, kept, rows, losses, num_targets = -1.0, 0, None, [], [], 0
     for step in range(1, num_steps + 1):
-        batch = next(batches).to(device)
+        batch = next(batches).to(model.device)
         loss = model.loss(batch)
         optimiser.zero_grad()
         loss.backward()
@@ -109,34 +103,27 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
         optimiser.step()
         schedule.step()
         decay = min(settings.average_decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(averages, [p.detach() for p in parameters], 1 - decay)
+        torch._foreach_lerp_(averages, values, 1 - decay)
         losses.append(loss.detach())
         num_targets += int(batch.supervised.sum())
         if step % settings.evaluate_every == 0 or step == num_steps:
-            trained = [p.detach().clone() for p in parameters]
-            torch._foreach_copy_(parameters_data(parameters), averages)
-            figures = mean_metrics(rank_cases(model, parts.validation))
-            value = float(figures.loc[figures["metric"] == metric, "value"].mean())
             mean_loss = float(torch.stack(losses).mean())
             if not np.isfinite(mean_loss):
                 raise ValueError(f"training diverged before step {step}; lower training.learning_rate in params.yaml")
+            trained = [value.clone() for value in values]
+            torch._foreach_copy_(values, averages)
+            figures = mean_metrics(rank_cases(model, parts.validation))
             rows.append(figures.assign(step=step, loss=mean_loss))
+            judged = figures.loc[figures["metric"] == metric, "value"].mean()
+            if judged > best:
+                best, best_step, kept = judged, step, [average.clone() for average in averages]
+            torch._foreach_copy_(values, trained)
             losses = []
-            if value > best:
-                best, best_step, kept = value, step, [average.clone() for average in averages]
-            torch._foreach_copy_(parameters_data(parameters), trained)
-    torch._foreach_copy_(parameters_data(parameters), kept)
+    torch._foreach_copy_(values, kept)
     model.eval()
     return Fit(pd.concat(rows, ignore_index=True), best_step, num_targets, time.perf_counter() - started)
 
 
-def parameters_data(parameters: list[torch.nn.Parameter]) -> list[torch.Tensor]:
-    """The parameters' values, outside the gradient's view."""
-    return [p.data for p in parameters]
-
-
 def num_workers(settings: Machine) -> int:
     """How many trainings run side by side: one a core on a CPU, one after the other on a GPU."""
-    if choose_device(settings).type == "cuda":
-        return 1
-    return settings.num_workers or len(os.sched_getaffinity(0))
+    return 1 if choose_device(settings).type == "cuda" else settings.num_workers or len(os.sched_getaffinity(0))

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from bivrec.evaluation import bootstrap_interval, holm, interval_table, mean_metrics, paired_test, rank_cases, target_ranks, user_metrics
-from bivrec.sequences import Cases
 
 
 def ranks_of(*users):
@@ -119,8 +118,3 @@ def test_interval_table_keeps_every_group():
     ranks = pd.concat([ranks_of([1], [2]).assign(model="a"), ranks_of([3], [4]).assign(model="b")])
     table = interval_table(ranks, "ndcg@10", ["model"])
     assert table["model"].tolist() == ["a", "b"] and (table["low"] <= table["mean"]).all()
-
-
-def test_cases_take_rows():
-    cases = Cases(np.array([4, 5]), (np.arange(2), np.arange(3)), (np.arange(1), np.arange(1)))
-    assert cases.take(np.array([False, True])).users.tolist() == [5]
