@@ -91,7 +91,7 @@ def test_a_dataset_changes_its_own_settings_and_the_reader_changes_last():
 def test_a_profile_stands_between_the_file_and_the_dataset(params):
     path = params("    training.num_steps: 300", "    training.num_steps: 480\n    model.dropout: 0.3\n    studies.seeds: [0, 1, 2, 10, 11]")
     full = {name: load_settings(name, path=path, profile="full") for name in ("movies-classic", "planted")}
-    assert {name: settings.training.num_steps for name, settings in full.items()} == {"movies-classic": 480, "planted": 80}  # the dataset's own
+    assert {name: settings.training.num_steps for name, settings in full.items()} == {"movies-classic": 480, "planted": 120}  # the dataset's own
     assert all(settings.model.dropout == 0.3 for settings in full.values()) and load_settings(path=path).model.dropout != 0.3
     assert load_settings("movies-classic", {"training.num_steps": 7}, path, "full").training.num_steps == 7
     check_params(path)  # further seeds of folds whose features there are
