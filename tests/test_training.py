@@ -11,7 +11,7 @@ import torch
 from bivrec.domains import Domain
 from bivrec.evaluation import mean_metrics, rank_cases
 from bivrec.sequences import DataError
-from bivrec.settings import SettingsError, load_settings
+from bivrec.settings import SettingsError, load_settings, vary
 from bivrec.studies import (
     adapt,
     blur_features,
@@ -208,3 +208,18 @@ def test_losses_under_noise_are_compared_user_by_user():
     ranks = pd.DataFrame(rows, columns=["model", "view", "seed", "user", "num_targets", "item", "rank", "condition"])
     test = compare_losses(ranks, ("a", "id"), ("b", "id"), "ndcg@10", "noisy", "clean")
     assert test["mean"] == pytest.approx(0.5) and test["users"] == 2  # a loses one of two users, b both
+
+
+def test_models_hold_what_the_tuning_chose(root):
+    """params.yaml has each model's best trial by mean over folds, views and domains, as results/full records them."""
+    settings = load_settings()
+    trials = pd.concat([pd.read_csv(root / "results" / "full" / "09_tuning" / name / "trials.csv") for name in settings.studies.datasets])
+    grid = list(settings.tuning.grid)
+    means = trials.groupby(["model", *grid])["value"].mean()
+    assert set(means.index.get_level_values("model")) == set(settings.tuning.models)
+    for name in settings.tuning.models:
+        chosen = vary(settings, settings.models[name])
+        assert (chosen.training.learning_rate, chosen.model.dropout) == means[name].idxmax(), name
+    assert [*settings.tuning.grid] == ["training.learning_rate", "model.dropout"]
+    reported = {seed % settings.split.num_folds for seed in settings.studies.seeds}
+    assert not {(seed + 1) % settings.split.num_folds for seed in settings.tuning.seeds} & reported  # who chose tests nothing
