@@ -147,7 +147,8 @@ def test_the_readme_shows_the_results(root, tmp_path, monkeypatch):
 
     from bivrec.report import write_readme
 
-    shutil.copytree(root / "results" / "08_report", tmp_path / "results" / "08_report")
+    for folder in ("results/08_report", "results/full/08_report"):
+        shutil.copytree(root / folder, tmp_path / folder)
     shutil.copy(root / "README.md", tmp_path)
     monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
     write_readme()
