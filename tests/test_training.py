@@ -212,7 +212,7 @@ def test_losses_under_noise_are_compared_user_by_user():
 
 def test_models_hold_what_the_tuning_chose(root):
     """params.yaml has each model's best trial by mean over folds, views and domains, as results/full records them."""
-    settings = load_settings()
+    settings = load_settings("movies-classic")
     trials = pd.concat([pd.read_csv(root / "results" / "full" / "09_tuning" / name / "trials.csv") for name in settings.studies.datasets])
     grid = list(settings.tuning.grid)
     means = trials.groupby(["model", *grid])["value"].mean()
