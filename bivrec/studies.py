@@ -179,13 +179,19 @@ def to_runs(domain: Domain, study: str, ranks: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost_runs(domain: Domain, models: Sequence[Trained], study: str, seconds: bool = False) -> pd.DataFrame:
-    """What each training cost: parameters, targets seen, best step; and seconds, which no two runs agree on: apart in the
+    """What each training cost: parameters, targets seen, epochs, best step; and seconds, which no two runs agree on: apart in the
     default profile, whose runs are the same bytes each time, and with the rest in the others."""
     rows = []
     for trained in models:
         if trained.record:
-            figures = {"parameters": trained.num_parameters, "targets": trained.record.num_targets, "best_step": trained.record.best_step}
-            clock = {"seconds": round(trained.record.seconds, 1)}
+            record, targets = trained.record, sum(len(row) - 1 for row in domain.parts(trained.seed).train)
+            figures = {
+                "parameters": trained.num_parameters,
+                "targets": record.num_targets,
+                "epochs": record.num_targets / targets,
+                "best_step": record.best_step,
+            }
+            clock = {"seconds": round(record.seconds, 1)}
             for metric, value in (clock if seconds else figures if domain.profile == "default" else figures | clock).items():
                 rows.append((domain.profile, domain.name, domain.settings.split.protocol, study, "", trained.name, "", trained.seed, "train", metric, value))
     return pd.DataFrame(rows, columns=RUN_COLUMNS)
