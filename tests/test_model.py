@@ -302,7 +302,7 @@ def test_allocation_difference(form):
 
 def model_of(planted, name, changes=None):
     variant = planted.settings.models[name]
-    settings = vary(load_settings("planted", changes), variant, name)
+    settings = vary(vary(load_settings("planted"), variant, name), replace(variant, settings=changes or {}))
     return FAMILIES[variant.family](settings, planted.sequences.num_items, planted.features(0)).eval()
 
 

@@ -165,7 +165,9 @@ def test_scrub_removes_times_and_paths(project):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_run_leaves_nothing_half_written(project, root, number):
     project(KEEP, "import time\ntime.sleep(60)")
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would their children
     process = subprocess.Popen([sys.executable, "-m", "bivrec", "run", "01_small", "dataset=planted"], stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, kept)
     deadline = time.monotonic() + 60
     while not list((project.root / "build").glob(".running-*/results/table.csv")) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -45,7 +45,7 @@ def params(root, tmp_path):
         ("  history_shares: [", "  history_shares: 3 #[", "noise.history_shares: 3 is refused"),
         ("  models: [popularity,", "  models: [popularty,", "studies.models: there is no model 'popularty' under models; did you mean 'popularity'"),
         ("  num_heads: 2                 # of", "  num_heads: 3                 # of", "model.dim 64 is not a multiple of baseline.num_heads, 3"),
-        ("  retrained_seeds: [0, 1, 2]", "  retrained_seeds: [4]", "retrained_seeds [4] must be among seeds"),
+        ("  retrained_seeds: [0, 1]", "  retrained_seeds: [4]", "retrained_seeds [4] must be among seeds"),
         ("  primary_metric: ndcg@20", "  primary_metric: ndgc@20", "studies.primary_metric"),
         ("\nstudies:", "\nstudies: [", "params.yaml, line"),
         ("\nstudies:", "\nextra: 1\nstudies:", "extra: unknown key"),
@@ -78,7 +78,7 @@ def test_missing_and_binary_files(tmp_path):
 
 
 def test_numbers_are_yaml_1_2(params):
-    assert load_settings(path=params("  learning_rate: ", "  learning_rate: 1e-3 #")).training.learning_rate == 0.001
+    assert load_settings("movies-classic", path=params("  learning_rate: ", "  learning_rate: 1e-3 #")).training.learning_rate == 0.001
 
 
 def test_a_dataset_changes_its_own_settings_and_the_reader_changes_last():
@@ -89,10 +89,10 @@ def test_a_dataset_changes_its_own_settings_and_the_reader_changes_last():
 
 
 def test_a_profile_stands_between_the_file_and_the_dataset(params):
-    path = params("    training.num_steps: 300", "    training.num_steps: 480\n    model.dropout: 0.3\n    studies.seeds: [0, 1, 2, 10, 11]")
+    path = params("    training.num_steps: 300", "    training.num_steps: 480\n    training.clip_norm: 3.0\n    studies.seeds: [0, 1, 2, 10, 11]")
     full = {name: load_settings(name, path=path, profile="full") for name in ("movies-classic", "planted")}
     assert {name: settings.training.num_steps for name, settings in full.items()} == {"movies-classic": 480, "planted": 120}  # the dataset's own
-    assert all(settings.model.dropout == 0.3 for settings in full.values()) and load_settings(path=path).model.dropout != 0.3
+    assert all(settings.training.clip_norm == 3 for settings in full.values()) and load_settings(path=path).training.clip_norm != 3
     assert load_settings("movies-classic", {"training.num_steps": 7}, path, "full").training.num_steps == 7
     check_params(path)  # further seeds of folds whose features there are
     with pytest.raises(SettingsError, match="^params.yaml: there is no profile 'fool'; known are default, smoke, full$"):

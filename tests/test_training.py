@@ -106,7 +106,7 @@ def test_a_gpu_that_is_not_there_is_said():
 def test_a_model_that_diverges_is_said():
     domain = Domain("planted", {"training.learning_rate": 1e12, "training.clip_norm": 1e12, "training.num_steps": 20})
     with pytest.raises(ValueError, match="lower training.learning_rate"):
-        train_model(domain, "pure-id", 0)
+        train_model(domain, "bivrec", 0)
 
 
 def test_checkpoints(planted, tmp_path):
