@@ -6,5 +6,5 @@ READING_ORDER = (
     "settings", "results",
     "sequences", "planted", "features", "domains",
     "recommendation", "embedding", "decomposition", "cross_view", "model", "baselines",
-    "evaluation", "training", "studies", "report", "figures", "pipeline",
+    "evaluation", "training", "field", "studies", "report", "figures", "study_figures", "pipeline",
 )  # fmt: skip

@@ -16,7 +16,7 @@ from torch import Tensor
 
 INK, GREY = "#2b2b2b", "#9a9a9a"
 COLOURS = {  # apart for colour-blind eyes too
-    "bivrec": "#0072B2", "pure-id": "#56B4E9", "pure-mm": "#009E73", "sasrec": "#D55E00", "sasrec-fused": "#E69F00", "sasrec-sum": "#CC79A7",
+    "bivrec": "#0072B2", "bivrec-one-target": "#111111", "pure-id": "#56B4E9", "pure-mm": "#009E73", "sasrec": "#D55E00", "sasrec-fused": "#E69F00", "sasrec-sum": "#CC79A7",
     "gru4rec": "#0247A9", "gru4rec-fused": "#2497FD", "comirec-sa": "#79036D", "comirec-sa-fused": "#FCBEC7", "fdsa": "#4E3320", "nova": "#B7A94F",
     "dif-sr": "#6EDFF7", "mmmlp": "#BDDD8E", "mmsrec": "#F2D161", "itemknn": "#8c6d31", "itemknn-recency": "#6b4c12", "popularity": "#7f7f7f",
 }  # fmt: skip
@@ -47,14 +47,14 @@ def style_of(model: str, view: str) -> dict[str, Any]:
     return {"color": colour_of(model), "dashes": VIEW_DASHES[view], "label": label_of(model, view)}
 
 
-def _panels(names: Iterable[str], width: float, height: float, margin: float = 0, **shared: bool) -> tuple[Figure, dict[str, Axes]]:
+def start_panels(names: Iterable[str], width: float, height: float, margin: float = 0, **shared: bool) -> tuple[Figure, dict[str, Axes]]:
     """A row of panels, by name; `margin` is the room for what stands beside them."""
     names = list(dict.fromkeys(names))
     figure, axes = plt.subplots(1, len(names), figsize=(width * len(names) + margin, height), squeeze=False, **shared)
     return figure, dict(zip(names, axes[0]))
 
 
-def _draw_dots(axis: Axes, table: pd.DataFrame, place: Sequence[int], colours: Sequence[str], labels: Sequence[str]) -> None:
+def draw_dots(axis: Axes, table: pd.DataFrame, place: Sequence[int], colours: Sequence[str], labels: Sequence[str]) -> None:
     """A row's mean as a dot and its interval as a bar, at its place among the labels."""
     axis.hlines(place, table["low"], table["high"], color=colours, lw=2)
     axis.scatter(table["mean"], place, color=colours, s=36)
@@ -87,7 +87,7 @@ def draw_images(images: Sequence[Image.Image], titles: Sequence[str], columns: i
 
 def draw_features(points: dict[str, Float[ndarray, "item 2"]], groups: Sequence[str], legend: str) -> Figure:
     """Items on a plane, one panel a modality, coloured by group (the seven largest, then the rest)."""
-    figure, panels = _panels(points, 3.9, 3.1)
+    figure, panels = start_panels(points, 3.9, 3.1)
     named = pd.Series(groups)
     top = list(named.value_counts().index[:7])
     named, order = named.where(named.isin(top), "other"), [*top, "other"][: named.nunique()]
@@ -113,6 +113,19 @@ def draw_curves(curves: pd.DataFrame, metric: str) -> Figure:
     return figure
 
 
+def draw_cost(curves: pd.DataFrame, metric: str, cost: str) -> Figure:
+    """What quality cost: the validation metric of each model's combined or only view by seconds, or by targets, so far."""
+    combined = curves["model"].isin(curves.loc[curves["view"] == "both", "model"])
+    main = curves[(curves["metric"] == metric) & (~combined | (curves["view"] == "both"))]
+    figure, axis = plt.subplots(figsize=(6.4, max(3.0, 0.18 * main["model"].nunique())))
+    for model, line in main.groupby("model", sort=False):
+        means = line.groupby("step")[[cost, "value"]].mean()
+        axis.plot(means[cost], means["value"], color=colour_of(model), label=model, lw=2.4 if model.startswith("bivrec") else 1.2)
+    axis.set(xscale="log", xlabel=f"{cost}, one training", ylabel=f"{metric.upper()}, validation users", ylim=(0, None))
+    axis.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
+    return figure
+
+
 def draw_field(table: pd.DataFrame, metric: str) -> Figure:
     """Each model and view with its interval over users."""
     return draw_field_panels(table.assign(dataset="").rename(columns={"mean": metric}), metric)
@@ -121,67 +134,12 @@ def draw_field(table: pd.DataFrame, metric: str) -> Figure:
 def draw_field_panels(table: pd.DataFrame, metric: str) -> Figure:
     """The field on every dataset, a panel each, models in the order of their mean over datasets."""
     order = table.groupby(["model", "view"])[metric].mean().sort_values().index
-    figure, panels = _panels(table["dataset"], 3.4, 0.32 * len(order) + 0.9, margin=2.6, sharey=True)
+    figure, panels = start_panels(table["dataset"], 3.4, 0.32 * len(order) + 0.9, margin=2.6, sharey=True)
     for name, axis in panels.items():
         part = table[table["dataset"] == name].rename(columns={metric: "mean"})
         place = order.get_indexer(pd.MultiIndex.from_frame(part[["model", "view"]]))
-        _draw_dots(axis, part, place, [colour_of(model) for model in part["model"]], [label_of(*pair) for pair in order])
+        draw_dots(axis, part, place, [colour_of(model) for model in part["model"]], [label_of(*pair) for pair in order])
         axis.set(title=name, xlim=(0, None), xlabel=f"{metric.upper()}, test users (95 % interval)")
-    return figure
-
-
-def draw_differences(table: pd.DataFrame, metric: str) -> Figure:
-    """Paired differences (columns label, view, mean, low, high) against zero, a panel a view."""
-    labels = pd.Index(table["label"].unique()[::-1])
-    views = [view for view in VIEW_NAMES if view in set(table["view"])]
-    figure, panels = _panels(views, 2.6, 0.36 * len(labels) + 1, margin=1.6, sharex=True, sharey=True)
-    for view, axis in panels.items():
-        part = table[table["view"] == view]
-        axis.axvline(0, color=INK, lw=1)
-        _draw_dots(axis, part, labels.get_indexer(part["label"]), np.where(part["low"] * part["high"] > 0, COLOURS["bivrec"], GREY), labels)
-        axis.set(title=VIEW_NAMES[view])
-    figure.supxlabel(f"variant minus whole model, {metric.upper()} (95 % interval over users; grey: crosses zero)", fontsize=9)
-    return figure
-
-
-def draw_noise(table: pd.DataFrame, metric: str) -> Figure:
-    """Share of the clean metric that is kept as noise grows: a panel a kind of noise, a line a model and view."""
-    figure, panels = _panels(table["noise"], 4.2, 3.0, margin=1.2, sharey=True)
-    for (kind, *pair), line in table.groupby(["noise", "model", "view"], sort=False):
-        panels[kind].plot(line["level"], 100 * line["kept"], **style_of(*pair), marker="o", ms=3.5)
-        panels[kind].set(xlabel=kind)
-    first, *_, last = panels.values()
-    first.set(ylabel=f"{metric.upper()} kept, %", ylim=(0, None))
-    last.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
-    return figure
-
-
-def draw_groups(table: pd.DataFrame, metric: str) -> Figure:
-    """The metric by group, a panel a kind of group, a line a model and view, with intervals over users."""
-    figure, panels = _panels(table["kind"], 4.2, 3.1, margin=1.2)
-    for kind, axis in panels.items():
-        part = table[table["kind"] == kind]
-        names, lines = pd.Index(part["group"].unique()), part.groupby(["model", "view"], sort=False)
-        for number, (pair, line) in enumerate(lines):
-            place = names.get_indexer(line["group"]) + 0.06 * (number - len(lines) / 2)
-            axis.vlines(place, line["low"], line["high"], color=colour_of(pair[0]), lw=1.2)
-            axis.plot(place, line["mean"], **style_of(*pair), marker="o", ms=3.5)
-        axis.set_xticks(range(len(names)), names)
-        axis.set(xlabel=kind, ylabel=metric.upper(), ylim=(0, None))
-    axis.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
-    return figure
-
-
-def draw_transfer(table: pd.DataFrame, metric: str) -> Figure:
-    """The target's metric by share of its training users, a line a way to start, with intervals over users."""
-    figure, axis = plt.subplots(figsize=(6.6, 3.2))
-    colours = dict(zip(table["start"].unique(), sns.color_palette("colorblind"))) | {"popularity": colour_of("popularity")}
-    for number, (start, line) in enumerate(table.groupby("start", sort=False)):
-        place = 100 * line["share"] + 0.7 * number
-        axis.vlines(place, line["low"], line["high"], color=colours[start], lw=1.2)
-        axis.plot(place, line["mean"], marker="o", ms=4, color=colours[start], label=start, ls="-" if len(line) > 1 else "")
-    axis.set(xlabel="target's training users, %", ylabel=f"{metric.upper()}, target's test users", ylim=(0, None))
-    axis.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
     return figure
 
 

@@ -333,14 +333,17 @@ def _sentence(error: ValidationError, where: str) -> str:
     """The first thing wrong, as one sentence."""
     unknown = ("unexpected_keyword_argument", "extra_forbidden")
     first = min(error.errors(), key=lambda told: told["type"] not in unknown)
-    key = ".".join(str(part) for part in first["loc"]) or "the file"
+    key = ".".join(str(part) for part in first["loc"])
     value = json.dumps(first["input"], default=str)
     if first["type"] in unknown:
         known = [name for kind in Settings.__dataclass_fields__.values() for name in getattr(kind.type, "__dataclass_fields__", ())]
         return f"{where}: {key}: unknown key{_closest(str(first['loc'][-1]), known) or '; remove it'}"
     if first["type"] in ("missing", "missing_argument"):
         return f"{where}: {key}: the key is missing; add it (`git diff params.yaml` shows what changed)"
-    return f"{where}: {key}: {value if len(value) < 80 else 'the value'} is refused: {first['msg'].removeprefix('Value error, ')}"
+    told = first["msg"].removeprefix("Value error, ")
+    if isinstance(first["input"], dict):  # a rule between keys, which names them itself
+        return f"{where}: {key}: {told}" if first["loc"] else f"{where}: {told}"
+    return f"{where}: {key}: {value if len(value) < 80 else 'the value'} is refused: {told}"
 
 
 def _validate(tree: Mapping[str, Any], where: str) -> Settings:

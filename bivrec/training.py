@@ -70,7 +70,7 @@ def draw_batches(train: Sequence[Int64[ndarray, "_"]], settings: Training, max_l
 
 @dataclass(frozen=True)
 class Fit:
-    """A training's record: the learning curve (step, loss, validation metrics by view) and what it cost."""
+    """A training's record: the learning curve (validation metrics by view; step, loss, targets and seconds so far) and its cost."""
 
     curve: pd.DataFrame
     best_step: int
@@ -113,7 +113,7 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
             trained = [value.clone() for value in values]
             torch._foreach_copy_(values, averages)
             figures = mean_metrics(rank_cases(model, parts.validation))
-            rows.append(figures.assign(step=step, loss=mean_loss))
+            rows.append(figures.assign(step=step, loss=mean_loss, targets=num_targets, seconds=time.perf_counter() - started))
             judged = figures.loc[figures["metric"] == metric, "value"].mean()
             if judged > best:
                 best, best_step, kept = judged, step, [average.clone() for average in averages]

@@ -7,10 +7,10 @@ import torch
 from torch.nn.functional import gelu
 
 from bivrec.cross_view import info_nce
+from bivrec.field import FAMILIES
 from bivrec.model import Batch
 from bivrec.recommendation import interest_softmax
 from bivrec.settings import load_settings, vary
-from bivrec.studies import FAMILIES
 
 NEURAL = [name for name, variant in load_settings().models.items() if variant.family not in ("popularity", "itemknn")]
 WITH_FEATURES = [name for name in NEURAL if name not in ("pure-id", "sasrec", "gru4rec", "comirec-sa")]

@@ -55,7 +55,7 @@ def test_scores_that_are_not_finite_are_refused():
 
 
 def test_batches_of_cases_do_not_matter(planted):
-    from bivrec.studies import build_model
+    from bivrec.field import build_model
 
     model, cases = build_model(planted, "bivrec", 0), planted.parts(0).test
     one, many = rank_cases(model, cases, 256), rank_cases(model, cases, 3)

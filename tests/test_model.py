@@ -11,10 +11,10 @@ from bivrec.baselines import ItemNeighbours, Popularity
 from bivrec.cross_view import allocation_difference, info_nce, mutual_learning
 from bivrec.decomposition import ClusterAttention, GaussianAttention, assign, gaussian_weights, information, own_patches, sum_prefixes
 from bivrec.embedding import Dropout, ItemTable, MultiScaleEmbedding, cut_patches
+from bivrec.field import FAMILIES
 from bivrec.model import Batch, BivRec, pad
 from bivrec.recommendation import choose_interest, combine, interest_softmax, recommendations, score_catalogue
 from bivrec.settings import load_settings, vary
-from bivrec.studies import FAMILIES
 
 KERNELS = ["rbf", "rbf_normalised", "distance", "softmax"]
 NEURAL = [name for name, variant in load_settings().models.items() if variant.family not in ("popularity", "itemknn")]

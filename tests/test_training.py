@@ -10,31 +10,22 @@ import torch
 
 from bivrec.domains import Domain
 from bivrec.evaluation import mean_metrics, rank_cases
+from bivrec.field import build_model, compare, interest_recovery, load_checkpoint, rank_models, save_checkpoint, to_runs, train_model, train_models, tune
 from bivrec.sequences import DataError
 from bivrec.settings import SettingsError, load_settings, vary
-from bivrec.studies import (
+from bivrec.studies import (  # fmt: skip
     adapt,
     blur_features,
-    build_model,
     carry_view,
-    compare,
     compare_losses,
     cut_history,
     group_by_history,
     group_by_popularity,
-    interest_recovery,
-    load_checkpoint,
     name_groups,
     order_groups,
-    rank_models,
     replace_history,
-    save_checkpoint,
-    to_runs,
-    train_model,
-    train_models,
-    tune,
     with_features,
-)  # fmt: skip
+)
 from bivrec.training import choose_device, draw_batches, seed_of
 
 TRAINING = load_settings("planted").training
@@ -181,7 +172,7 @@ def test_the_multimodal_view_travels():
 
 
 def test_runs_have_their_columns(planted):
-    from bivrec.studies import RUN_COLUMNS
+    from bivrec.field import RUN_COLUMNS
 
     runs = to_runs(planted, "training", rank_models(planted, train_models(planted, ["popularity"])))
     assert list(runs.columns) == RUN_COLUMNS and not runs.duplicated(RUN_COLUMNS[:-1]).any()
