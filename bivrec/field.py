@@ -19,15 +19,16 @@ import torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from bivrec.baselines import DIFSR, FDSA, MMMLP, NOVA, ComiRecSA, GRU4Rec, ItemNeighbours, MMSRec, Popularity, SASRec, SummedSASRec
 from bivrec.domains import Domain, Features
 from bivrec.evaluation import paired_test, rank_cases, user_metrics
 from bivrec.model import BivRec, pad
 from bivrec.results import kept_folder
-from bivrec.sequences import Cases, DataError
-from bivrec.settings import Settings, profile_folder, vary
-from bivrec.training import Fit, choose_device, fit, num_workers, seed_of
+from bivrec.sequences import Cases, DataError, Parts
+from bivrec.settings import Settings, grid_of, profile_folder, vary
+from bivrec.training import Fit, choose_device, draw_batches, fit, num_workers, seed_of
 
 RUN_COLUMNS = ["profile", "dataset", "protocol", "study", "condition", "model", "view", "seed", "split", "metric", "value"]
 
@@ -65,14 +66,14 @@ def build_model(domain: Domain, name: str, seed: int, features: Features | None 
     return FAMILIES[variant.family](settings, num_items, features or domain.features(seed)).to(choose_device(settings.machine))
 
 
-def train_model(domain: Domain, name: str, seed: int) -> Trained:
-    """One model on one fold."""
-    model = build_model(domain, name, seed)
+def train_model(domain: Domain, name: str, seed: int, parts: Parts | None = None, features: Features | None = None) -> Trained:
+    """One model on one fold; a study may hand in the fold or the features otherwise than they are."""
+    model = build_model(domain, name, seed, features)
     if not isinstance(model, torch.nn.Module):
         return Trained(name, seed, model)
     settings = vary(domain.settings, domain.variant(name), name)
     torch.manual_seed(seed_of(seed, name, "noise"))
-    return Trained(name, seed, model, fit(model, domain.parts(seed), settings.training, seed_of(seed, "batches"), settings.studies.primary_metric))
+    return Trained(name, seed, model, fit(model, parts or domain.parts(seed), settings.training, seed_of(seed, "batches"), settings.studies.primary_metric))
 
 
 def describe_run(domain: Domain, name: str, seed: int) -> str:
@@ -175,20 +176,34 @@ def to_runs(domain: Domain, study: str, ranks: pd.DataFrame) -> pd.DataFrame:
     return table[RUN_COLUMNS].sort_values(RUN_COLUMNS[:-1]).reset_index(drop=True)
 
 
+def count_flops(domain: Domain, name: str, num_batches: int = 10) -> float:
+    """Floating-point operations of a training step, those of all matrix products, forward and backward: the mean over a few
+    batches, since rows of like length go together."""
+    model, settings = build_model(domain, name, 0).train(), vary(domain.settings, domain.variant(name), name).training
+    batches = draw_batches(domain.parts(0).train, settings, model.max_length, model.multiple, 0)
+    with FlopCounterMode(display=False) as counter:
+        for batch in itertools.islice(batches, num_batches):
+            model.loss(batch.to(model.device)).backward()
+    return counter.get_total_flops() / num_batches
+
+
 def cost_runs(domain: Domain, models: Sequence[Trained], study: str, seconds: bool = False) -> pd.DataFrame:
-    """What each training cost: parameters, targets seen, epochs, best step; and seconds, which no two runs agree on: apart in the
-    default profile, whose runs are the same bytes each time, and with the rest in the others."""
-    rows = []
+    """What each training cost: parameters, operations a step, targets seen, epochs, best step; and seconds (all, and to the
+    best step), which no two runs agree on: apart in the default profile, whose runs are the same bytes each time, and with
+    the rest in the others."""
+    rows, flops = [], {trained.name: count_flops(domain, trained.name) for trained in models if trained.record and not seconds}
     for trained in models:
         if trained.record:
             record, targets = trained.record, sum(len(row) - 1 for row in domain.parts(trained.seed).train)
             figures = {
                 "parameters": trained.num_parameters,
+                "flops_per_step": flops.get(trained.name),
                 "targets": record.num_targets,
                 "epochs": record.num_targets / targets,
                 "best_step": record.best_step,
             }
-            clock = {"seconds": round(record.seconds, 1)}
+            to_best = record.curve.loc[record.curve["step"] == record.best_step, "seconds"].iloc[0]
+            clock = {"seconds": round(record.seconds, 1), "seconds_to_best": round(to_best, 1)}
             for metric, value in (clock if seconds else figures if domain.profile == "default" else figures | clock).items():
                 rows.append((domain.profile, domain.name, domain.settings.split.protocol, study, "", trained.name, "", trained.seed, "train", metric, value))
     return pd.DataFrame(rows, columns=RUN_COLUMNS)
@@ -245,6 +260,5 @@ def tune(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
     """The same grid for every model (params.yaml: tuning), judged by the validation users of folds that test nothing: one
     row a model, trial, seed and view."""
     settings = domain.settings.tuning
-    trials = [dict(zip(settings.grid, values)) for values in itertools.product(*settings.grid.values())]
-    jobs = [(domain, name, number, seed, trial) for name in names for number, trial in enumerate(trials) for seed in settings.seeds]
+    jobs = [(domain, name, number, seed, trial) for name in names for number, trial in enumerate(grid_of(settings.grid)) for seed in settings.seeds]
     return pd.DataFrame([row for rows in side_by_side(_tuning_work, jobs, domain) for row in rows])

@@ -10,7 +10,7 @@ import pandas as pd
 
 from bivrec.domains import Domain
 from bivrec.evaluation import holm, interval_table
-from bivrec.field import RUN_COLUMNS, compare, rank_models, to_runs, train_models
+from bivrec.field import RUN_COLUMNS, compare, cost_runs, rank_models, to_runs, train_models
 from bivrec.results import kept, profile_folder
 from bivrec.settings import SettingsError, load_settings, project_root
 
@@ -33,9 +33,11 @@ CLAIMS = [  # ours, theirs; "best": the one of its kind that the validation user
 
 
 @cache
-def _planted_ranks(profile: str) -> pd.DataFrame:
+def _planted(profile: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     domain = Domain("planted", profile=profile)
-    return rank_models(domain, train_models(domain, ["bivrec", "sasrec", "popularity"]))
+    trained = train_models(domain, ["bivrec", "sasrec", "popularity"])
+    ranks = rank_models(domain, trained)
+    return ranks, pd.concat([to_runs(domain, "training", ranks), cost_runs(domain, trained, "training")], ignore_index=True)
 
 
 def stage_labels(profile: str) -> list[tuple[str, str]]:
@@ -48,7 +50,7 @@ def stage_labels(profile: str) -> list[tuple[str, str]]:
 def gather_runs(whole_study: bool, profile: str = "default") -> pd.DataFrame:
     """Every figure of every stage that params.yaml names, one a row; planted alone is trained here."""
     if not whole_study:
-        return to_runs(Domain("planted", profile=profile), "training", _planted_ranks(profile))
+        return _planted(profile)[1]
     runs = pd.concat([kept(stage, label, "runs.csv", profile) for stage, label in stage_labels(profile)], ignore_index=True)
     return runs.sort_values(RUN_COLUMNS[:-1], kind="stable").reset_index(drop=True)
 
@@ -56,7 +58,7 @@ def gather_runs(whole_study: bool, profile: str = "default") -> pd.DataFrame:
 def gather_ranks(whole_study: bool, profile: str = "default") -> pd.DataFrame:
     """The test ranks of the whole field (column dataset)."""
     if not whole_study:
-        return _planted_ranks(profile).assign(dataset="planted")
+        return _planted(profile)[0].assign(dataset="planted")
     datasets = load_settings(profile=profile).studies.datasets
     return pd.concat([kept("03_training", name, "ranks.csv", profile).assign(dataset=name) for name in datasets], ignore_index=True)
 
@@ -105,6 +107,17 @@ def check_claims(runs: pd.DataFrame, ranks: pd.DataFrame, further: pd.DataFrame,
     told = np.where(table["mean"] > 0, "holds", "fails")
     table["verdict"] = np.where(table["adjusted p"] < 0.05, told, "open")
     return table.sort_values(["claim", "dataset"], kind="stable").reset_index(drop=True)
+
+
+def cost_table(runs: pd.DataFrame, ranks: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """What each trained model cost and reached: parameters, operations (GFLOP) a step and up to the best step, epochs, and
+    where the profile keeps them seconds; its combined or only view on the test users, with the 95 % interval."""
+    cost = runs[(runs["study"] == "training") & (runs["split"] == "train")].pivot_table(index=["dataset", "model"], columns="metric", values="value")
+    cost["GFLOP a step"] = cost["flops_per_step"] / 1e9
+    cost["GFLOP to best"] = cost["GFLOP a step"] * cost["best_step"]
+    main = ranks[(ranks["view"] == "both") | ~ranks["model"].isin(ranks.loc[ranks["view"] == "both", "model"])]
+    quality = interval_table(main, metric, ["dataset", "model"]).rename(columns={"mean": "quality"})
+    return quality.merge(cost.drop(columns=["flops_per_step", "targets"]).reset_index(), on=["dataset", "model"])
 
 
 def summarise(runs: pd.DataFrame) -> dict[str, Any]:

@@ -183,6 +183,9 @@ def split_sequences(sequences: Sequences, split: Split, seed: int) -> Parts:
     items the first int(share * n) are given and all later ones are targets. The paper draws one split; ours turns with
     the seed, so that more users judge.
     leave_one_out: everybody trains on all but the last two items; the second-to-last validates, the last tests.
+    by_time: one date ends the training, at history_share of all interactions, and another, half way through the rest, the
+    validation; a user is a case of the period in which the first int(share * n) items are done, and the items after them
+    (validation: before the second date) are targets, so that nothing is learned from what came later.
     """
     everyone, lengths = np.arange(sequences.num_users), sequences.lengths
 
@@ -193,6 +196,15 @@ def split_sequences(sequences: Sequences, split: Split, seed: int) -> Parts:
     if split.protocol == "leave_one_out":
         validation, test = (cases(everyone, lengths - back, lengths - back + 1) for back in (2, 1))
         return Parts(validation.histories, everyone, validation, test)
+    if split.protocol == "by_time":
+        cuts, share = (split.history_share * lengths).astype("int64"), split.history_share
+        first, second = np.quantile(sequences.times, [share, (1 + share) / 2], method="lower")
+        asked = sequences.times[sequences.starts[:-1] + cuts]
+        before = {date: np.add.reduceat((sequences.times < date).astype("int64"), sequences.starts[:-1]) for date in (first, second)}
+        validation = cases(everyone[(asked >= first) & (asked < second) & (cuts > 0)], cuts, before[second])
+        test = cases(everyone[(asked >= second) & (cuts > 0)], cuts, lengths)
+        known = everyone[before[first] > 0]
+        return Parts(tuple(sequences.of(user)[: before[first][user]] for user in known), known, validation, test)
     folds, cuts = fold_of_users(sequences.users, split.num_folds), (split.history_share * lengths).astype("int64")
     validation, test = (cases(everyone[folds == fold % split.num_folds], cuts, lengths) for fold in (seed + 1, seed))
     train_users = np.setdiff1d(everyone, np.concatenate([validation.users, test.users]))

@@ -1,6 +1,7 @@
 """Settings: params.yaml read into frozen dataclasses that refuse unknown, missing and mistyped keys."""
 
 import difflib
+import itertools
 import json
 import math
 import os
@@ -25,7 +26,10 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Seeds = Annotated[tuple[Whole, ...], Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], Field(min_length=1)]
-Stage = Literal["03_training", "04_ablations", "05_noise", "06_cold_start", "07_cross_dataset"]
+Stage = Literal["03_training", "04_ablations", "05_noise", "06_cold_start", "07_cross_dataset", "10_protocols"]
+Protocol = Literal["by_user", "leave_one_out", "by_time"]
+NoiseKind = Literal["replace", "insert", "delete", "shuffle", "blur", "swap", "no_text", "no_image", "replace_and_swap"]
+Choices = dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]  # dotted settings, and what each may be
 
 
 class SettingsError(ValueError):
@@ -63,6 +67,9 @@ class Studies(Section):
     seeds: Seeds
     retrained_seeds: Seeds
     models: Names
+    ablations: tuple[Name, ...]
+    grids: tuple[Name, ...]
+    protocols: tuple[Protocol, ...]
     primary_metric: Literal["ndcg@10", "ndcg@20", "recall@10", "recall@20", "hr@10", "hr@20"]
 
     def __post_init__(self):
@@ -104,7 +111,7 @@ class Dataset(Section):
 class Split(Section):
     """Who trains, validates and tests."""
 
-    protocol: Literal["by_user", "leave_one_out"]
+    protocol: Protocol
     num_folds: Annotated[int, Field(ge=3)]
     history_share: Annotated[float, Field(gt=0, lt=1)]
     min_interactions: Annotated[int, Field(ge=3)]
@@ -226,14 +233,22 @@ class Tuning(Section):
     models: tuple[Name, ...]
     seeds: Seeds
     num_steps: Count
-    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]
+    grid: Choices
 
 
 class Noise(Section):
-    """Levels of the noise study."""
+    """Levels of the noise study, 0 being none: shares, and of `blur` standard deviations; and those trained on as well."""
 
-    history_shares: tuple[Share, ...]
-    feature_scales: tuple[Weight, ...]
+    levels: dict[NoiseKind, Annotated[tuple[Weight, ...], Field(min_length=2)]]
+    trained: dict[NoiseKind, tuple[Positive, ...]]
+
+    def __post_init__(self):
+        for kind, levels in (*self.levels.items(), *self.trained.items()):
+            if kind != "blur" and max(levels, default=0) > 1:
+                raise ValueError(f"{kind} has the level {max(levels)}, which is a share and at most 1")
+        for kind, levels in self.levels.items():
+            if levels[0] or list(levels) != sorted(set(levels)):
+                raise ValueError(f"{kind} has the levels {list(levels)}; they must rise from 0, what is clean")
 
 
 class ColdStart(Section):
@@ -242,6 +257,7 @@ class ColdStart(Section):
     history_lengths: tuple[Count, ...]
     history_cuts: tuple[Count, ...]
     item_counts: tuple[Count, ...]
+    new_items_share: PartOfOne
 
 
 class TransferStudy(Section):
@@ -267,6 +283,7 @@ class Settings(Section):
     training: Training
     models: dict[Name, Variant]
     ablations: dict[Name, Variant]
+    grids: dict[Name, Choices]
     tuning: Tuning
     noise: Noise
     cold_start: ColdStart
@@ -376,19 +393,28 @@ def vary(settings: Settings, variant: Variant, name: str = "variant") -> Setting
     return _validate(merge(tree, variant.settings, f"params.yaml: {name}.settings"), f"params.yaml with the settings of {name}")
 
 
+def grid_of(choices: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """Every combination of the choices, each as dotted settings."""
+    return [dict(zip(choices, values)) for values in itertools.product(*choices.values())]
+
+
 def check_params(path: Path | None = None) -> Settings:
     """Reads params.yaml as every profile, dataset and variant would see it."""
     default = load_settings(path=path)
     for profile in default.profiles:
         studies = load_settings(path=path, profile=profile).studies
-        for name in studies.models:
-            if name not in default.models:
-                raise SettingsError(f"params.yaml: studies.models: there is no model {name!r} under models{_closest(name, list(default.models))}")
+        for part in ("models", "ablations", "grids"):
+            for name in getattr(studies, part):
+                if name not in (known := getattr(default, part)):
+                    raise SettingsError(f"params.yaml: studies.{part}: there is no {name!r} under {part}{_closest(name, list(known))}")
         named = [*studies.datasets, *(name for pair in studies.transfers.values() for name in (pair.source, pair.target))]
         for name in dict.fromkeys(named + (list(default.datasets) if profile == "default" else [])):
             seen, plain = load_settings(name, path=path, profile=profile), load_settings(name, path=path)
             for label, variant in {**seen.models, **seen.ablations}.items():
                 vary(seen, variant, label)
+            for label, choices in seen.grids.items():
+                for trial in grid_of(choices):
+                    vary(seen, Variant(family="bivrec", settings=trial), f"grids.{label}")
             folds, encoded = ({seed % plain.split.num_folds for seed in settings.studies.seeds} for settings in (seen, plain))
             same = folds <= encoded and all(getattr(seen, key) == getattr(plain, key) for key in ("datasets", "split", "features"))
             if plain.datasets[name].source != "planted" and not same:

@@ -7,6 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from bivrec.figures import COLOURS, GREY, INK, VIEW_NAMES, colour_of, draw_dots, start_panels, style_of
+from bivrec.settings import Settings
 
 
 def draw_differences(table: pd.DataFrame, metric: str) -> Figure:
@@ -23,15 +24,44 @@ def draw_differences(table: pd.DataFrame, metric: str) -> Figure:
     return figure
 
 
-def draw_noise(table: pd.DataFrame, metric: str) -> Figure:
-    """Share of the clean metric that is kept as noise grows: a panel a kind of noise, a line a model and view."""
-    figure, panels = start_panels(table["noise"], 4.2, 3.0, margin=1.2, sharey=True)
-    for (kind, *pair), line in table.groupby(["noise", "model", "view"], sort=False):
-        panels[kind].plot(line["level"], 100 * line["kept"], **style_of(*pair), marker="o", ms=3.5)
-        panels[kind].set(xlabel=kind)
-    first, *_, last = panels.values()
-    first.set(ylabel=f"{metric.upper()} kept, %", ylim=(0, None))
-    last.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
+NOISE_NAMES = {
+    "replace": "items replaced", "insert": "items inserted", "delete": "items deleted", "shuffle": "items shuffled", "blur": "feature noise, s.d.",
+    "swap": "features swapped", "no_text": "text dropped", "no_image": "image dropped", "replace_and_swap": "replaced and swapped",
+}  # fmt: skip
+
+
+def draw_noise(curves: pd.DataFrame, metric: str) -> Figure:
+    """Share of the clean metric that is kept as noise grows, with intervals over users: a panel a kind of noise."""
+    kinds = list(dict.fromkeys(curves["noise"]))
+    figure, axes = plt.subplots(-(-len(kinds) // 3), 3, figsize=(10.5, 2.5 * -(-len(kinds) // 3)), sharey=True, squeeze=False)
+    for axis in axes.flat[len(kinds) :]:
+        axis.axis("off")
+    for kind, axis in zip(kinds, axes.flat):
+        for pair, line in curves[curves["noise"] == kind].groupby(["model", "view"], sort=False):
+            axis.plot(line["level"], 100 * line["kept"], **style_of(*pair), marker="o", ms=3.5)
+            axis.fill_between(line["level"], 100 * line["low"], 100 * line["high"], color=colour_of(pair[0]), alpha=0.08, lw=0)
+        axis.axhline(100, color=GREY, lw=0.8)
+        axis.set(xlabel=NOISE_NAMES.get(kind, kind), ylim=(0, None))
+    figure.supylabel(f"{metric.upper()} kept, % (95 % interval over users)", fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    return figure
+
+
+def draw_grid(table: pd.DataFrame, name: str, settings: Settings, metric: str) -> Figure:
+    """A grid of one or two settings as heat maps of the metric, a panel a view, the study's own setting framed."""
+    across, *down = settings.grids[name]
+    default = {key: str(getattr(getattr(settings, key.split(".")[0]), key.split(".")[1])) for key in (across, *down)}
+    rows = down[0] if down else "metric"
+    figure, panels = start_panels([view for view in VIEW_NAMES if view in set(table["view"])], 3.0, 0.45 * table.assign(metric="")[rows].nunique() + 1.5)
+    for view, axis in panels.items():
+        cells = table[table["view"] == view].assign(metric="").pivot_table(index=rows, columns=across, values="value", sort=False)
+        limits = {"vmin": table["value"].min(), "vmax": table["value"].max()}
+        sns.heatmap(cells, annot=True, fmt=".3f", cmap="viridis", cbar=False, ax=axis, annot_kws={"fontsize": 8}, **limits)
+        if default[across] in cells.columns and default.get(rows, "") in cells.index:
+            corner = cells.columns.get_loc(default[across]), cells.index.get_loc(default.get(rows, ""))
+            axis.add_patch(plt.Rectangle(corner, 1, 1, fill=False, ec="#D55E00", lw=3, clip_on=False))
+        axis.set(title=VIEW_NAMES[view], xlabel=across.split(".")[1], ylabel=rows.split(".")[1] if down else "")
+    figure.suptitle(f"{name}: {metric.upper()}, test users; framed: the study's own setting", fontsize=9)
     return figure
 
 
@@ -53,12 +83,28 @@ def draw_groups(table: pd.DataFrame, metric: str) -> Figure:
 
 def draw_transfer(table: pd.DataFrame, metric: str) -> Figure:
     """The target's metric by share of its training users, a line a way to start, with intervals over users."""
-    figure, axis = plt.subplots(figsize=(6.6, 3.2))
+    figure, axis = plt.subplots(figsize=(7.6, 3.6))
+    shares = sorted(table["share"].unique())
     colours = dict(zip(table["start"].unique(), sns.color_palette("colorblind"))) | {"popularity": colour_of("popularity")}
     for number, (start, line) in enumerate(table.groupby("start", sort=False)):
-        place = 100 * line["share"] + 0.7 * number
+        place = np.array([shares.index(share) for share in line["share"]]) + 0.05 * (number - 3)
         axis.vlines(place, line["low"], line["high"], color=colours[start], lw=1.2)
         axis.plot(place, line["mean"], marker="o", ms=4, color=colours[start], label=start, ls="-" if len(line) > 1 else "")
-    axis.set(xlabel="target's training users, %", ylabel=f"{metric.upper()}, target's test users", ylim=(0, None))
+    axis.set_xticks(range(len(shares)), ["zero-shot" if share == 0 else f"{share:.0%}" for share in shares])
+    axis.set(xlabel="target's training users", ylabel=f"{metric.upper()}, target's test users", ylim=(0, None))
     axis.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
+    return figure
+
+
+def draw_tradeoff(table: pd.DataFrame, metric: str, label: str) -> Figure:
+    """Quality against what its training cost (columns quality, low, high, cost), a point a model with its interval over users, a panel a dataset."""
+    figure, panels = start_panels(table["dataset"], 4.4, 3.6, sharey=True)
+    for name, axis in panels.items():
+        for row in table[table["dataset"] == name].itertuples():
+            place, height = row.cost, row.quality
+            axis.vlines(place, row.low, row.high, color=colour_of(row.model), lw=1)
+            axis.plot(place, height, "o", color=colour_of(row.model), ms=5)
+            axis.annotate(row.model, (place, height), (4, 3), textcoords="offset points", fontsize=6.5)
+        axis.set(title=name, xscale="log", xlabel=label)
+    next(iter(panels.values())).set(ylabel=f"{metric.upper()}, test users (95 % interval)")
     return figure

@@ -143,6 +143,27 @@ def test_leave_one_out(planted):
         assert (parts.test.histories[user] == whole[:-1]).all()
 
 
+def test_by_time_learns_nothing_from_the_future(planted):
+    from dataclasses import replace
+
+    sequences = planted.sequences
+    parts = split_sequences(sequences, replace(planted.settings.split, protocol="by_time"), 0)
+    whole = [(sequences.of(user), sequences.times[sequences.starts[user] : sequences.starts[user + 1]]) for user in range(sequences.num_users)]
+    first = min(whole[user][1][len(history)] for user, history in zip(parts.validation.users, parts.validation.histories))
+    second = min(whole[user][1][len(history)] for user, history in zip(parts.test.users, parts.test.histories))
+    assert len(parts.validation) and len(parts.test) and first < second
+    for user, row in zip(parts.train_users, parts.train):
+        items, times = whole[user]
+        assert (row == items[: len(row)]).all() and times[len(row) - 1] < first and (len(row) == len(items) or times[len(row)] >= first)
+    for user, history, targets in zip(parts.validation.users, parts.validation.histories, parts.validation.targets):
+        items, times = whole[user]
+        assert len(history) == int(0.8 * len(items)) and (targets == items[len(history) : len(history) + len(targets)]).all()
+        assert times[len(history) + len(targets) - 1] < second
+    for user, history, targets in zip(parts.test.users, parts.test.histories, parts.test.targets):
+        assert (np.concatenate([history, targets]) == whole[user][0]).all() and whole[user][1][len(history)] >= second
+    assert not set(parts.validation.users) & set(parts.test.users)
+
+
 @pytest.mark.parametrize("name", ["movies-classic", "movies-modern"])
 def test_the_embedded_films(root, name):
     """The published files, read anew, give the statistics that results/ shows; the two domains share no film."""

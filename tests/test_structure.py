@@ -12,7 +12,18 @@ from ruamel.yaml import YAML
 from bivrec import READING_ORDER
 from bivrec.settings import load_settings
 
-STAGES = ["01_data_prep", "02_feature_encoding", "03_training", "04_ablations", "05_noise", "06_cold_start", "07_cross_dataset", "08_report", "09_tuning"]
+STAGES = [
+    "01_data_prep",
+    "02_feature_encoding",
+    "03_training",
+    "04_ablations",
+    "05_noise",
+    "06_cold_start",
+    "07_cross_dataset",
+    "08_report",
+    "09_tuning",
+    "10_protocols",
+]
 
 
 def imports_of(source: str) -> set[str]:
@@ -55,7 +66,7 @@ def stages_of(root, profile: str) -> dict:
 def stage_of(root, profile: str, notebook: str) -> dict | None:
     """The stage that runs a notebook, or, where its list of notebooks is empty, could."""
     for stage in stages_of(root, profile).values():
-        listed = stage.get("matrix", {}).get("notebook", ()) or ("04_ablations", "05_noise", "06_cold_start")
+        listed = stage.get("matrix", {}).get("notebook", ()) or ("04_ablations", "05_noise", "06_cold_start", "10_protocols")
         if f" {notebook} " in stage["cmd"] or ("${item.notebook}" in stage["cmd"] and notebook in listed):
             return stage
     return None
@@ -65,7 +76,7 @@ def stage_of(root, profile: str, notebook: str) -> dict | None:
 def test_a_stage_lists_the_files_that_its_notebook_reads(root, profile, notebook):
     stage = stage_of(root, profile, notebook)
     if stage is None:
-        assert notebook in {"full": ("01_data_prep", "02_feature_encoding", "07_cross_dataset")}.get(profile, ("09_tuning",))
+        assert notebook in {"full": ("01_data_prep", "02_feature_encoding", "07_cross_dataset")}.get(profile, ("09_tuning", "10_protocols"))
         return
     cells = nbformat.read(root / "notebooks" / f"{notebook}.ipynb", 4).cells
     read = closure(root, {"pipeline"}.union(*(imports_of(cell.source) for cell in cells if cell.cell_type == "code")))

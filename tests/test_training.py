@@ -1,4 +1,4 @@
-"""Batches, training, checkpoints and studies."""
+"""Batches, training, checkpoints, tuning."""
 
 import itertools
 from dataclasses import replace
@@ -13,19 +13,6 @@ from bivrec.evaluation import mean_metrics, rank_cases
 from bivrec.field import build_model, compare, interest_recovery, load_checkpoint, rank_models, save_checkpoint, to_runs, train_model, train_models, tune
 from bivrec.sequences import DataError
 from bivrec.settings import SettingsError, load_settings, vary
-from bivrec.studies import (  # fmt: skip
-    adapt,
-    blur_features,
-    carry_view,
-    compare_losses,
-    cut_history,
-    group_by_history,
-    group_by_popularity,
-    name_groups,
-    order_groups,
-    replace_history,
-    with_features,
-)
 from bivrec.training import choose_device, draw_batches, seed_of
 
 TRAINING = load_settings("planted").training
@@ -119,58 +106,6 @@ def test_an_unknown_model_is_said(planted):
         build_model(planted, "gru", 0)
 
 
-def test_noise_disturbs_as_it_says(planted):
-    cases, num_items = planted.parts(0).test, planted.sequences.num_items
-    noisy = replace_history(cases, 0.5, num_items, 0)
-    changed = [(a != b).mean() for a, b in zip(cases.histories, noisy.histories)]
-    assert 0.35 < np.mean(changed) < 0.65
-    for given, wanted, before in zip(noisy.histories, noisy.targets, cases.histories):
-        assert not set(given) & set(wanted) and len(given) == len(before) == len(set(given))
-    features = planted.features(0)
-    blurred = blur_features(features, 2.0, 0)
-    for name, (values, mask) in features.items():
-        gap = (blurred[name][0] - values)[mask]
-        assert torch.allclose(gap.std(0) / values[mask].std(0), torch.tensor(2.0), atol=0.6)
-        assert torch.equal(blur_features(features, 0.0, 0)[name][0], values)
-    assert [len(h) for h in cut_history(cases, 3).histories] == [min(3, len(h)) for h in cases.histories]
-
-
-def test_other_features_change_one_view_only(planted):
-    trained = train_models(Domain("planted", {"training.num_steps": 10}), ["bivrec"])[0]
-    noisy, history = with_features(trained, blur_features(planted.features(0), 1.0, 0)), [planted.sequences.of(0)]
-    before, after = trained.model.score(history), noisy.model.score(history)
-    assert torch.equal(before["id"], after["id"]) and not torch.equal(before["multimodal"], after["multimodal"])
-
-
-def test_groups():
-    assert list(name_groups([0, 5, 6, 10, 11], [5, 10])) == ["0-5", "0-5", "6-10", "6-10", "> 10"]
-    import pandas as pd
-
-    table = order_groups(pd.DataFrame({"kind": ["b", "b", "a", "b", "a"], "group": ["> 10", "6-10", "10", "0-5", "2"]}))
-    assert list(zip(table["kind"], table["group"])) == [("b", "0-5"), ("b", "6-10"), ("b", "> 10"), ("a", "2"), ("a", "10")]
-
-
-def test_groups_lose_nobody(planted):
-    ranks = rank_models(planted, train_models(planted, ["popularity"]))
-    users, items = group_by_history(planted, ranks, [10, 20]), group_by_popularity(planted, ranks, [5, 20])
-    assert len(users) == len(items) == len(ranks)
-    counts = np.bincount(np.concatenate(planted.parts(0).train), minlength=planted.sequences.num_items)
-    for row in items.itertuples():
-        low, high = {"0-5": (0, 5), "6-20": (6, 20), "> 20": (21, 10**9)}[row.group]
-        assert low <= counts[row.item] <= high
-    assert (items.groupby(["user", "group"], observed=True)["num_targets"].first() == items.groupby(["user", "group"], observed=True).size()).all()
-
-
-def test_the_multimodal_view_travels():
-    source, target = Domain("planted", {"training.num_steps": 40}), Domain("planted-other", {"training.num_steps": 40})
-    carried = carry_view(source, target, "bivrec", 0)
-    donor = train_models(source, ["bivrec"], [0])[0].model
-    assert torch.equal(carried.model.state_dict()["views.multimodal.clusters.tokens"], donor.state_dict()["views.multimodal.clusters.tokens"])
-    assert set(rank_models(target, [carried])["view"]) == {"multimodal"}
-    adapted = adapt(target, carried, 0.5, 20)
-    assert not torch.equal(adapted.model.state_dict()["views.multimodal.clusters.tokens"], carried.model.state_dict()["views.multimodal.clusters.tokens"])
-
-
 def test_runs_have_their_columns(planted):
     from bivrec.field import RUN_COLUMNS
 
@@ -191,14 +126,6 @@ def test_tuning_tries_the_same_grid_on_every_model():
     trials = tune(Domain("planted", {"tuning.num_steps": 2}), ["sasrec", "bivrec"])
     assert trials.groupby("model")["training.learning_rate"].unique().map(list).tolist() == [[0.004, 0.008]] * 2
     assert trials.groupby("model")["view"].nunique().to_dict() == {"bivrec": 3, "sasrec": 1} and (trials["best_step"] <= 4).all()
-
-
-def test_losses_under_noise_are_compared_user_by_user():
-    rank = {("a", "clean"): [1, 1], ("a", "noisy"): [1, 50], ("b", "clean"): [1, 1], ("b", "noisy"): [50, 50]}
-    rows = [(model, "id", 0, user, 1, user, r, condition) for (model, condition), ranks in rank.items() for user, r in enumerate(ranks)]
-    ranks = pd.DataFrame(rows, columns=["model", "view", "seed", "user", "num_targets", "item", "rank", "condition"])
-    test = compare_losses(ranks, ("a", "id"), ("b", "id"), "ndcg@10", "noisy", "clean")
-    assert test["mean"] == pytest.approx(0.5) and test["users"] == 2  # a loses one of two users, b both
 
 
 def test_models_hold_what_the_tuning_chose(root):
