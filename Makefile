@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup data repro restore test lab notebooks readme verify lint clean
+.PHONY: help setup data repro restore test lab notebooks readme verify bench lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */make \1\t/' | expand -t 18
@@ -50,6 +50,9 @@ readme: setup  ## puts the tables of results/ into README.md
 
 verify: setup  ## compares results/ with what is committed, within the spread over seeds
 	@python -m bivrec verify
+
+bench: setup  ## our speed beside that of RecBole, RecTools and the authors' way; writes benchmarks/
+	@python benchmarks/bench.py
 
 lint: setup  ## style and names
 	@ruff check . && ruff format --check .

@@ -1,0 +1,170 @@
+"""`make bench`: our training and evaluation beside those of RecBole, RecTools and the authors' way, in one run.
+
+Every measure is a process of its own, on one thread; the measures of a ratio are taken in turn, several rounds, and the best
+round of each counts. Peers live in environments of their own under benchmarks/envs. Writes results.json and README.md.
+
+    python benchmarks/bench.py [NAME ...]     only the ratios whose names begin so
+"""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from workloads import SIZES, generated, movielens_100k, save
+
+HERE = Path(__file__).resolve().parent
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    "MALLOC_TOP_PAD_": "67108864",
+    "BIVREC_ROOT": str(HERE.parent),
+    "PYTHONPATH": str(HERE.parent),
+}
+HALF = {"training.softmax": "bfloat16"}
+ROUNDS = 3
+
+MEASURES = {  # name: environment, task, workload, options
+    "ours, authors' supervision": ("ours", "train", "baby-size", {"model": "bivrec", "max_length": 20, "batch_size": 2048, "steps": 6, "changes": HALF | {"training.supervision": "one_target", "model.readout": "hard"}}),
+    "authors' way": ("ours", "authors_way", "baby-size", {"max_length": 20, "batch_size": 2048, "steps": 3, "changes": {"model.readout": "hard"}}),
+    "ours": ("ours", "train", "ml-1m-size", {"model": "bivrec", "max_length": 52, "batch_size": 256, "steps": 8, "changes": HALF}),
+    "authors' way, ml-1m-size": ("ours", "authors_way", "ml-1m-size", {"max_length": 52, "batch_size": 256, "steps": 3, "changes": {"model.readout": "hard"}}),
+    "our SASRec": ("ours", "train", "ml-1m-size", {"model": "sasrec", "max_length": 50, "batch_size": 256, "steps": 12, "changes": HALF | {"model.scales": [1]}}),
+    "RecBole SASRec": ("recbole", "train", "ml-1m-size", {"model": "SASRec", "max_length": 50, "batch_size": 256, "steps": 6}),
+    "RecTools SASRec": ("rectools", "train", "ml-1m-size", {"max_length": 50, "batch_size": 256, "steps": 4}),
+    "our evaluation": ("ours", "evaluate", "ml-1m-size", {"max_length": 50, "batch_size": 256, "rounds": 3, "changes": {"model.scales": [1]}}),
+    "RecBole evaluation": ("recbole", "evaluate", "ml-1m-size", {"model": "SASRec", "max_length": 50, "batch_size": 256, "rounds": 2}),
+    "our SASRec, ml-100k": ("ours", "train", "ml-100k", {"model": "sasrec", "max_length": 50, "batch_size": 256, "steps": 12, "changes": HALF | {"model.scales": [1]}}),
+    "RecBole SASRec, ml-100k": ("recbole", "train", "ml-100k", {"model": "SASRec", "max_length": 50, "batch_size": 256, "steps": 6}),
+    "RecBole GRU4Rec, ml-100k": ("recbole", "train", "ml-100k", {"model": "GRU4Rec", "max_length": 50, "batch_size": 256, "steps": 6}),
+    "RecBole FDSA, ml-100k": ("recbole", "train", "ml-100k", {"model": "FDSA", "max_length": 50, "batch_size": 256, "steps": 4}),
+    "peak": ("ours", "peak", "ml-100k", {}),
+}  # fmt: skip
+RATIOS = {  # name: ours, theirs, the figure, whether less of it is better
+    "train_vs_authors_way": ("ours, authors' supervision", "authors' way", "targets_per_second", False),
+    "memory_vs_authors_way": ("ours, authors' supervision", "authors' way", "rss_mb", True),
+    "targets_vs_authors_way": ("ours", "authors' way, ml-1m-size", "targets_per_second", False),
+    "targets_vs_recbole_sasrec": ("ours", "RecBole SASRec", "targets_per_second", False),
+    "targets_vs_rectools_sasrec": ("ours", "RecTools SASRec", "targets_per_second", False),
+    "sasrec_vs_recbole": ("our SASRec", "RecBole SASRec", "targets_per_second", False),
+    "sasrec_vs_rectools": ("our SASRec", "RecTools SASRec", "targets_per_second", False),
+    "evaluation_vs_recbole": ("our evaluation", "RecBole evaluation", "seconds_best", True),
+    "sasrec_vs_recbole_gru4rec_ml100k": ("our SASRec, ml-100k", "RecBole GRU4Rec, ml-100k", "targets_per_second", False),
+    "sasrec_vs_recbole_fdsa_ml100k": ("our SASRec, ml-100k", "RecBole FDSA, ml-100k", "targets_per_second", False),
+    "sasrec_vs_recbole_ml100k": ("our SASRec, ml-100k", "RecBole SASRec, ml-100k", "targets_per_second", False),
+}
+
+
+def environment(name: str) -> Path:
+    """The Python of a peer's own environment, made from its list of packages the first time."""
+    if name == "ours":
+        return Path(sys.executable)
+    folder, wanted = HERE / "envs" / name, HERE / f"requirements-{name}.txt"
+    if not (folder / "ready").is_file():
+        print(f"setting up {name} (some minutes)", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        for more in (["torch==2.13.0"], ["--requirement", wanted]):
+            subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", *more], check=True)
+        (folder / "ready").touch()
+    return folder / "bin" / "python"
+
+
+def run(measure: str, more: dict | None = None) -> dict:
+    """One measure in a process of its own."""
+    where, task, workload, options = MEASURES[measure]
+    script = HERE / ("ours.py" if where == "ours" else f"{where}_peer.py")
+    command = [environment(where), script, task, HERE / "envs" / f"{workload}.npz", json.dumps({"warm": 2} | options | (more or {}))]
+    shown = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=os.environ | ENVIRONMENT, cwd=HERE)
+    if shown.returncode:
+        raise SystemExit(f"ERROR: {measure}: {shown.stderr.strip().splitlines()[-1] if shown.stderr.strip() else 'no message'}")
+    return json.loads(shown.stdout.strip().splitlines()[-1])
+
+
+def prepare() -> None:
+    """The workloads as files that every environment reads."""
+    (HERE / "envs").mkdir(exist_ok=True)
+    for name in SIZES:
+        if not (HERE / "envs" / f"{name}.npz").is_file():
+            save(generated(name), HERE / "envs" / f"{name}.npz")
+    if not (HERE / "envs" / "ml-100k.npz").is_file():
+        found = next((environment("recbole").parent.parent / "lib").rglob("ml-100k.inter"))
+        save(movielens_100k(found.parent), HERE / "envs" / "ml-100k.npz")
+
+
+def best(rounds: list[dict]) -> dict:
+    """The best of several rounds, figure by figure; versions as they are."""
+    found = {}
+    for key, value in rounds[0].items():
+        values = [one[key] for one in rounds]
+        less = not key.startswith(("targets_per_second", "float32", "bfloat16"))
+        found[key] = value if isinstance(value, str) else min(values) if less else max(values)
+    return found
+
+
+def write(found: dict[str, list[dict]], ratios: dict[str, float], share: dict) -> None:
+    cpu = Path("/proc/cpuinfo")
+    processor = re.search(r"model name\s*: (.+)", cpu.read_text()) if cpu.is_file() else None
+    about = {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "commit": subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout.strip(),
+        "processor": processor.group(1) if processor else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads a measure": 1,
+        "rounds": ROUNDS,
+    }
+    raw = {name: {"best": best(rounds), "rounds": rounds} for name, rounds in found.items()}
+    content = {"ratios": {name: round(value, 2) for name, value in ratios.items()} | share, "made by": about, "measures": raw}
+    part = HERE / "results.json.part"
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(part, HERE / "results.json")
+    lines = ["| ratio, ours over theirs | |", "|---|---|", *(f"| {name} | {value:.2f} |" for name, value in content["ratios"].items())]
+    lines += ["", "| measure | set | step, ms (median) | targets a second (best round) | peak memory, MB |", "|---|---|---|---|---|"]
+    for name, rounds in found.items():
+        one = best(rounds)
+        if "targets_per_second" in one:
+            cells = (
+                name,
+                MEASURES[name][2],
+                f"{one['step_ms_best']:.0f} ({one['step_ms_median']:.0f})",
+                f"{one['targets_per_second']:,.0f}",
+                f"{one['rss_mb']:,.0f}",
+            )
+            lines.append("| " + " | ".join(cells) + " |")
+    readme = HERE / "README.md"
+    text = re.sub(r"<!-- results -->.*<!-- /results -->", "<!-- results -->\n" + "\n".join(lines) + "\n<!-- /results -->", readme.read_text(), flags=re.DOTALL)
+    readme.write_text(text)
+
+
+def main(names: list[str]) -> None:
+    prepare()
+    wanted = {name: ratio for name, ratio in RATIOS.items() if not names or name.startswith(tuple(names))}
+    measures = list(dict.fromkeys(side for ours, theirs, *_ in wanted.values() for side in (ours, theirs))) + ["peak"]
+    found: dict[str, list[dict]] = {name: [] for name in measures}
+    for number in range(ROUNDS):
+        for name in measures:
+            found[name].append(run(name))
+            print(
+                f"round {number + 1}: {name}: {json.dumps({key: round(value, 1) for key, value in found[name][-1].items() if not isinstance(value, str)})}",
+                flush=True,
+            )
+    ratios = {}
+    for name, (ours, theirs, figure, less) in wanted.items():
+        a, b = best(found[ours])[figure], best(found[theirs])[figure]
+        ratios[name] = b / a if less else a / b
+    share = {}
+    if "ours" in found:
+        flops = run("ours", {"count_flops": True})["flops_per_target"]
+        reached, limit = flops * best(found["ours"])["targets_per_second"] / 1e9, best(found["peak"])
+        share = {"share_of_peak": round(reached / limit["float32"], 2), "share_of_peak_bfloat16": round(reached / limit["bfloat16"], 2)}
+    if not names:
+        write(found, ratios, share)
+    print(json.dumps(ratios | share, indent=1))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

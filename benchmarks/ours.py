@@ -1,0 +1,188 @@
+"""Measures of ours: training steps of BivRec and SASRec, the authors' way of doing the same, evaluation, the machine's peak.
+
+python ours.py TASK WORKLOAD JSON     prints one JSON object
+"""
+
+import itertools
+import json
+import random
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from workloads import load
+
+from bivrec.baselines import SASRec
+from bivrec.evaluation import rank_cases
+from bivrec.model import Batch, BivRec, pad
+from bivrec.recommendation import choose_interest
+from bivrec.sequences import Cases
+from bivrec.settings import load_settings
+from bivrec.training import draw_batches
+
+
+def measure(step, batches, options) -> dict:
+    """Seconds of every step after the first few, targets a step, peak memory."""
+    seconds, targets = [], []
+    for number, batch in enumerate(itertools.islice(batches, options["warm"] + options["steps"])):
+        started = time.perf_counter()
+        count = step(batch)
+        if number >= options["warm"]:
+            seconds.append(time.perf_counter() - started)
+            targets.append(count)
+    rate = sorted(count / second for count, second in zip(targets, seconds))
+    return {
+        "step_ms_best": 1000 * min(seconds),
+        "step_ms_median": 1000 * float(np.median(seconds)),
+        "targets_per_second_best": rate[-1],
+        "targets_per_second_median": float(np.median(rate)),
+        "targets_per_second": sum(targets) / sum(seconds),
+        "targets_per_step": float(np.mean(targets)),
+        "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def settings_of(options):
+    changes = {"model.dim": 64, "model.max_length": options["max_length"], "training.batch_size": options["batch_size"]} | options.get("changes", {})
+    return load_settings("movies-classic", changes)
+
+
+def features_of(workload):
+    names = ("text", "image")
+    mask = torch.ones(workload.num_items, dtype=torch.bool)
+    return {name: (torch.from_numpy(values), mask) for name, values in zip(names, workload.item_features())}
+
+
+def optimiser_of(model, settings):
+    return torch.optim.AdamW(model.parameters(), settings.training.learning_rate, (0.9, 0.98), fused=True)
+
+
+def train(workload, options) -> dict:
+    """Our model as the study trains it."""
+    settings = settings_of(options)
+    torch.manual_seed(0)
+    model = {"bivrec": BivRec, "sasrec": SASRec}[options["model"]](settings, workload.num_items, features_of(workload)).train()
+    optimiser, parameters = optimiser_of(model, settings), list(model.parameters())
+
+    def step(batch) -> int:
+        loss = model.loss(batch)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, settings.training.clip_norm)
+        optimiser.step()
+        return int(batch.supervised.sum())
+
+    batches = draw_batches(workload.rows(), settings.training, model.max_length, model.multiple, 0)
+    if options.get("count_flops"):
+        with FlopCounterMode(display=False) as counter:
+            targets = sum(step(batch) for batch in itertools.islice(batches, 10))
+        return {"flops_per_target": counter.get_total_flops() / targets}
+    return measure(step, batches, options)
+
+
+class AuthorsTable(nn.Module):
+    """Features gathered and projected for every position of every history, and for the whole catalogue at each step."""
+
+    def __init__(self, features, dim):
+        super().__init__()
+        self.register_buffer("values", torch.cat([values for values, _ in features.values()], 1), persistent=False)
+        self.project = nn.Linear(self.values.shape[1], dim, bias=False)
+
+    def forward(self):
+        return self.project(self.values)
+
+
+class AuthorsWay(BivRec):
+    """BivRec computed as the public code computes: one target a row, features projected a position, a full softmax of the
+    interest nearest to the target with all scores kept."""
+
+    def __init__(self, settings, num_items, features):
+        super().__init__(settings, num_items, features)
+        self.items["multimodal"] = AuthorsTable(features, settings.model.dim)
+
+    def loss(self, batch):
+        tables, multimodal = self.tables(), self.items["multimodal"]
+        vectors = {"id": tables["id"][batch.items], "multimodal": multimodal.project(multimodal.values[batch.items])}
+        read = {view: encoder(vectors[view], batch.mask, self.causal) for view, encoder in self.views.items()}
+        targets, rows = batch.targets[batch.supervised], {view: interests[batch.supervised] for view, (interests, _) in read.items()}
+        total = 0
+        for view, interests in rows.items():
+            nearest = choose_interest(interests, tables[view], targets)[:, 0]
+            total = total + nn.functional.cross_entropy(nearest @ tables[view].T, targets)
+        return total + self._between(batch, tables, read, rows, targets)
+
+
+def drawn_in_python(rows, settings, max_length, multiple):
+    """A user, a cut and a list a row, one after the other, then stacked."""
+    while True:
+        histories, targets = [], []
+        for _ in range(settings.training.batch_size):
+            row = random.choice(rows)
+            cut = random.choice(range(1, len(row)))
+            histories.append(np.array([item for item in row[max(0, cut - max_length) : cut]]))
+            targets.append(row[cut])
+        items, mask = pad(histories, max_length, multiple)
+        last = mask.sum(1) - 1
+        supervised = torch.zeros_like(mask)
+        supervised[torch.arange(len(last)), last] = True
+        wanted = torch.zeros_like(items)
+        wanted[torch.arange(len(last)), last] = torch.tensor(np.array(targets))
+        yield Batch(items, mask, wanted, supervised, last)
+
+
+def authors_way(workload, options) -> dict:
+    options = {**options, "changes": {"training.supervision": "one_target"} | options.get("changes", {})}
+    settings, rows = settings_of(options), workload.rows()
+    model = AuthorsWay(settings, workload.num_items, features_of(workload)).train()
+    optimiser = torch.optim.Adam(model.parameters(), settings.training.learning_rate)
+
+    def step(_) -> int:
+        batch = next(batches)
+        loss = model.loss(batch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return len(batch.items)
+
+    batches = drawn_in_python(rows, settings, model.max_length, model.multiple)
+    return measure(step, itertools.count(), options)
+
+
+def evaluate(workload, options) -> dict:
+    """Every user's last item ranked in the full catalogue, the history masked."""
+    settings, rows = settings_of(options), workload.rows()
+    model = SASRec(settings, workload.num_items, features_of(workload)).eval()
+    cases = Cases(np.arange(len(rows)), tuple(row[:-1] for row in rows), tuple(row[-1:] for row in rows))
+    seconds = []
+    for _ in range(options["rounds"]):
+        started = time.perf_counter()
+        rank_cases(model, cases)
+        seconds.append(time.perf_counter() - started)
+    return {"seconds_best": min(seconds), "seconds_median": float(np.median(seconds)), "users": len(rows)}
+
+
+def peak(workload, options) -> dict:
+    """The fastest matrix products of this machine, GFLOP/s."""
+    found = {}
+    for name, kind in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        a, b = torch.randn(2048, 2048).to(kind), torch.randn(2048, 2048).to(kind)
+        best = float("inf")
+        for _ in range(8):
+            started = time.perf_counter()
+            a @ b
+            best = min(best, time.perf_counter() - started)
+        found[name] = 2 * 2048**3 / best / 1e9
+    return found
+
+
+if __name__ == "__main__":
+    task, path, told = sys.argv[1:]
+    options = json.loads(told)
+    torch.set_num_threads(options.get("threads", 1))
+    workload = load(Path(path))
+    print(json.dumps({"train": train, "authors_way": authors_way, "evaluate": evaluate, "peak": peak}[task](workload, options) | {"torch": torch.__version__}))
