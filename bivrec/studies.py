@@ -17,7 +17,7 @@ from bivrec.embedding import ItemTable
 from bivrec.evaluation import bootstrap_interval, bootstrap_means, paired_test, rank_cases, user_metrics
 from bivrec.field import Trained, build_model, rank_models, read_interests, side_by_side, train_model, train_models
 from bivrec.sequences import Cases, Parts, fold_of_users
-from bivrec.settings import grid_of
+from bivrec.settings import grid_of, vary
 from bivrec.training import fit, seed_of
 
 History = Int64[ndarray, "_"]
@@ -270,11 +270,32 @@ def without_new_items(parts: Parts, new: Bool[ndarray, "catalogue"]) -> Parts:
     return replace(parts, train=train, validation=cases(parts.validation, ~new), test=cases(parts.test, new))
 
 
+def train_before(domain: Domain, name: str, seed: int, new: Bool[ndarray, "catalogue"]) -> Trained:
+    """A model trained when the new items did not exist: they are in no sequence and in no softmax, so that nothing pushes
+    them down. Then the catalogue grows: their features are read as any other's, their ID vectors are as initialised."""
+    known, number = np.flatnonzero(~new), np.cumsum(~new) - 1
+    parts, settings = without_new_items(domain.parts(seed), new), domain.settings
+    train, histories, targets = (tuple(number[row] for row in rows) for rows in (parts.train, parts.validation.histories, parts.validation.targets))
+    before = replace(parts, train=train, validation=replace(parts.validation, histories=histories, targets=targets))
+    features = {kind: (values[known], mask[known]) for kind, (values, mask) in domain.features(seed).items()}
+    small, whole = build_model(domain, name, seed, features, len(known)), build_model(domain, name, seed)
+    torch.manual_seed(seed_of(seed, name, "noise"))
+    training = vary(settings, domain.variant(name), name).training
+    record = fit(small, before, training, seed_of(seed, "batches"), settings.studies.primary_metric)
+    state = whole.state_dict()
+    for key, value in small.state_dict().items():
+        if state[key].shape == value.shape:
+            state[key] = value
+        else:
+            state[key][torch.from_numpy(known)] = value
+    whole.load_state_dict(state)
+    return Trained(name, seed, whole.eval(), record)
+
+
 def _new_items_work(job: tuple[Domain, str, int]) -> pd.DataFrame:
     domain, name, seed = job
-    parts = without_new_items(domain.parts(seed), new_items(domain))
-    trained = train_model(domain, name, seed, parts)
-    return rank_cases(trained.model, parts.test).assign(model=name, seed=seed, split="test")
+    trained = train_before(domain, name, seed, new := new_items(domain))
+    return rank_cases(trained.model, without_new_items(domain.parts(seed), new).test).assign(model=name, seed=seed, split="test")
 
 
 def rank_new_items(domain: Domain, names: Sequence[str]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import torch
 
 from bivrec.domains import Domain
 from bivrec.evaluation import rank_cases
-from bivrec.field import count_flops, rank_models, train_model, train_models
+from bivrec.field import build_model, count_flops, rank_models, train_models
 from bivrec.settings import SettingsError, load_settings
 from bivrec.studies import (
     REACH,
@@ -27,6 +27,7 @@ from bivrec.studies import (
     noise_curves,
     order_groups,
     protocol_domain,
+    train_before,
     train_grid,
     train_noisy,
     view_balance,
@@ -179,8 +180,14 @@ def test_new_items_are_met_by_nobody(planted):
     assert len(held.train) == len(parts.train) and len(held.validation) <= len(parts.validation)
     whole = {user: set(targets) for user, targets in zip(parts.test.users, parts.test.targets)}
     assert all(set(targets) <= whole[user] for user, targets in zip(held.test.users, held.test.targets))
-    model = train_model(Domain("planted", FEW), "pure-id", 0, held).model
-    assert len(rank_cases(model, held.test)) == sum(len(targets) for targets in held.test.targets)
+    domain = Domain("planted", FEW)
+    grown = train_before(domain, "bivrec", 0, new).model
+    fresh = build_model(domain, "bivrec", 0).state_dict()["items.id.ids"]
+    moved = (grown.state_dict()["items.id.ids"] != fresh).any(1).numpy()
+    assert (moved == ~new).all()  # a new item's ID vector is as it was at the start
+    assert len(rank_cases(grown, held.test)) == 3 * sum(len(targets) for targets in held.test.targets)
+    known = [grown.score([row])["id"] for row in held.test.histories[:2]]
+    assert all(scores.shape == (1, planted.sequences.num_items) for scores in known)
 
 
 def test_interests_in_use_are_counted(planted, trained):
