@@ -58,11 +58,11 @@ def params(root, tmp_path):
         ("\nstudies:", "\nextra: 1\nstudies:", "extra: unknown key"),
         ("  default: {}", "  default: {model.dim: 32}", "profiles must hold `default: {}`"),
         ("  default: {}", "", "profiles must hold `default: {}`"),
-        ("    training.num_steps: 500", "    training.num_step: 1", "params.yaml: profiles.full: there is no setting 'training.num_step'; did you mean"),
-        ("    training.num_steps: 500", "    training.num_steps: no", "params.yaml with profiles.full: training.num_steps"),
-        ("    training.num_steps: 500", "    model.num_nearest: 5", "num_nearest (F) is 5"),
-        ("    training.num_steps: 500", "    split.num_folds: 5", "profiles.full: movies-classic: datasets, split, features and the folds"),
-        ("    training.num_steps: 500", "    studies.seeds: [0, 1, 2, 4]", "profiles.full: movies-classic: datasets, split, features and the folds"),
+        ("    training.num_steps: 400", "    training.num_step: 1", "params.yaml: profiles.full: there is no setting 'training.num_step'; did you mean"),
+        ("    training.num_steps: 400", "    training.num_steps: no", "params.yaml with profiles.full: training.num_steps"),
+        ("    training.num_steps: 400", "    model.num_nearest: 5", "num_nearest (F) is 5"),
+        ("    training.num_steps: 400", "    split.num_folds: 5", "profiles.full: movies-classic: datasets, split, features and the folds"),
+        ("    training.num_steps: 400", "    studies.seeds: [0, 1, 2, 4]", "profiles.full: movies-classic: datasets, split, features and the folds"),
         ("studies.datasets: [planted, planted-other]", "studies.datasets: [planted, planted-othr]", "there is no dataset 'planted-othr'"),
         ("stages: [03_training, 04_ablations", "stages: [03_training, 04_ablation", "studies.stages.1"),
     ],
@@ -96,7 +96,7 @@ def test_a_dataset_changes_its_own_settings_and_the_reader_changes_last():
 
 
 def test_a_profile_stands_between_the_file_and_the_dataset(params):
-    path = params("    training.num_steps: 500", "    training.num_steps: 480\n    training.clip_norm: 3.0\n    studies.seeds: [0, 1, 2, 10, 11]")
+    path = params("    training.num_steps: 400", "    training.num_steps: 480\n    training.clip_norm: 3.0\n    studies.seeds: [0, 1, 2, 10, 11]")
     full = {name: load_settings(name, path=path, profile="full") for name in ("movies-classic", "planted")}
     assert {name: settings.training.num_steps for name, settings in full.items()} == {"movies-classic": 480, "planted": 120}  # the dataset's own
     assert all(settings.training.clip_norm == 3 for settings in full.values()) and load_settings(path=path).training.clip_norm != 3
