@@ -167,6 +167,10 @@ def test_a_domain_keeps_its_profile_and_seeds_of_a_fold_share_features(monkeypat
     from bivrec import domains
 
     domain = pickle.loads(pickle.dumps(Domain("movies-classic", {"model.dim": 32}, "full")))
-    assert (domain.profile, domain.settings.model.dim, domain.settings.training.num_steps) == ("full", 32, domain.settings.profiles["full"]["training.num_steps"])
+    assert (domain.profile, domain.settings.model.dim, domain.settings.training.num_steps) == (
+        "full",
+        32,
+        domain.settings.profiles["full"]["training.num_steps"],
+    )
     monkeypatch.setattr(domains, "load_features", lambda folder, modality: ItemFeatures(np.zeros((1, 1), "float32"), np.ones(1, bool), folder.name))
     assert [domain.item_features(*case).source for case in (("text", 3), ("text", 13), ("image", 13))] == ["seed-3", "seed-3", "movies-classic"]
