@@ -79,7 +79,7 @@ def run(measure: str, more: dict | None = None) -> dict:
     where, task, workload, options = MEASURES[measure]
     script = HERE / ("ours.py" if where == "ours" else f"{where}_peer.py")
     command = [environment(where), script, task, HERE / "envs" / f"{workload}.npz", json.dumps({"warm": 2} | options | (more or {}))]
-    shown = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=os.environ | ENVIRONMENT, cwd=HERE)
+    shown = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=os.environ | ENVIRONMENT, cwd=HERE / "envs")
     if shown.returncode:
         raise SystemExit(f"ERROR: {measure}: {shown.stderr.strip().splitlines()[-1] if shown.stderr.strip() else 'no message'}")
     return json.loads(shown.stdout.strip().splitlines()[-1])
