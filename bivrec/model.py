@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bivrec.cross_view import CrossViewLearning
 from bivrec.decomposition import ViewEncoder, information
 from bivrec.embedding import ItemTable
-from bivrec.recommendation import choose_interest, combine, interest_softmax, recommendations, score_catalogue
+from bivrec.recommendation import catalogue_type, choose_interest, combine, interest_softmax, recommendations, score_catalogue
 from bivrec.settings import Settings
 
 Tables = dict[str, Float[Tensor, "catalogue dim"]]
@@ -92,8 +92,8 @@ class BivRec(SequentialModel):
         super().__init__()
         self.settings = settings
         self.max_length, self.multiple = settings.model.max_length, max(settings.model.scales)
-        self.causal = settings.training.supervision == "every_position"
-        self.items = nn.ModuleDict({view: ItemTable(view, num_items, features, settings.model.dim) for view in settings.model.views})
+        self.causal, self.kind = settings.training.supervision == "every_position", catalogue_type(settings.training.precision)
+        self.items = nn.ModuleDict({view: ItemTable(view, num_items, features, settings.model.dim, self.kind) for view in settings.model.views})
         self.views = nn.ModuleDict({view: ViewEncoder(settings.model) for view in settings.model.views})
         both = len(settings.model.views) == 2
         self.cross_view = CrossViewLearning(settings.cross_view, settings.model.dim) if both else None
@@ -118,7 +118,7 @@ class BivRec(SequentialModel):
         for view, (_, allocation) in read.items():
             chosen = choose_interest(rows[view], tables[view], targets) if settings.model.readout == "hard" else rows[view]
             if weights[view]:
-                loss = interest_softmax(chosen, tables[view], targets, settings.model.readout == "max", settings.training.softmax == "bfloat16")
+                loss = interest_softmax(chosen, tables[view], targets, settings.model.readout == "max", self.kind)
                 total = total + weights[view] * loss
             if settings.model.information_weight and settings.model.pooling == "cluster":
                 total = total - settings.model.information_weight * information(allocation, batch.mask)
@@ -128,6 +128,8 @@ class BivRec(SequentialModel):
         """The losses between the views; a view that is not to learn from them is held fixed."""
         settings, few, views = self.settings.cross_view, slice(None), ("id", "multimodal")
         items = torch.unique(targets) if settings.item_weight else targets[:1]
+        if len(items) > settings.item_rows:
+            items = items[torch.randperm(len(items), device=items.device)[: settings.item_rows]]
         if settings.mutual_weight:
             few = torch.randperm(len(targets), device=targets.device)[: settings.mutual_rows]
 

@@ -180,6 +180,7 @@ class CrossView(Section):
     fine_form: Literal["kl", "mse", "co_assignment"]
     item_weight: Weight
     item_temperature: Positive
+    item_rows: Count
     mutual_weight: Weight
     mutual_rows: Count
 
@@ -216,7 +217,7 @@ class Training(Section):
     weight_decay: Weight
     clip_norm: Positive
     average_decay: BelowOne
-    softmax: Literal["float32", "bfloat16"]
+    precision: Literal["auto", "float32", "bfloat16"]
     evaluate_every: Count
 
 

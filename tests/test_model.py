@@ -9,11 +9,11 @@ import torch
 
 from bivrec.baselines import ItemNeighbours, Popularity
 from bivrec.cross_view import allocation_difference, info_nce, mutual_learning
-from bivrec.decomposition import ClusterAttention, GaussianAttention, assign, gaussian_weights, information, own_patches, sum_prefixes
+from bivrec.decomposition import ClusterAttention, GaussianAttention, _GaussianMixture, assign, gaussian_weights, information, own_patches, sum_prefixes
 from bivrec.embedding import Dropout, ItemTable, MultiScaleEmbedding, cut_patches
 from bivrec.field import FAMILIES
 from bivrec.model import Batch, BivRec, pad
-from bivrec.recommendation import choose_interest, combine, interest_softmax, recommendations, score_catalogue
+from bivrec.recommendation import catalogue_type, choose_interest, combine, interest_softmax, recommendations, score_catalogue
 from bivrec.settings import load_settings, vary
 
 KERNELS = ["rbf", "rbf_normalised", "distance", "softmax"]
@@ -95,6 +95,27 @@ def test_gaussian_attention_by_loop(kernel, causal):
             weights = weights if kernel == "rbf" else weights / weights.sum()
             out.append(weights @ torch.stack(seen))
         assert torch.allclose(got[t], attention.out(torch.cat(out)), atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_fused_gaussian_attention_is_autograds(causal):
+    attention = GaussianAttention(8, 2, "rbf", 8)
+    torch.nn.init.normal_(attention.bias)
+    x, mask, scales = torch.randn(2, 3, 8, 8, requires_grad=True), torch.arange(8) < torch.tensor([[8], [5], [1]]), (1, 4)
+    upstream, found = torch.randn(2, 3, 8, 8), []
+
+    def plain(mixed, bias, num_heads):
+        query, key, value = mixed.unflatten(-1, (3, num_heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)
+        return (gaussian_weights(query, key, bias, "rbf") @ value).transpose(2, 3).flatten(-2)
+
+    for attend in (_GaussianMixture.apply, plain):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_GaussianMixture, "apply", attend)
+            taken = attention(x, mask, scales, causal)
+        taken.backward(upstream)
+        found.append([taken, x.grad, attention.project.weight.grad, attention.bias.grad])
+        x.grad = attention.project.weight.grad = attention.bias.grad = None
+    assert all(torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(*found)) and found[0][3].abs().sum() > 1
 
 
 def test_the_fast_softmax_attention_is_the_plain_one():
@@ -219,9 +240,28 @@ def test_the_fused_loss_on_the_largest_score_and_in_half_precision():
     interests.grad = None
     exact.backward()
     whole, interests.grad = interests.grad, None
-    half = interest_softmax(interests, table, targets, half=True)
+    half = interest_softmax(interests, table, targets, kind=torch.bfloat16)
     half.backward()
     assert abs((half - exact).item()) < 0.01 and (interests.grad - whole).norm() < 0.02 * whole.norm()
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0, 300.0])
+def test_the_fused_loss_never_overflows(size):
+    interests, table = (size * torch.randn(4, 2, 8)).requires_grad_(), torch.randn(50, 8)
+    targets = torch.randint(50, (4,))
+    loss = interest_softmax(interests, table, targets)
+    loss.backward()
+    scores = torch.einsum("rkd,nd->rkn", interests.double(), table.double())
+    plain = (scores.flatten(1).logsumexp(1) - scores[torch.arange(4), :, targets].logsumexp(1)).mean()
+    assert torch.isfinite(interests.grad).all() and loss.item() == pytest.approx(plain.item(), rel=1e-4)
+
+
+def test_the_type_of_products_over_the_catalogue(monkeypatch):
+    assert catalogue_type("float32") is torch.float32 and catalogue_type("bfloat16") is torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for known, kind in (({"avx512_bf16": True}, torch.bfloat16), ({"avx2": True, "avx512_bf16": False}, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda known=known: known)
+        assert catalogue_type("auto") is kind
 
 
 def test_recommendations_are_the_chances_that_are_trained():
