@@ -51,7 +51,7 @@ class _GaussianMixture(torch.autograd.Function):
         for scale, head in itertools.product(range(scales), range(num_heads)):
             query, key, value = mixed[scale].split(dim, -1)[head::num_heads]
             part = torch.add(bias[scale, :, head], key.square().sum(-1)[:, None], alpha=-factor / 2, out=weights[scale, head])
-            part.baddbmm_(query, key.mT, alpha=factor).sub_(query.square().sum(-1)[..., None], alpha=factor / 2).exp_()
+            torch.baddbmm(part, query, key.mT, alpha=factor, out=part).sub_(query.square().sum(-1)[..., None], alpha=factor / 2).exp_()
             taken[scale, :, :, head * dim : (head + 1) * dim] = part @ value
         ctx.save_for_backward(mixed, weights)
         ctx.shared = bias.shape[1] == 1
@@ -163,12 +163,17 @@ class ClusterAttention(nn.Module):
 
     def __init__(self, settings: Model):
         super().__init__()
-        self.settings = settings
+        self.settings, self.temperature = settings, settings.temperature
         self.tokens = nn.Parameter(torch.randn(settings.num_interests, settings.dim) * 0.5)
         self.norms = nn.ModuleList([nn.LayerNorm(settings.dim) for _ in range(3)])
         self.query, self.key, self.value, self.out = (nn.Linear(settings.dim, settings.dim) for _ in range(4))
         self.sharpness = nn.Parameter(torch.tensor(5.0).log()) if settings.similarity == "cosine" else None
         self.dropout = Dropout(settings.dropout)
+
+    def anneal(self, progress: float) -> None:
+        """The temperature of the assignment's noise, on a line from `temperature` to `final_temperature`, if there is one."""
+        start, end = self.settings.temperature, self.settings.final_temperature
+        self.temperature = start if end is None else start + progress * (end - start)
 
     def allocate(self, patches: Float[Tensor, "scale batch position dim"]) -> Float[Tensor, "scale batch position interest"]:
         """Noise-free scores of each patch for each interest token: cosines times a learned sharpness, or scaled products
@@ -185,7 +190,7 @@ class ClusterAttention(nn.Module):
         settings, patches = self.settings, self.norms[0](x)
         allocation = self.allocate(patches)
         if settings.pooling == "cluster":
-            shares = assign(allocation, settings.num_nearest, settings.temperature, settings.assignment == "hard", self.training)
+            shares = assign(allocation, settings.num_nearest, self.temperature, settings.assignment == "hard", self.training)
         else:
             shares = allocation.exp() if settings.pooling == "attention" else torch.ones_like(allocation)
         shares = shares * mask[..., None]

@@ -60,6 +60,9 @@ class SequentialModel(nn.Module, ABC):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def anneal(self, progress: float) -> None:
+        """What changes as training goes on, from 0 to 1: nothing, unless a model says otherwise."""
+
     @abstractmethod
     def interests(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]) -> Interests:
         """The interests after every position, by view."""
@@ -97,6 +100,10 @@ class BivRec(SequentialModel):
         self.views = nn.ModuleDict({view: ViewEncoder(settings.model) for view in settings.model.views})
         both = len(settings.model.views) == 2
         self.cross_view = CrossViewLearning(settings.cross_view, settings.model.dim) if both else None
+
+    def anneal(self, progress: float) -> None:
+        for view in self.views.values():
+            view.clusters.anneal(progress)
 
     def tables(self) -> Tables:
         return {view: table() for view, table in self.items.items()}

@@ -96,15 +96,18 @@ def draw_transfer(table: pd.DataFrame, metric: str) -> Figure:
     return figure
 
 
+MARKS = "osD^vPX"  # beside the colour, so that many models can be told apart
+
+
 def draw_tradeoff(table: pd.DataFrame, metric: str, label: str) -> Figure:
     """Quality against what its training cost (columns quality, low, high, cost), a point a model with its interval over users, a panel a dataset."""
-    figure, panels = start_panels(table["dataset"], 4.4, 3.6, sharey=True)
+    figure, panels = start_panels(table["dataset"], 3.6, max(3.4, 0.2 * table["model"].nunique()), margin=1.6, sharey=True)
     for name, axis in panels.items():
-        for row in table[table["dataset"] == name].itertuples():
-            place, height = row.cost, row.quality
-            axis.vlines(place, row.low, row.high, color=colour_of(row.model), lw=1)
-            axis.plot(place, height, "o", color=colour_of(row.model), ms=5)
-            axis.annotate(row.model, (place, height), (4, 3), textcoords="offset points", fontsize=6.5)
+        for row in table[table["dataset"] == name].sort_values("quality", ascending=False).itertuples():
+            mark = MARKS[list(COLOURS).index(row.model) % len(MARKS) if row.model in COLOURS else 0]
+            axis.vlines(row.cost, row.low, row.high, color=colour_of(row.model), lw=1)
+            axis.plot(row.cost, row.quality, mark, color=colour_of(row.model), ms=6, label=row.model)
         axis.set(title=name, xscale="log", xlabel=label)
+    axis.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
     next(iter(panels.values())).set(ylabel=f"{metric.upper()}, test users (95 % interval)")
     return figure

@@ -100,6 +100,7 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
     best, best_step, kept, rows, losses, num_targets = -1.0, 0, None, [], [], 0
     for step in range(1, num_steps + 1):
         batch = next(batches).to(model.device)
+        model.anneal(step / num_steps)
         loss = model.loss(batch)
         optimiser.zero_grad()
         loss.backward()

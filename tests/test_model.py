@@ -14,7 +14,7 @@ from bivrec.embedding import Dropout, ItemTable, MultiScaleEmbedding, cut_patche
 from bivrec.field import FAMILIES
 from bivrec.model import Batch, BivRec, pad
 from bivrec.recommendation import catalogue_type, choose_interest, combine, interest_softmax, recommendations, score_catalogue
-from bivrec.settings import load_settings, vary
+from bivrec.settings import SettingsError, load_settings, vary
 
 KERNELS = ["rbf", "rbf_normalised", "distance", "softmax"]
 NEURAL = [name for name, variant in load_settings().models.items() if variant.family not in ("popularity", "itemknn")]
@@ -463,3 +463,12 @@ def test_popularity_and_neighbours_by_hand():
     near = {(0, 1): 2 / math.sqrt(6), (0, 2): 1 / math.sqrt(3), (0, 3): 1 / math.sqrt(3)}  # cosine of the sets of users
     expected = [0.5 * near[0, 3], near[0, 1], near[0, 2], near[0, 3], 0.0]  # item 0 is newest, item 3 weighs a half
     assert torch.allclose(scores, torch.tensor(expected), atol=1e-6)
+
+
+def test_the_temperature_goes_down_a_line(planted):
+    model = BivRec(load_settings("planted", {"model.final_temperature": 0.2}), planted.sequences.num_items, planted.features(0))
+    for progress, temperature in ((0.5, 0.6), (1.0, 0.2)):
+        model.anneal(progress)
+        assert all(view.clusters.temperature == pytest.approx(temperature) for view in model.views.values())
+    with pytest.raises(SettingsError, match="final_temperature is set, but with a soft assignment"):
+        load_settings("planted", {"model.final_temperature": 0.2, "model.assignment": "soft"})
