@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -140,10 +140,12 @@ def assign(logits: Float[Tensor, "*group interest"], num_nearest: int, temperatu
     return nearest - soft.detach() + soft
 
 
-def sum_prefixes(x: Float[Tensor, "scale batch position channel"], scales: tuple[int, ...]) -> Float[Tensor, "batch position channel"]:
-    """For every prefix, the sum over its own patches of all scales."""
-    own = own_patches(x.shape[2], scales, x.device).to(x.dtype)
-    return own.transpose(0, 1).flatten(1) @ x.transpose(0, 1).flatten(1, 2)
+def sum_prefixes(
+    x: Float[Tensor, "scale batch position channel"], scales: tuple[int, ...], ends: Int64[Tensor, "batch"] | None = None
+) -> Float[Tensor, "batch prefix channel"]:
+    """For every prefix, or for that one a row which ends at `ends`, the sum over its own patches of all scales."""
+    own = own_patches(x.shape[2], scales, x.device).to(x.dtype).transpose(0, 1).flatten(1)
+    return (own if ends is None else own[ends][:, None]) @ x.transpose(0, 1).flatten(1, 2)
 
 
 def information(allocation: Float[Tensor, "scale batch position interest"], mask: Bool[Tensor, "batch position"]) -> Float[Tensor, ""]:
@@ -184,9 +186,13 @@ class ClusterAttention(nn.Module):
         return key @ normalize(query, dim=-1).T * (self.sharpness.exp() / torch.linalg.vector_norm(key, dim=-1, keepdim=True).clamp_min(1e-12))
 
     def forward(
-        self, x: Float[Tensor, "scale batch position dim"], mask: Bool[Tensor, "batch position"], scales: tuple[int, ...]
-    ) -> tuple[Float[Tensor, "batch position interest dim"], Float[Tensor, "scale batch position interest"]]:
-        """The interests after every position, and each patch's noise-free scores for the interest tokens."""
+        self,
+        x: Float[Tensor, "scale batch position dim"],
+        mask: Bool[Tensor, "batch position"],
+        scales: tuple[int, ...],
+        ends: Int64[Tensor, "batch"] | None = None,
+    ) -> tuple[Float[Tensor, "batch prefix interest dim"], Float[Tensor, "scale batch position interest"]]:
+        """The interests after every position, or after one a row; and each patch's noise-free scores for the tokens."""
         settings, patches = self.settings, self.norms[0](x)
         allocation = self.allocate(patches)
         if settings.pooling == "cluster":
@@ -195,10 +201,11 @@ class ClusterAttention(nn.Module):
             shares = allocation.exp() if settings.pooling == "attention" else torch.ones_like(allocation)
         shares = shares * mask[..., None]
         given = (shares[..., None] * self.value(patches)[..., None, :]).flatten(-2)
-        given, count = (sum_prefixes(part, scales) for part in (given, shares))
+        given, count = (sum_prefixes(part, scales, ends) for part in (given, shares))
         interests = self.tokens + self.dropout(self.out(given.unflatten(-1, self.tokens.shape) / (count[..., None] + 1)))
         if settings.last_state:
-            interests = interests + x.sum(0)[:, :, None]
+            newest = x.sum(0)
+            interests = interests + (newest if ends is None else newest[torch.arange(len(ends)), ends][:, None])[:, :, None]
         return self.norms[2](interests), allocation
 
 
@@ -213,10 +220,10 @@ class ViewEncoder(nn.Module):
         self.clusters = ClusterAttention(settings)
 
     def forward(
-        self, items: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"], causal: bool = True
-    ) -> tuple[Float[Tensor, "batch position interest dim"], Float[Tensor, "scale batch position interest"]]:
-        """The K interests after every position, and each patch's noise-free scores for the interest tokens."""
+        self, items: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"], causal: bool = True, ends: Int64[Tensor, "batch"] | None = None
+    ) -> tuple[Float[Tensor, "batch prefix interest dim"], Float[Tensor, "scale batch position interest"]]:
+        """The K interests after every position, or after one a row; and each patch's noise-free scores for the tokens."""
         x = self.embedding(items, mask)
         for block in self.blocks:
             x = block(x, mask, self.embedding.scales, causal)
-        return self.clusters(x, mask, self.embedding.scales)
+        return self.clusters(x, mask, self.embedding.scales, ends)

@@ -221,6 +221,7 @@ class Training(Section):
     clip_norm: Positive
     average_decay: BelowOne
     precision: Literal["auto", "float32", "bfloat16"]
+    num_negatives: Whole
     evaluate_every: Count
 
 

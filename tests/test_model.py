@@ -13,7 +13,7 @@ from bivrec.decomposition import ClusterAttention, GaussianAttention, _GaussianM
 from bivrec.embedding import Dropout, ItemTable, MultiScaleEmbedding, cut_patches
 from bivrec.field import FAMILIES
 from bivrec.model import Batch, BivRec, pad
-from bivrec.recommendation import catalogue_type, choose_interest, combine, interest_softmax, recommendations, score_catalogue
+from bivrec.recommendation import catalogue_type, choose_interest, combine, draw_items, interest_softmax, recommendations, score_catalogue
 from bivrec.settings import SettingsError, load_settings, vary
 
 KERNELS = ["rbf", "rbf_normalised", "distance", "softmax"]
@@ -472,3 +472,50 @@ def test_the_temperature_goes_down_a_line(planted):
         assert all(view.clusters.temperature == pytest.approx(temperature) for view in model.views.values())
     with pytest.raises(SettingsError, match="final_temperature is set, but with a soft assignment"):
         load_settings("planted", {"model.final_temperature": 0.2, "model.assignment": "soft"})
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0])
+def test_the_sampled_loss_is_autograds(size):
+    interests, table = (size * torch.randn(60, 3, 8)).requires_grad_(), torch.randn(40, 8, requires_grad=True)
+    targets, drawn = torch.randint(40, (60,)), torch.randperm(40)[:10]
+    interest_softmax(interests, table, targets, drawn=drawn).backward()
+    fused = interests.grad, table.grad
+    interests.grad = table.grad = None
+    scores, rows = torch.einsum("rkd,nd->rkn", interests, table), []
+    for row, target in zip(scores, targets.tolist()):
+        others = [item for item in drawn.tolist() if item != target]
+        rest = row[:, others] + math.log(39 / len(others))  # each stands for so many of the 39 others
+        rows.append(torch.cat([row[:, target], rest.flatten()]).logsumexp(0) - row[:, target].logsumexp(0))
+    plain = torch.stack(rows).mean()
+    plain.backward()
+    assert interest_softmax(interests, table, targets, drawn=drawn).item() == pytest.approx(plain.item(), rel=1e-4)
+    assert torch.allclose(fused[0], interests.grad, atol=1e-5) and torch.allclose(fused[1], table.grad, atol=1e-4 * size)
+
+
+def test_the_sampled_loss_with_all_items_is_the_full_one_and_half_draws_are_right_in_the_mean():
+    interests, table, targets = torch.randn(50, 2, 8), torch.randn(40, 8), torch.randint(40, (50,))
+    full = interest_softmax(interests, table, targets)
+    assert torch.allclose(interest_softmax(interests, table, targets, drawn=torch.randperm(40)), full, atol=1e-5)
+    scores = torch.einsum("rkd,nd->rkn", interests, table)
+    own = scores[torch.arange(50), :, targets].logsumexp(1)
+    chances = [
+        (interest_softmax(interests[row : row + 1], table, targets[row : row + 1], drawn=torch.randperm(40)[:20]) + own[row]).exp()
+        for row in range(1)
+        for _ in range(3000)
+    ]
+    assert torch.stack(chances).mean().item() == pytest.approx(scores[0].exp().sum().item(), rel=0.02)
+
+
+@pytest.mark.parametrize(("num_negatives", "count"), [(0, None), (40, None), (100, None), (15, 15)])
+def test_drawn_items_are_distinct(num_negatives, count):
+    drawn = draw_items(40, num_negatives, torch.device("cpu"))
+    assert (drawn is None) if count is None else len(drawn.unique()) == count
+
+
+def test_one_prefix_a_row_is_that_of_all_prefixes(planted, batch):
+    """What one_target reads is what reading every prefix gives there."""
+    model = model_of(planted, "bivrec", {"training.supervision": "one_target"})
+    ends, tables = batch.mask.sum(1) - 1, model.tables()
+    one, every = model.read(batch.items, batch.mask, tables, ends), model.read(batch.items, batch.mask, tables)
+    for view, (interests, _) in every.items():
+        assert one[view][0].shape[1] == 1 and torch.allclose(one[view][0][:, 0], interests[torch.arange(len(ends)), ends], atol=1e-5)
