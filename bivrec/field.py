@@ -203,7 +203,8 @@ def cost_runs(domain: Domain, models: Sequence[Trained], study: str, seconds: bo
     """What each training cost: parameters, operations and memory of a step, targets seen, epochs, best step; and seconds
     (all, of an epoch, to the best step), which no two runs agree on: apart in the default profile, whose runs are the same bytes each time, and with
     the rest in the others."""
-    rows, counted = [], {trained.name: {} if seconds else count_costs(domain, trained.name) for trained in models if trained.record}
+    names = dict.fromkeys(trained.name for trained in models if trained.record)
+    rows, counted = [], {name: {} if seconds else count_costs(domain, name) for name in names}
     for trained in models:
         if trained.record:
             record, targets = trained.record, sum(len(row) - 1 for row in domain.parts(trained.seed).train)
