@@ -1,6 +1,5 @@
 """From raw files to sequences and folds."""
 
-import re
 import shutil
 
 import numpy as np
@@ -8,69 +7,11 @@ import pandas as pd
 import pytest
 
 from bivrec.planted import make_planted
-from bivrec.sequences import DataError, Raw, build_sequences, keep_core, load_sequences, read_movielens, save_sequences, split_sequences
+from bivrec.sequences import DataError, Raw, build_sequences, keep_core, load_sequences, save_sequences, split_sequences
 from bivrec.settings import load_settings
+from bivrec.sources import read_dataset
 
 SETTINGS = load_settings("movies-classic")
-MOVIELENS = SETTINGS.datasets["movies-classic"].movielens
-
-
-@pytest.fixture
-def release(tmp_path):
-    """A miniature release in the published format."""
-    folder = tmp_path / "data" / MOVIELENS.folder
-    folder.mkdir(parents=True)
-    films = [(n, f'"Film, The {n} ({1990 + n % 20})"', "Comedy|Drama") for n in range(1, 13)]
-    (folder / "movies.csv").write_text("movieId,title,genres\n" + "".join(f"{i},{t},{g}\n" for i, t, g in films))
-    rows = [(user, film, 4.0, 1000 + 10 * film) for user in range(1, 9) for film in range(1, 13)]
-    (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\n" + "".join(f"{u},{f},{r},{t}\n" for u, f, r, t in rows))
-    (folder / "tags.csv").write_text('userId,movieId,tag,timestamp\n1,1,"dark, ""funny""",5\n')
-    return tmp_path / "data"
-
-
-def test_reads_a_release(release):
-    raw = read_movielens(release, MOVIELENS)
-    assert raw.items["title"].iloc[0] == "Film, The 1" and raw.items["year"].max() <= MOVIELENS.last_year
-    assert raw.tags["tag"].tolist() == ['dark, "funny"']
-    assert set(raw.interactions["item"]) == set(raw.items["item"])
-
-
-@pytest.mark.parametrize(
-    ("file", "old", "new", "told"),
-    [
-        ("ratings.csv", "1,2,4.0,1020", "1,2,4.0", "ratings.csv, line 3: timestamp '' is not a whole number"),
-        ("ratings.csv", "1,2,4.0,1020", "1,2,4.0,1020,7", "Expected 4 fields in line 3, saw 5"),
-        ("ratings.csv", "1,2,4.0,1020", "1,x,4.0,1020", "ratings.csv, line 3: movieId 'x' is not a whole number"),
-        ("ratings.csv", "1,2,4.0,1020", "1,2,nan,1020", "ratings.csv, line 3: rating 'nan' is not a number"),
-        ("ratings.csv", "1,2,4.0,1020", "1,2,inf,1020", "ratings.csv, line 3: rating 'inf' is not a number"),
-        ("ratings.csv", "1,2,4.0,1020", "1,2,4.0,-5", "ratings.csv, line 3: timestamp '-5'"),
-        ("ratings.csv", "1,2,4.0,1020", "1.5,2,4.0,1020", "ratings.csv, line 3: userId '1.5'"),
-        ("ratings.csv", "1,2,4.0,1020", "1,999,4.0,1020", "line 3: film 999 is not in movies.csv"),
-        ("ratings.csv", "userId,", "user,", "has the columns user,movieId,rating,timestamp, not userId"),
-        ("movies.csv", "2,", "1,", "lists film 1 twice"),
-        ("tags.csv", '"dark', '"da\nrk', "tags.csv"),
-    ],
-)
-def test_a_malformed_line_is_named(release, file, old, new, told):
-    path = release / MOVIELENS.folder / file
-    text = path.read_text()
-    path.write_text(text.replace(old, new, 1) + ('"' if "\n" in new else ""))
-    with pytest.raises(DataError, match=re.escape(told)) as caught:
-        read_movielens(release, MOVIELENS)
-    assert "\n" not in str(caught.value)
-
-
-def test_missing_empty_and_binary_files(release):
-    path = release / MOVIELENS.folder / "ratings.csv"
-    path.write_bytes(b"userId,movieId\xff")
-    with pytest.raises(DataError, match="not UTF-8"):
-        read_movielens(release, MOVIELENS)
-    path.write_text("")
-    with pytest.raises(DataError, match="not a table"):
-        read_movielens(release, MOVIELENS)
-    path.unlink()
-    with pytest.raises(DataError, match=re.escape("data/movielens-latest-small/ratings.csv is missing")):
-        read_movielens(release, MOVIELENS)
 
 
 def test_core_by_hand():
@@ -170,7 +111,7 @@ def test_the_embedded_films(root, name):
     import json
 
     settings = load_settings(name)
-    sequences = build_sequences(read_movielens(root / "data", settings.datasets[name].movielens), settings.split, name)
+    sequences = build_sequences(read_dataset(name, settings.datasets[name]), settings.split, name)
     shown = json.loads((root / "results" / "01_data_prep" / name / "statistics.json").read_text())
     assert shown == {"users": sequences.num_users, "items": sequences.num_items, "interactions": len(sequences.items)}
     assert sequences.catalogue["year"].between(*{"movies-classic": (1874, 1999), "movies-modern": (2000, 2018)}[name]).all()
