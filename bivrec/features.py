@@ -243,6 +243,8 @@ def reduce_features(features: ItemFeatures, num_components: int, basis: ItemFeat
 
     origin = basis or features
     present = origin.values[origin.mask].astype("float64")
+    if not present.std(0).any():
+        raise DataError(f"all features are alike ({origin.source}); set features.modality to leave them out")
     components = PCA(min(num_components, *present.shape), svd_solver="covariance_eigh").fit(present)
     length = np.linalg.norm(components.transform(present), axis=1).mean()
     reduced = components.transform(features.values.astype("float64")) / length * features.mask[:, None]

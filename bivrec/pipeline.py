@@ -288,7 +288,7 @@ def check_files(profile: str) -> None:
 
 def choose(names: list[str]) -> str:
     """Writes which datasets are studied into params.yaml, and the transfers between those of one source, two ways a pair."""
-    settings, path = check_params(), project_root() / "params.yaml"
+    settings, path = load_settings(), project_root() / "params.yaml"
     known = {name: pick(settings.datasets, name, "dataset").source for name in dict.fromkeys(names)}
     pairs = [f"    {a}-to-{b}: {{source: {a}, target: {b}}}\n" for a in known for b in known if a != b and known[a] == known[b]]
     text = re.sub(r"(?m)^(  datasets: )\[[^\]]*\]", rf"\g<1>[{', '.join(known)}]", path.read_text("utf-8"), count=1)

@@ -1,11 +1,13 @@
 """Settings: params.yaml read into frozen dataclasses that refuse unknown, missing and mistyped keys."""
 
+import copy
 import difflib
 import itertools
 import json
 import math
 import os
 from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, dataclass_transform
 
@@ -361,19 +363,25 @@ def profile_folder(place: str, profile: str) -> Path:
     return project_root() / place / ("" if profile == "default" else profile)
 
 
+@cache
+def _parse(text: str, name: str) -> Any:
+    try:
+        return YAML(typ="safe").load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise SettingsError(f"{name}{f', line {mark.line + 1}' if mark else ''} is not YAML: {getattr(error, 'problem', error)}") from None
+
+
 def read_params(path: Path | None = None) -> dict[str, Any]:
     """The tree of params.yaml (YAML 1.2, so that 1e-3 is a number)."""
     path = path or project_root() / "params.yaml"
     try:
-        tree = YAML(typ="safe").load(path.read_text("utf-8"))
+        tree = _parse(path.read_text("utf-8"), path.name)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path.name} cannot be read ({error.__class__.__name__}); restore it with `git checkout {path.name}`") from None
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise SettingsError(f"{path.name}{f', line {mark.line + 1}' if mark else ''} is not YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(tree, dict):
         raise SettingsError(f"{path.name} holds no settings; restore it with `git checkout {path.name}`")
-    return tree
+    return copy.deepcopy(tree)
 
 
 def merge(tree: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -75,18 +75,19 @@ def read_table(path: Path, columns: dict[str, str], mend: str = RESTORE, separat
         raise DataError(f"{name}{_ragged_line(path, separator, text)}; mend the line or {mend}") from error
     if not set(columns) <= set(table.columns) or not (some or table.columns == list(columns)):
         raise DataError(f"{name} has the columns {','.join(table.columns)[:80]}, not {','.join(columns)}; {mend}")
-    table = table.filter(~pl.all_horizontal((pl.all() == "").fill_null(True))) if len(table) else table  # blank lines
+    if (table[:, -1] == "").any() and ", line" in (ragged := _ragged_line(path, separator, text)):
+        raise DataError(f"{name}{ragged}; mend the line or {mend}")
+    table = table.filter(~pl.all_horizontal(pl.all() == "")) if len(table) else table  # blank lines
     for column, kind in columns.items():
         if kind == "text":
-            values, good = table[column], table[column].is_not_null().to_numpy()
-        elif kind == "number":
+            continue
+        if kind == "number":
             values = table[column].cast(pl.Float64, strict=False)
             good = values.is_finite().fill_null(False).to_numpy()
         else:
             values, good = whole_numbers(table[column])
         if not good.all():
-            found = table[column][int(good.argmin())]
-            told = f"line {good.argmin() + 1 + (text is None)}: {column} " + ("is missing" if found is None else f"{found[:40]!r} is not a {kind}")
+            told = f"line {good.argmin() + 1 + (text is None)}: {column} {table[column][int(good.argmin())][:40]!r} is not a {kind}"
             raise DataError(f"{name}, {told}; mend the line or {mend}")
         table = table.with_columns(values.alias(column))
     return table
@@ -96,10 +97,11 @@ def _ragged_line(path: Path, separator: str, text: bytes | None) -> str:
     """What is wrong with a table that cannot be parsed."""
     try:
         with io.TextIOWrapper(io.BytesIO(text) if text else open(path, "rb"), "utf-8", newline="") as file:
+            csv.field_size_limit(1 << 24)
             rows = csv.reader(file, delimiter=separator, quoting=csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE)
             width = len(next(rows, ()))
             for row in rows:
-                if len(row) != width:
+                if row and len(row) != width:
                     return f", line {rows.line_num}: {len(row)} fields, not {width}"
         return " is not a table" if width else " is empty, not a table"
     except UnicodeDecodeError as error:
@@ -279,10 +281,11 @@ def _own_ids(path: Path, table: dict[str, pl.Series], about: tuple[Path, pl.Data
         text = table[role].cast(pl.String)
         for row in np.flatnonzero((text.fill_null("") == "").to_numpy())[:1]:
             raise DataError(f"{_name(path)}, row {row + 1} has no {role}; {mend}")
-        values, good = whole_numbers(text)
         names = text.unique(maintain_order=True)
-        codes = dict(zip(names.to_list(), (whole_numbers(names)[0].to_numpy() if good.all() else number_ids(names.to_list())).tolist()))
-        numbers[role] = values if good.all() else text.replace_strict(codes, return_dtype=pl.Int64)
+        values, good = whole_numbers(names)
+        whole = good.all() and (values.cast(pl.String) == names).all()  # 007 is a name
+        codes = dict(zip(names.to_list(), (values.to_numpy() if whole else number_ids(names.to_list())).tolist()))
+        numbers[role] = text.replace_strict(codes, return_dtype=pl.Int64)
     told = {column: [] for column in ("title", "year", "genres", "description")}
     if about is not None:
         where, items = about

@@ -76,7 +76,9 @@ def stage_of(root, profile: str, notebook: str) -> dict | None:
 def test_a_stage_lists_the_files_that_its_notebook_reads(root, profile, notebook):
     stage = stage_of(root, profile, notebook)
     if stage is None:
-        assert notebook in {"full": ("01_data_prep", "02_feature_encoding", "07_cross_dataset"), "comirec": STAGES[3:7] + STAGES[8:]}.get(profile, ("09_tuning", "10_protocols"))
+        assert notebook in {"full": ("01_data_prep", "02_feature_encoding", "07_cross_dataset"), "comirec": STAGES[3:7] + STAGES[8:]}.get(
+            profile, ("09_tuning", "10_protocols")
+        )
         return
     cells = nbformat.read(root / "notebooks" / f"{notebook}.ipynb", 4).cells
     read = closure(root, {"pipeline"}.union(*(imports_of(cell.source) for cell in cells if cell.cell_type == "code")))
