@@ -105,6 +105,39 @@ def test_by_time_learns_nothing_from_the_future(planted):
     assert not set(parts.validation.users) & set(parts.test.users)
 
 
+def test_by_interactions_cuts_as_the_authors_code(planted):
+    """Users shuffled, each part ended by the first user with whom 80 % and 90 % of all interactions are reached."""
+    from dataclasses import replace
+
+    sequences, split = planted.sequences, replace(planted.settings.split, protocol="by_interactions", mask_history=False)
+    seen = []
+    for seed in range(3):
+        parts = split_sequences(sequences, split, seed)
+        users = [parts.train_users, parts.validation.users, parts.test.users]
+        assert sorted(np.concatenate(users)) == list(range(sequences.num_users))
+        sizes, total = [int(sequences.lengths[part].sum()) for part in users], len(sequences.items)
+        longest = sequences.lengths.max()
+        assert 0.8 * total <= sizes[0] < 0.8 * total + longest and 0.9 * total <= sizes[0] + sizes[1] < 0.9 * total + longest
+        for user, given, wanted in zip(parts.test.users, parts.test.histories, parts.test.targets):
+            assert len(given) == int(0.8 * sequences.lengths[user]) and (np.concatenate([given, wanted]) == sequences.of(user)).all()
+        assert not parts.test.mask_history
+        seen.append(tuple(parts.test.users))
+    assert len(set(seen)) == 3
+    again = split_sequences(sequences, split, split.num_folds)
+    assert tuple(again.test.users) == seen[0]  # as folds do, so that the text features of a fold fit
+
+
+def test_ties_in_the_order_of_the_file():
+    from dataclasses import replace
+
+    rows = [(user, item, 7) for user in range(5) for item in np.random.Generator(np.random.PCG64(user)).permutation(6)]
+    items = pd.DataFrame({"item": range(6), "title": "t", "year": 2000, "genres": "", "description": ""})
+    raw = Raw(pd.DataFrame(rows, columns=["user", "item", "time"]), items, pd.DataFrame({"user": [0], "item": [0], "tag": ["x"]}))
+    sequences = build_sequences(raw, replace(SETTINGS.split, ties="file"), "test")
+    assert [(user, item) for user in range(5) for item in sequences.of(user)] == [(user, item) for user, item, _ in rows]
+    assert (build_sequences(raw, SETTINGS.split, "test").items != sequences.items).any()
+
+
 @pytest.mark.parametrize("name", ["movies-classic", "movies-modern"])
 def test_the_embedded_films(root, name):
     """The published files, read anew, give the statistics that results/ shows; the two domains share no film."""
