@@ -8,10 +8,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup data repro restore test lab notebooks readme verify bench lint clean
+.PHONY: help setup data fetch repro restore test lab notebooks readme verify bench bench-datasets lint clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */make \1\t/' | expand -t 22
 
 setup: .venv/ready  ## the virtual environment in .venv, from requirements.lock
 
@@ -27,7 +27,13 @@ setup: .venv/ready  ## the virtual environment in .venv, from requirements.lock
 data: setup
 	@test -d data || dvc pull --quiet data.dvc
 
-repro: data  ## regenerates every result; PROFILE=smoke: the chain on generated data, in minutes; PROFILE=full: hours, minutes on a GPU
+fetch: setup $(addprefix fetch-,$(DATASET))  ## a published dataset into raw/ or BIVREC_DATA: make fetch DATASET=ml-25m
+
+fetch-%: setup
+	@python -m bivrec fetch '$*' $(if $(ACCEPT),accept)
+
+repro: data $(addprefix fetch-,$(DATASETS))  ## regenerates every result; DATASETS="baby clothing": on these; PROFILE=smoke: the chain on generated data, in minutes; PROFILE=full: hours, minutes on a GPU
+	@$(if $(DATASETS),python -m bivrec choose $(DATASETS))
 	@python -m bivrec check '$(PROFILE)'
 	@dvc repro $(filter-out default/dvc.yaml,$(PROFILE)/dvc.yaml)
 	@echo "Done. Look at $(RESULTS)/08_report/all/08_report.ipynb, or 'git status results' for what changed."
@@ -53,6 +59,9 @@ verify: setup  ## compares results/ with what is committed, within the spread ov
 
 bench: setup  ## our speed beside that of RecBole, RecTools and the authors' way; writes benchmarks/
 	@python benchmarks/bench.py
+
+bench-datasets: setup  ## every published format at full size, with generated values; writes benchmarks/datasets.json
+	@python benchmarks/datasets.py
 
 lint: setup  ## style and names
 	@ruff check . && ruff format --check .

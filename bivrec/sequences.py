@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Int64
 from numpy import ndarray
 
-from bivrec.settings import MovieLens, Split
+from bivrec.settings import Expected, Split
 
 RESTORE = "restore it with `make restore`"
 
@@ -55,11 +55,12 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Cases:
-    """Questions put to a model: a user's history, and the items that followed it."""
+    """Questions put to a model: a user's history, and the items that followed it; whether only others than the history's are ranked."""
 
     users: Int64[ndarray, "case"]
     histories: tuple[Int64[ndarray, "_"], ...]
     targets: tuple[Int64[ndarray, "_"], ...]
+    mask_history: bool = True
 
     def __len__(self) -> int:
         return len(self.users)
@@ -75,51 +76,6 @@ class Parts:
     test: Cases
 
 
-def _read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
-    """A CSV with just these columns, each a 'whole number', a 'number' or 'text'; the first bad line is named."""
-    name = f"{path.parent.parent.name}/{path.parent.name}/{path.name}"
-    if not path.is_file():
-        raise DataError(f"{name} is missing; {RESTORE}")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name} is not UTF-8 text (byte {error.start}); {RESTORE}") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{name} is not a table: {str(error).strip().removeprefix('Error tokenizing data. C error: ')}; mend the line or {RESTORE}") from None
-    if list(table.columns) != list(columns):
-        raise DataError(f"{name} has the columns {','.join(map(str, table.columns))[:80]}, not {','.join(columns)}; {RESTORE}")
-    for column, kind in columns.items():
-        if kind == "text":
-            continue
-        numbers = pd.to_numeric(table[column], errors="coerce")
-        good = np.isfinite(numbers) if kind == "number" else (numbers % 1 == 0) & numbers.between(0, 2**53, inclusive="left")
-        if not good.all():
-            told = f"line {good.argmin() + 2}: {column} {table[column][good.argmin()][:40]!r} is not a {kind}"
-            raise DataError(f"{name}, {told}; mend the line or {RESTORE}")
-        table[column] = numbers.astype("float64" if kind == "number" else "int64")
-    return table
-
-
-def read_movielens(data: Path, settings: MovieLens) -> Raw:
-    """A MovieLens CSV release; every rating is an interaction, the domain is the films of the years asked for."""
-    folder = data / settings.folder
-    pair = {"userId": "whole number", "movieId": "whole number"}
-    ratings = _read_table(folder / "ratings.csv", pair | {"rating": "number", "timestamp": "whole number"})
-    films = _read_table(folder / "movies.csv", {"movieId": "whole number", "title": "text", "genres": "text"})
-    tags = _read_table(folder / "tags.csv", pair | {"tag": "text", "timestamp": "whole number"})
-    for film in films.loc[films["movieId"].duplicated(), "movieId"]:
-        raise DataError(f"{settings.folder}/movies.csv lists film {film} twice; {RESTORE}")
-    for row, film in ratings.loc[~ratings["movieId"].isin(films["movieId"]), "movieId"].items():
-        raise DataError(f"{settings.folder}/ratings.csv, line {row + 2}: film {film} is not in movies.csv; {RESTORE}")
-    titles = films["title"].str.strip().str.extract(r"^(?P<title>.*?)\s*(?:\((?P<year>\d{4})(?:[–-]\d{0,4})?\))?$")
-    genres = films["genres"].replace("(no genres listed)", "").str.replace("|", ", ")
-    items = pd.DataFrame({"item": films["movieId"], "title": titles["title"], "year": pd.to_numeric(titles["year"]), "genres": genres, "description": ""})
-    items = items[items["year"].between(settings.first_year, settings.last_year)].astype({"year": "int64"})
-    names = {"userId": "user", "movieId": "item", "timestamp": "time"}
-    interactions, tags = ratings.rename(columns=names)[["user", "item", "time"]], tags.rename(columns=names)[["user", "item", "tag"]]
-    return Raw(*(part[part["item"].isin(items["item"])].reset_index(drop=True) for part in (interactions, items, tags)))
-
-
 def _tie_order(user: Int64[ndarray, "n"], item: Int64[ndarray, "n"]) -> ndarray:
     """A fixed pseudo-random number a pair (splitmix64): ties in time are broken by it, so no id or file order leaks in."""
     with np.errstate(over="ignore"):
@@ -131,19 +87,28 @@ def _tie_order(user: Int64[ndarray, "n"], item: Int64[ndarray, "n"]) -> ndarray:
 
 def keep_core(interactions: pd.DataFrame, least: int) -> pd.DataFrame:
     """The k-core: users and items with fewer than `least` interactions are dropped until nothing changes."""
+    codes, kept = [pd.factorize(interactions[column])[0] for column in ("user", "item")], np.arange(len(interactions))
     while True:
-        few = interactions.groupby("user")["item"].transform("size").lt(least) | interactions.groupby("item")["user"].transform("size").lt(least)
+        few = np.zeros(len(kept), dtype=bool)
+        for code in codes:
+            few |= np.bincount(code[kept])[code[kept]] < least
         if not few.any():
-            return interactions
-        interactions = interactions[~few]
+            return interactions.iloc[kept]
+        kept = kept[~few]
 
 
 def build_sequences(raw: Raw, split: Split, name: str) -> Sequences:
-    """Sequences in order of time. A pair seen twice keeps its first time; ties follow a fixed hash of user and item."""
-    table = keep_core(raw.interactions.sort_values(["user", "item", "time"]).drop_duplicates(["user", "item"]), split.min_interactions)
+    """Sequences in order of time. A pair seen twice keeps its first time; ties in time follow a fixed hash of user and item,
+    or the order of the file (`split.ties`)."""
+    table = raw.interactions.reset_index(drop=True)
+    user, item, time = (table[column].to_numpy() for column in ("user", "item", "time"))
+    order = np.lexsort((time, item, user))
+    again = (np.diff(user[order], prepend=-1) == 0) & (np.diff(item[order], prepend=-1) == 0)
+    table = keep_core(table.iloc[order[~again]], split.min_interactions)
     if table.empty:
         raise DataError(f"{name} is empty: no user and item have {split.min_interactions} interactions (params.yaml: split.min_interactions)")
-    table = table.assign(tie=_tie_order(table["user"].to_numpy(), table["item"].to_numpy())).sort_values(["user", "time", "tie"])
+    user, item, time = (table[column].to_numpy() for column in ("user", "item", "time"))
+    table = table.iloc[np.lexsort((_tie_order(user, item) if split.ties == "hash" else table.index.to_numpy(), time, user))]
     users, user = np.unique(table["user"].to_numpy(), return_inverse=True)
     item_ids, item = np.unique(table["item"].to_numpy(), return_inverse=True)
     catalogue = raw.items.set_index("item").loc[item_ids].reset_index()
@@ -151,6 +116,20 @@ def build_sequences(raw: Raw, split: Split, name: str) -> Sequences:
     tags = tags.assign(user=np.searchsorted(users, tags["user"]), item=np.searchsorted(item_ids, tags["item"])).reset_index(drop=True)
     starts = np.concatenate([[0], np.cumsum(np.bincount(user))])
     return Sequences(item.astype("int64"), starts.astype("int64"), table["time"].to_numpy(), users, catalogue, tags)
+
+
+def check_counts(expected: Expected, published: pd.DataFrame, kept: Sequences, name: str) -> str:
+    """Compares a dataset with the counts by which it is known: an error where `expected.strict`, else what differs is said."""
+    counts = (kept.num_users, kept.num_items, len(kept.items))
+    found = counts if expected.of == "kept" else (published["user"].nunique(), published["item"].nunique(), len(published))
+    wanted = (expected.users, expected.items, expected.interactions)
+    if found == wanted:
+        return f"{name}: users, items and interactions are those expected"
+    told = ", ".join(f"{n:,} {what}, not {m:,}" for n, m, what in zip(found, wanted, ("users", "items", "interactions")) if n != m)
+    told = f"{name} has {told} ({expected.of}): another release, or a file cut short"
+    if expected.strict:
+        raise DataError(f"{told}; if you meant it, set datasets.{name}.expected.strict: false in params.yaml")
+    return told
 
 
 def save_sequences(sequences: Sequences, folder: Path) -> None:
@@ -165,7 +144,7 @@ def load_sequences(folder: Path) -> Sequences:
     """What `save_sequences` wrote."""
     if not (folder / "tags.csv").is_file():
         raise DataError(f"build/{folder.parent.name}/{folder.name} is missing; `make repro` makes it")
-    catalogue, tags = (pd.read_csv(folder / f"{name}.csv", keep_default_na=False) for name in ("catalogue", "tags"))
+    catalogue, tags = (pd.read_csv(folder / f"{name}.csv", keep_default_na=False, dtype={"id": str}) for name in ("catalogue", "tags"))
     with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
         return Sequences(**arrays, catalogue=catalogue, tags=tags)
 
@@ -186,12 +165,14 @@ def split_sequences(sequences: Sequences, split: Split, seed: int) -> Parts:
     by_time: one date ends the training, at history_share of all interactions, and another, half way through the rest, the
     validation; a user is a case of the period in which the first int(share * n) items are done, and the items after them
     (validation: before the second date) are targets, so that nothing is learned from what came later.
+    by_interactions (the authors' code): users shuffled by the seed, cut at the first user with whom 80 % and 90 % of all
+    interactions are reached; cases as by_user. Seeds a multiple of num_folds apart share a shuffle, as they share a fold.
     """
     everyone, lengths = np.arange(sequences.num_users), sequences.lengths
 
     def cases(users: Int64[ndarray, "case"], cuts: Int64[ndarray, "user"], ends: Int64[ndarray, "user"]) -> Cases:
         histories = tuple(sequences.of(user)[: cuts[user]] for user in users)
-        return Cases(users, histories, tuple(sequences.of(user)[cuts[user] : ends[user]] for user in users))
+        return Cases(users, histories, tuple(sequences.of(user)[cuts[user] : ends[user]] for user in users), split.mask_history)
 
     if split.protocol == "leave_one_out":
         validation, test = (cases(everyone, lengths - back, lengths - back + 1) for back in (2, 1))
@@ -205,8 +186,15 @@ def split_sequences(sequences: Sequences, split: Split, seed: int) -> Parts:
         test = cases(everyone[(asked >= second) & (cuts > 0)], cuts, lengths)
         known = everyone[before[first] > 0]
         return Parts(tuple(sequences.of(user)[: before[first][user]] for user in known), known, validation, test)
-    folds, cuts = fold_of_users(sequences.users, split.num_folds), (split.history_share * lengths).astype("int64")
-    validation, test = (cases(everyone[folds == fold % split.num_folds], cuts, lengths) for fold in (seed + 1, seed))
+    cuts = (split.history_share * lengths).astype("int64")
+    if split.protocol == "by_interactions":
+        shuffled = np.random.Generator(np.random.PCG64(seed % split.num_folds)).permutation(sequences.num_users)
+        first, second = np.searchsorted(np.cumsum(lengths[shuffled]), [0.8 * len(sequences.items), 0.9 * len(sequences.items)]) + 1
+        held = shuffled[first:second], shuffled[second:]
+    else:
+        folds = fold_of_users(sequences.users, split.num_folds)
+        held = tuple(everyone[folds == fold % split.num_folds] for fold in (seed + 1, seed))
+    validation, test = (cases(np.sort(users), cuts, lengths) for users in held)
     train_users = np.setdiff1d(everyone, np.concatenate([validation.users, test.users]))
     return Parts(tuple(sequences.of(user) for user in train_users), train_users, validation, test)
 
@@ -227,4 +215,6 @@ def describe(sequences: Sequences) -> pd.DataFrame:
         "share of the 10 % most popular items, %": round(100 * np.sort(popularity)[-len(popularity) // 10 :].sum() / popularity.sum(), 1),
         "neighbours tied in time, %": round(100 * float(ties.mean()), 1),
     }
-    return pd.DataFrame({"figure": list(figures), "value": [f"{value:,}" for value in figures.values()]})
+    ends = [int(sequences.times.min()), int(sequences.times.max())]
+    dated = [str(np.datetime64(end, "s"))[:10] if 1e8 < ends[0] and ends[1] < 1e10 else f"{end:,}" for end in ends]
+    return pd.DataFrame({"figure": [*figures, "time span"], "value": [*(f"{value:,}" for value in figures.values()), " to ".join(dated)]})

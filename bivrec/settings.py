@@ -1,11 +1,13 @@
 """Settings: params.yaml read into frozen dataclasses that refuse unknown, missing and mistyped keys."""
 
+import copy
 import difflib
 import itertools
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, dataclass_transform
 
@@ -27,7 +29,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Seeds = Annotated[tuple[Whole, ...], Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], Field(min_length=1)]
 Stage = Literal["03_training", "04_ablations", "05_noise", "06_cold_start", "07_cross_dataset", "10_protocols"]
-Protocol = Literal["by_user", "leave_one_out", "by_time"]
+Protocol = Literal["by_user", "leave_one_out", "by_time", "by_interactions"]
+Metric = Annotated[str, Field(pattern=r"^(ndcg|recall|hr|comirec_ndcg)@(10|20|50)$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$")]  # a name inside one folder, never a path
 NoiseKind = Literal["replace", "insert", "delete", "shuffle", "blur", "swap", "no_text", "no_image", "replace_and_swap"]
 Choices = dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]  # dotted settings, and what each may be
 
@@ -70,7 +74,8 @@ class Studies(Section):
     ablations: tuple[Name, ...]
     grids: tuple[Name, ...]
     protocols: tuple[Protocol, ...]
-    primary_metric: Literal["ndcg@10", "ndcg@20", "recall@10", "recall@20", "hr@10", "hr@20"]
+    primary_metric: Metric
+    own_data: bool
 
     def __post_init__(self):
         if not set(self.retrained_seeds) <= set(self.seeds):
@@ -88,24 +93,69 @@ class Planted(Section):
 
 
 class MovieLens(Section):
-    """A MovieLens folder inside data/, and the years of the films that make the domain."""
+    """A MovieLens folder of CSV files, and the years of the films that make the domain; without years, all films."""
 
-    folder: Name
-    first_year: int
-    last_year: int
+    folder: FileName
+    first_year: int | None = None
+    last_year: int | None = None
+
+
+class Amazon(Section):
+    """A folder of McAuley's Amazon files of 2014, and the category in their names."""
+
+    folder: FileName
+    category: FileName
+
+
+class Folder(Section):
+    """A folder whose files have fixed names."""
+
+    folder: FileName
+
+
+class Download(Section):
+    """Where a file is published, and its checksum where the publisher gives one."""
+
+    url: Annotated[str, Field(pattern=r"^https?://\S+$")]
+    checksum: Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")] | None = None
+
+
+class Expected(Section):
+    """The counts by which a dataset is known, of all that is published or of what the k-core keeps; `strict` refuses
+    others, since figures of other data are not comparable; otherwise they are only told."""
+
+    of: Literal["published", "kept"]
+    users: Count
+    items: Count
+    interactions: Count
+    strict: bool
 
 
 class Dataset(Section):
     """Where a dataset comes from, and the settings that it changes."""
 
-    source: Literal["planted", "movielens"]
+    source: Literal["planted", "movielens", "movielens_dat", "amazon", "mmrec", "plain"]
     settings: dict[str, Any]
     planted: Planted | None = None
     movielens: MovieLens | None = None
+    movielens_dat: Folder | None = None
+    amazon: Amazon | None = None
+    mmrec: Folder | None = None
+    plain: Folder | None = None
+    downloads: dict[FileName, Download] = Field(default_factory=dict)
+    licence: str = ""
+    expected: Expected | None = None
 
     def __post_init__(self):
         if getattr(self, self.source) is None:
             raise ValueError(f"source is '{self.source}', but there is no key '{self.source}'")
+        if self.downloads and not self.licence:
+            raise ValueError("what is downloaded needs its `licence`, which is shown first")
+
+    @property
+    def own(self) -> Any:
+        """What the source needs to know."""
+        return getattr(self, self.source)
 
 
 class Split(Section):
@@ -114,21 +164,23 @@ class Split(Section):
     protocol: Protocol
     num_folds: Annotated[int, Field(ge=3)]
     history_share: Annotated[float, Field(gt=0, lt=1)]
+    ties: Literal["hash", "file"]
+    mask_history: bool
     min_interactions: Annotated[int, Field(ge=3)]
 
 
 class Features(Section):
     """The frozen encoders, and what is kept of their output."""
 
-    modality: Literal["text", "image", "both"]
-    text_encoder: Literal["minilm", "hashing"]
-    image_encoder: Literal["efficientnet-lite0", "pixels"]
+    modality: Literal["text", "image", "both", "none"]
+    text_encoder: Annotated[str, Field(pattern=r"^(minilm|hashing|published|sentence-transformers:.+)$")]
+    image_encoder: Annotated[str, Field(pattern=r"^(efficientnet-lite0|pixels|published|sentence-transformers:.+)$")]
     image_folder: str
     num_components: Count
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        return ("text", "image") if self.modality == "both" else (self.modality,)
+        return {"both": ("text", "image"), "none": ()}.get(self.modality, (self.modality,))
 
 
 class Model(Section):
@@ -321,19 +373,25 @@ def training_profile(profile: str, studies: Studies) -> str:
     return profile if "03_training" in studies.stages else "default"
 
 
+@cache
+def _parse(text: str, name: str) -> Any:
+    try:
+        return YAML(typ="safe").load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise SettingsError(f"{name}{f', line {mark.line + 1}' if mark else ''} is not YAML: {getattr(error, 'problem', error)}") from None
+
+
 def read_params(path: Path | None = None) -> dict[str, Any]:
     """The tree of params.yaml (YAML 1.2, so that 1e-3 is a number)."""
     path = path or project_root() / "params.yaml"
     try:
-        tree = YAML(typ="safe").load(path.read_text("utf-8"))
+        tree = _parse(path.read_text("utf-8"), path.name)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path.name} cannot be read ({error.__class__.__name__}); restore it with `git checkout {path.name}`") from None
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise SettingsError(f"{path.name}{f', line {mark.line + 1}' if mark else ''} is not YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(tree, dict):
         raise SettingsError(f"{path.name} holds no settings; restore it with `git checkout {path.name}`")
-    return tree
+    return copy.deepcopy(tree)
 
 
 def merge(tree: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -403,6 +461,26 @@ def vary(settings: Settings, variant: Variant, name: str = "variant") -> Setting
     return _validate(merge(tree, variant.settings, f"params.yaml: {name}.settings"), f"params.yaml with the settings of {name}")
 
 
+def without_modalities(settings: Settings, has: Collection[Modality]) -> Settings:
+    """The settings of a dataset that has features of these modalities only: the others are left out, and every model and
+    ablation that cannot do without them; with no features at all the ID view is left."""
+    asked = set(settings.features.modalities)
+    if asked <= set(has):
+        return settings
+    modality = "".join(asked & set(has)) or "none"
+    changes = {"features.modality": modality, **({"model.views": ["id"]} if modality == "none" else {})}
+    narrow = vary(settings, Variant(family="bivrec", settings=changes))
+
+    def possible(variant: Variant) -> bool:
+        own = vary(narrow, variant)
+        reads = {"bivrec": "multimodal" in own.model.views, "popularity": False, "itemknn": False}
+        reads |= dict.fromkeys(("sasrec", "gru4rec", "comirec-sa"), own.baseline.inputs != "id")
+        return not reads.get(variant.family, True) or set(has) >= set(own.features.modalities) != set()
+
+    parts = {part: [name for name in getattr(settings.studies, part) if possible(getattr(settings, part)[name])] for part in ("models", "ablations")}
+    return vary(narrow, Variant(family="bivrec", settings={f"studies.{part}": names for part, names in parts.items()}))
+
+
 def grid_of(choices: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
     """Every combination of the choices, each as dotted settings."""
     return [dict(zip(choices, values)) for values in itertools.product(*choices.values())]
@@ -427,7 +505,7 @@ def check_params(path: Path | None = None) -> Settings:
                     vary(seen, Variant(family="bivrec", settings=trial), f"grids.{label}")
             folds, encoded = ({seed % plain.split.num_folds for seed in settings.studies.seeds} for settings in (seen, plain))
             same = folds <= encoded and all(getattr(seen, key) == getattr(plain, key) for key in ("datasets", "split", "features"))
-            if plain.datasets[name].source != "planted" and not same:
+            if plain.datasets[name].source != "planted" and not same and not studies.own_data:
                 needed = "datasets, split, features and the folds of studies.seeds must be the default's, which prepares the data"
                 raise SettingsError(f"params.yaml: profiles.{profile}: {name}: {needed}")
     return default

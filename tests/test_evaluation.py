@@ -62,6 +62,24 @@ def test_batches_of_cases_do_not_matter(planted):
     assert one.sort_values(["view", "user", "item"])["rank"].tolist() == many.sort_values(["view", "user", "item"])["rank"].tolist()
 
 
+def test_without_the_mask_the_history_is_ranked_too(planted):
+    """As the authors' code: a model that recommends what was seen pays for it."""
+    from dataclasses import replace
+
+    cases = planted.parts(0).test
+
+    class Repeats:
+        def score(self, histories):
+            scores = torch.arange(planted.sequences.num_items).repeat(len(histories), 1).float()
+            for row, history in zip(scores, histories):
+                row[torch.as_tensor(history)] += 1000
+            return {"id": scores}
+
+    masked, plain = (rank_cases(Repeats(), part) for part in (cases, replace(cases, mask_history=False)))
+    lengths = dict(zip(cases.users.tolist(), map(len, cases.histories)))
+    assert (plain["rank"] - masked["rank"]).tolist() == [lengths[user] for user in plain["user"]]
+
+
 def test_means_are_over_users_not_targets():
     means = mean_metrics(ranks_of([1], [60, 60, 60])).set_index("metric")["value"]
     assert means["recall@20"] == pytest.approx(0.5)

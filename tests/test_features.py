@@ -81,7 +81,7 @@ def test_a_missing_text_is_a_mask(planted):
     assert (other.values[3] == features.values[0]).all() and (other.values[1] == features.values[2]).all()
 
 
-def test_missing_and_live_images(planted, tmp_path):
+def test_missing_and_live_images(planted, tmp_path, monkeypatch):
     from dataclasses import replace
 
     sequences, data = planted.sequences, tmp_path / "data"
@@ -89,12 +89,14 @@ def test_missing_and_live_images(planted, tmp_path):
     save_image_vectors(data / "posters", ids[:50], np.ones((50, 192), "float32"), "test")
     (tmp_path / "images").mkdir()
     Image.fromarray(planted.raw.images[0]).save(tmp_path / "images" / f"{ids[60]}.png")
-    features = image_features(sequences, replace(planted.settings.features, image_encoder="pixels"), data)
+    pixels, folder = replace(planted.settings.features, image_encoder="pixels"), tmp_path / "images"
+    monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
+    features = image_features(sequences, pixels, folder, data / "posters")
     assert features.mask.sum() == 51 and features.mask[60] and not features.mask[70] and not features.values[70].any()
     assert "1 encoded live, 50 from data/posters" in features.source
     (tmp_path / "images" / f"{ids[61]}.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match="cannot be read"):
-        image_features(sequences, replace(planted.settings.features, image_encoder="pixels"), data)
+        image_features(sequences, pixels, folder, data / "posters")
 
 
 def test_images_that_cannot_be_used(monkeypatch, tmp_path):

@@ -1,6 +1,5 @@
 """From raw files to sequences and folds."""
 
-import re
 import shutil
 
 import numpy as np
@@ -8,69 +7,11 @@ import pandas as pd
 import pytest
 
 from bivrec.planted import make_planted
-from bivrec.sequences import DataError, Raw, build_sequences, keep_core, load_sequences, read_movielens, save_sequences, split_sequences
+from bivrec.sequences import DataError, Raw, build_sequences, keep_core, load_sequences, save_sequences, split_sequences
 from bivrec.settings import load_settings
+from bivrec.sources import read_dataset
 
 SETTINGS = load_settings("movies-classic")
-MOVIELENS = SETTINGS.datasets["movies-classic"].movielens
-
-
-@pytest.fixture
-def release(tmp_path):
-    """A miniature release in the published format."""
-    folder = tmp_path / "data" / MOVIELENS.folder
-    folder.mkdir(parents=True)
-    films = [(n, f'"Film, The {n} ({1990 + n % 20})"', "Comedy|Drama") for n in range(1, 13)]
-    (folder / "movies.csv").write_text("movieId,title,genres\n" + "".join(f"{i},{t},{g}\n" for i, t, g in films))
-    rows = [(user, film, 4.0, 1000 + 10 * film) for user in range(1, 9) for film in range(1, 13)]
-    (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\n" + "".join(f"{u},{f},{r},{t}\n" for u, f, r, t in rows))
-    (folder / "tags.csv").write_text('userId,movieId,tag,timestamp\n1,1,"dark, ""funny""",5\n')
-    return tmp_path / "data"
-
-
-def test_reads_a_release(release):
-    raw = read_movielens(release, MOVIELENS)
-    assert raw.items["title"].iloc[0] == "Film, The 1" and raw.items["year"].max() <= MOVIELENS.last_year
-    assert raw.tags["tag"].tolist() == ['dark, "funny"']
-    assert set(raw.interactions["item"]) == set(raw.items["item"])
-
-
-@pytest.mark.parametrize(
-    ("file", "old", "new", "told"),
-    [
-        ("ratings.csv", "1,2,4.0,1020", "1,2,4.0", "ratings.csv, line 3: timestamp '' is not a whole number"),
-        ("ratings.csv", "1,2,4.0,1020", "1,2,4.0,1020,7", "Expected 4 fields in line 3, saw 5"),
-        ("ratings.csv", "1,2,4.0,1020", "1,x,4.0,1020", "ratings.csv, line 3: movieId 'x' is not a whole number"),
-        ("ratings.csv", "1,2,4.0,1020", "1,2,nan,1020", "ratings.csv, line 3: rating 'nan' is not a number"),
-        ("ratings.csv", "1,2,4.0,1020", "1,2,inf,1020", "ratings.csv, line 3: rating 'inf' is not a number"),
-        ("ratings.csv", "1,2,4.0,1020", "1,2,4.0,-5", "ratings.csv, line 3: timestamp '-5'"),
-        ("ratings.csv", "1,2,4.0,1020", "1.5,2,4.0,1020", "ratings.csv, line 3: userId '1.5'"),
-        ("ratings.csv", "1,2,4.0,1020", "1,999,4.0,1020", "line 3: film 999 is not in movies.csv"),
-        ("ratings.csv", "userId,", "user,", "has the columns user,movieId,rating,timestamp, not userId"),
-        ("movies.csv", "2,", "1,", "lists film 1 twice"),
-        ("tags.csv", '"dark', '"da\nrk', "tags.csv"),
-    ],
-)
-def test_a_malformed_line_is_named(release, file, old, new, told):
-    path = release / MOVIELENS.folder / file
-    text = path.read_text()
-    path.write_text(text.replace(old, new, 1) + ('"' if "\n" in new else ""))
-    with pytest.raises(DataError, match=re.escape(told)) as caught:
-        read_movielens(release, MOVIELENS)
-    assert "\n" not in str(caught.value)
-
-
-def test_missing_empty_and_binary_files(release):
-    path = release / MOVIELENS.folder / "ratings.csv"
-    path.write_bytes(b"userId,movieId\xff")
-    with pytest.raises(DataError, match="not UTF-8"):
-        read_movielens(release, MOVIELENS)
-    path.write_text("")
-    with pytest.raises(DataError, match="not a table"):
-        read_movielens(release, MOVIELENS)
-    path.unlink()
-    with pytest.raises(DataError, match=re.escape("data/movielens-latest-small/ratings.csv is missing")):
-        read_movielens(release, MOVIELENS)
 
 
 def test_core_by_hand():
@@ -164,13 +105,46 @@ def test_by_time_learns_nothing_from_the_future(planted):
     assert not set(parts.validation.users) & set(parts.test.users)
 
 
+def test_by_interactions_cuts_as_the_authors_code(planted):
+    """Users shuffled, each part ended by the first user with whom 80 % and 90 % of all interactions are reached."""
+    from dataclasses import replace
+
+    sequences, split = planted.sequences, replace(planted.settings.split, protocol="by_interactions", mask_history=False)
+    seen = []
+    for seed in range(3):
+        parts = split_sequences(sequences, split, seed)
+        users = [parts.train_users, parts.validation.users, parts.test.users]
+        assert sorted(np.concatenate(users)) == list(range(sequences.num_users))
+        sizes, total = [int(sequences.lengths[part].sum()) for part in users], len(sequences.items)
+        longest = sequences.lengths.max()
+        assert 0.8 * total <= sizes[0] < 0.8 * total + longest and 0.9 * total <= sizes[0] + sizes[1] < 0.9 * total + longest
+        for user, given, wanted in zip(parts.test.users, parts.test.histories, parts.test.targets):
+            assert len(given) == int(0.8 * sequences.lengths[user]) and (np.concatenate([given, wanted]) == sequences.of(user)).all()
+        assert not parts.test.mask_history
+        seen.append(tuple(parts.test.users))
+    assert len(set(seen)) == 3
+    again = split_sequences(sequences, split, split.num_folds)
+    assert tuple(again.test.users) == seen[0]  # as folds do, so that the text features of a fold fit
+
+
+def test_ties_in_the_order_of_the_file():
+    from dataclasses import replace
+
+    rows = [(user, item, 7) for user in range(5) for item in np.random.Generator(np.random.PCG64(user)).permutation(6)]
+    items = pd.DataFrame({"item": range(6), "title": "t", "year": 2000, "genres": "", "description": ""})
+    raw = Raw(pd.DataFrame(rows, columns=["user", "item", "time"]), items, pd.DataFrame({"user": [0], "item": [0], "tag": ["x"]}))
+    sequences = build_sequences(raw, replace(SETTINGS.split, ties="file"), "test")
+    assert [(user, item) for user in range(5) for item in sequences.of(user)] == [(user, item) for user, item, _ in rows]
+    assert (build_sequences(raw, SETTINGS.split, "test").items != sequences.items).any()
+
+
 @pytest.mark.parametrize("name", ["movies-classic", "movies-modern"])
 def test_the_embedded_films(root, name):
     """The published files, read anew, give the statistics that results/ shows; the two domains share no film."""
     import json
 
     settings = load_settings(name)
-    sequences = build_sequences(read_movielens(root / "data", settings.datasets[name].movielens), settings.split, name)
+    sequences = build_sequences(read_dataset(name, settings.datasets[name]), settings.split, name)
     shown = json.loads((root / "results" / "01_data_prep" / name / "statistics.json").read_text())
     assert shown == {"users": sequences.num_users, "items": sequences.num_items, "interactions": len(sequences.items)}
     assert sequences.catalogue["year"].between(*{"movies-classic": (1874, 1999), "movies-modern": (2000, 2018)}[name]).all()

@@ -39,7 +39,7 @@ def params(root, tmp_path):
         ("datasets: [movies-classic,", "datasets: [movies-clasic,", "there is no dataset 'movies-clasic'"),
         ("source: movies-classic,", "source: nowhere,", "there is no dataset 'nowhere'"),
         ("  movies-modern:  ", "  ../movies:  ", "../movies"),
-        ("    source: planted", "    source: amazon", "source"),
+        ("    source: planted", "    source: amazn", "source"),
         ("settings: {model.scales: [1]}", "settings: {model.scale: [1]}", "there is no setting 'model.scale'; did you mean 'model.scales'"),
         ("settings: {model.scales: [1]}", "settings: {model.num_nearest: 5}", "num_nearest (F) is 5"),
         ("    replace: [0.0, 0.1,", "    replace: 3 #[", "noise.levels.replace: 3 is refused"),
@@ -102,7 +102,7 @@ def test_a_profile_stands_between_the_file_and_the_dataset(params):
     assert all(settings.training.clip_norm == 3 for settings in full.values()) and load_settings(path=path).training.clip_norm != 3
     assert load_settings("movies-classic", {"training.num_steps": 7}, path, "full").training.num_steps == 7
     check_params(path)  # further seeds of folds whose features there are
-    with pytest.raises(SettingsError, match="^params.yaml: there is no profile 'fool'; known are default, smoke, full, wide$"):
+    with pytest.raises(SettingsError, match="^params.yaml: there is no profile 'fool'; known are default, smoke, full, wide, comirec$"):
         load_settings(profile="fool")
 
 

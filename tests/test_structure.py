@@ -72,11 +72,15 @@ def stage_of(root, profile: str, notebook: str) -> dict | None:
     return None
 
 
-@pytest.mark.parametrize(("profile", "notebook"), [(p, n) for p in ("default", "smoke", "full", "wide") for n in STAGES])
+@pytest.mark.parametrize(("profile", "notebook"), [(p, n) for p in ("default", "smoke", "full", "wide", "comirec") for n in STAGES])
 def test_a_stage_lists_the_files_that_its_notebook_reads(root, profile, notebook):
     stage = stage_of(root, profile, notebook)
     if stage is None:
-        own = {"full": {"03_training", "08_report", "09_tuning"}, "wide": {"04_ablations", "05_noise", "07_cross_dataset", "08_report", "10_protocols"}}
+        own = {
+            "full": {"03_training", "08_report", "09_tuning"},
+            "wide": {"04_ablations", "05_noise", "07_cross_dataset", "08_report", "10_protocols"},
+            "comirec": {*STAGES[:3], "08_report"},
+        }
         assert notebook not in own.get(profile, {*STAGES} - {"09_tuning", "10_protocols"})
         return
     cells = nbformat.read(root / "notebooks" / f"{notebook}.ipynb", 4).cells

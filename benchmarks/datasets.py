@@ -1,0 +1,183 @@
+"""`make bench-datasets`: the published datasets at full size, with generated values, from files to a trained model.
+
+For each: the files are written in the published format with the published counts, then read and split, encoded (features
+given: hashed words for text, published vectors for images) and BivRec is trained for 200 steps by the project's own
+functions, each stage in a process of its own. Seconds and peak memory of every stage go into benchmarks/datasets.json.
+
+    python benchmarks/datasets.py [--scale 0.1] [NAME ...]
+"""
+
+import argparse
+import gzip
+import json
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+STEPS = 200
+SIZES = {  # users, items and interactions that the 5-core keeps; items that it drops, and their interactions; tags
+    "ml-1m": (6_040, 3_416, 999_611, 290, 598, 0),
+    "ml-25m": (162_541, 59_047, 25_000_095, 0, 0, 1_093_360),
+    "baby": (19_445, 7_050, 160_792, 0, 0, 0),
+    "clothing": (39_387, 23_033, 278_677, 0, 0, 0),
+    "electronics": (192_403, 63_001, 1_689_188, 0, 0, 0),
+}
+FILMS = {"features.modality": "text"}  # posters are not published with the films
+CHANGES = {"features.text_encoder": "hashing", "studies.seeds": [0], "studies.retrained_seeds": [0], "training.num_steps": STEPS, "training.step_factor": 1.0,
+           "training.warmup_steps": 20, "training.evaluate_every": STEPS, "machine.device": "cpu"}  # fmt: skip
+
+
+def draw(size: tuple[int, ...], generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Users, items and times in the order of the files, by user: as many as `size` says, no pair twice, each user and item of
+    the core with five at least."""
+    users, items, total, rare, dropped, _ = size
+    everyone, step = np.arange(users), max(1, items // 6)
+    codes = np.unique(np.concatenate([everyone * items + (everyone + k * step) % items for k in range(5)]))
+    while len(codes) < total:
+        missing = total - len(codes)
+        user = (users * generator.random(2 * missing) ** 2).astype("int64")
+        item = (items * generator.random(2 * missing) ** 2).astype("int64")
+        fresh = np.setdiff1d(user * items + item, codes)
+        codes = np.union1d(codes, generator.permutation(fresh)[:missing])
+    user, item = np.divmod(codes, items)
+    few = np.arange(dropped)
+    user, item = np.concatenate([user, few % users]), np.concatenate([item, items + few % max(rare, 1)])
+    order = np.argsort(user, kind="stable")
+    return user[order], item[order], generator.integers(1_200_000_000, 1_400_000_000, len(user)) // 86400 * 86400
+
+
+def write_films(folder: Path, name: str, size: tuple[int, ...], generator: np.random.Generator) -> None:
+    import polars as pl
+
+    user, item, time_ = draw(size, generator)
+    ratings = pl.DataFrame({"userId": user + 1, "movieId": item + 1, "rating": generator.integers(1, 6, len(user)), "timestamp": time_})
+    films = [(n + 1, f"Film {n}, The ({1930 + n % 80})", "Comedy|Drama") for n in range(size[1] + size[3])]
+    if name == "ml-1m":
+        whole = ratings.select(pl.format("{}::{}::{}::{}", *ratings.columns))
+        whole.write_csv(folder / "ratings.dat", include_header=False, quote_style="never")
+        (folder / "movies.dat").write_bytes("".join(f"{n}::{title}::{kind}\n" for n, title, kind in films).encode("latin-1"))
+        return
+    ratings.with_columns(pl.col("rating").cast(pl.Float64)).write_csv(folder / "ratings.csv")
+    pl.DataFrame(films, schema=["movieId", "title", "genres"], orient="row").write_csv(folder / "movies.csv")
+    some = generator.integers(len(user), size=size[5])
+    words = [f"word {n}" for n in range(1000)]
+    pl.DataFrame({"userId": user[some] + 1, "movieId": item[some] + 1, "tag": [words[n % 1000] for n in some], "timestamp": time_[some]}).write_csv(
+        folder / "tags.csv"
+    )
+
+
+def write_amazon(folder: Path, name: str, size: tuple[int, ...], generator: np.random.Generator, category: str) -> None:
+    user, item, time_ = draw(size, generator)
+    asins = [f"B{n:09d}" for n in range(size[1])]
+    text = ("It does what it says, and my daughter likes it; the colour is not quite that of the picture. " * 6)[:500]
+    with gzip.open(folder / f"reviews_{category}_5.json.gz", "wt", compresslevel=1) as file:
+        for u, i, t in zip(user.tolist(), item.tolist(), time_.tolist()):
+            file.write(
+                f'{{"reviewerID": "A{u:013d}", "asin": "{asins[i]}", "helpful": [0, 0], "reviewText": "{text}", "overall": 5.0, "unixReviewTime": {t}}}\n'
+            )
+    with gzip.open(folder / f"meta_{category}.json.gz", "wt", compresslevel=1) as file:
+        for n, asin in enumerate(asins):
+            kinds = [[category, f"Kind {n % 20}", f"Sort {n % 300}"]]
+            file.write(repr({"asin": asin, "title": f"Thing number {n}", "brand": f"Brand {n % 500}", "categories": kinds, "description": text}) + "\n")
+    record = np.dtype([("asin", "S10"), ("values", "<f4", (4096,))])
+    with open(folder / f"image_features_{category}.b", "wb") as file:
+        for start in range(0, len(asins), 1024):
+            block = np.zeros(len(asins[start : start + 1024]), record)
+            block["asin"] = [asin.encode() for asin in asins[start : start + 1024]]
+            block["values"] = generator.standard_normal((len(block), 4096), dtype="float32")
+            block.tofile(file)
+
+
+def run_stage(stage: str, name: str, scale: float) -> dict:
+    """One stage, here; what it took."""
+    from bivrec.domains import Domain, encode, prepare
+    from bivrec.settings import load_settings
+    from bivrec.sources import raw_folder
+
+    dataset = load_settings().datasets[name]
+    films, build, told = dataset.source != "amazon", Path(os.environ["BIVREC_ROOT"]) / "build", {}
+    loose = {f"datasets.{name}.expected.strict": False} if scale != 1 else {}
+    domain = Domain(name, CHANGES | loose | (FILMS if films else {"features.image_encoder": "published"}))
+    started = time.perf_counter()
+    if stage == "write":
+        folder, generator = raw_folder(dataset.own.folder), np.random.Generator(np.random.PCG64(0))
+        folder.mkdir(parents=True)
+        size = tuple(round(n * scale) for n in SIZES[name])
+        write_films(folder, name, size, generator) if films else write_amazon(folder, name, size, generator, dataset.own.category)
+        told["bytes"] = sum(path.stat().st_size for path in folder.iterdir())
+    elif stage == "prep":
+        os.environ["BIVREC_BUILD"] = str(build / "01_data_prep" / name)
+        sequences = prepare(domain)
+        told |= {"users": sequences.num_users, "items": sequences.num_items, "interactions": len(sequences.items)}
+    elif stage == "encode":
+        os.environ["BIVREC_BUILD"] = str(build / "02_feature_encoding" / name)
+        told |= {modality: features[0].source for modality, features in encode(domain).items()}
+    else:
+        from bivrec.field import train_model
+
+        record = train_model(domain, "bivrec", 0).record
+        told |= {"steps": STEPS, "seconds of the training, with one look at the validation users": round(record.seconds, 1)}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"seconds": round(time.perf_counter() - started, 1), "peak GiB": round(peak, 2)} | told
+
+
+def provenance() -> dict:
+    cpu = Path("/proc/cpuinfo")
+    processor = re.search(r"model name\s*: (.+)", cpu.read_text()) if cpu.is_file() else None
+    git = [
+        subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True).stdout.strip()
+        for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "../bivrec"])
+    ]
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "commit": git[0],
+        "changed since": git[1].splitlines(),
+        "processor": processor.group(1) if processor else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory, GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy", "polars", "pandas", "scikit-learn")}},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", choices=[[], *SIZES], metavar="NAME")
+    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--stage", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.stage:
+        print(json.dumps(run_stage(chosen.stage, chosen.names[0], chosen.scale)))
+        return
+    path = HERE / "datasets.json"
+    for name in chosen.names or SIZES:
+        stages = {}
+        with tempfile.TemporaryDirectory(dir=os.environ.get("BIVREC_SCRATCH")) as root:
+            (Path(root) / "params.yaml").write_text((HERE.parent / "params.yaml").read_text("utf-8"), "utf-8")
+            environment = os.environ | {"BIVREC_ROOT": root, "PYTHONPATH": str(HERE.parent)}
+            environment.pop("BIVREC_DATA", None)
+            for stage in ("write", "prep", "encode", "train"):
+                command = [sys.executable, __file__, name, "--scale", str(chosen.scale), "--stage", stage]
+                shown = subprocess.run(command, env=environment, capture_output=True, text=True)
+                if shown.returncode:
+                    sys.exit(f"ERROR: {name}, {stage}: {shown.stderr.strip().splitlines()[-1] if shown.stderr.strip() else shown.returncode}")
+                stages[stage] = json.loads(shown.stdout.splitlines()[-1])
+                print(f"{name} {stage}: {stages[stage]}", flush=True)
+        kept = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        label = name if chosen.scale == 1 else f"{name}, scale {chosen.scale:g}"
+        kept[label] = {"stages": stages, "made by": provenance()}
+        (part := path.with_suffix(".part")).write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+        os.replace(part, path)
+
+
+if __name__ == "__main__":
+    main()

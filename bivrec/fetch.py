@@ -1,0 +1,109 @@
+"""Fetching: published files are downloaded once, checked, unpacked safely, and the same bytes ever after."""
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from bivrec.results import write_whole
+from bivrec.sequences import RESTORE, DataError
+from bivrec.settings import Dataset, SettingsError, project_root
+from bivrec.sources import needed_files, raw_folder
+
+RECORD = "checksums.json"
+MAX_UNPACKED = 16 << 30
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def missing_files(dataset: Dataset) -> list[str]:
+    """The needed files that are not in the dataset's folder."""
+    folder = raw_folder(dataset.own.folder)
+    return [names for names in needed_files(dataset) if not any(any(folder.glob(name)) for name in names.split("|"))]
+
+
+def checksums(name: str, dataset: Dataset) -> dict[str, str]:
+    """The sha256 of every file of a dataset. Of published files it is recorded beside them when they are first seen, and
+    another one is refused ever after; of `plain` ones, which are their owner's to change, it is only told."""
+    folder = raw_folder(dataset.own.folder)
+    embedded = folder.parent == project_root() / "data"
+    if missing := missing_files(dataset):
+        way = f"`make fetch DATASET={name}` fetches it" if dataset.downloads else RESTORE if embedded else "put it there"
+        raise DataError(f"{folder / missing[0]} is missing, which {name} needs; {way}{'' if embedded else ', or place it by hand'}")
+    try:
+        known = json.loads((folder / RECORD).read_text("utf-8")) if (folder / RECORD).is_file() else {}
+    except ValueError:
+        raise DataError(f"{folder / RECORD} is damaged; remove it, and the files count as seen for the first time") from None
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RECORD and not path.name.startswith(".")):
+        file, stamp = path.relative_to(folder).as_posix(), [path.stat().st_size, path.stat().st_mtime_ns]
+        seen = known.get(file, {})
+        found[file] = {"sha256": seen["sha256"] if seen.get("stamp") == stamp else sha256(path), "stamp": stamp}
+        if seen and seen["sha256"] != found[file]["sha256"] and dataset.source != "plain":
+            told = f"its sha256 was {seen['sha256'][:12]}... when first seen and is {found[path.name]['sha256'][:12]}..."
+            raise DataError(f"{path} has changed: {told}; fetch it anew, or remove its entry in {RECORD} if you meant it")
+    if found != known and not embedded:
+        try:
+            write_whole(folder / RECORD, json.dumps(found, indent=1) + "\n")
+        except OSError as error:
+            raise DataError(f"{folder / RECORD} cannot be written ({error.__class__.__name__}); make the folder writable") from None
+    return {file: entry["sha256"] for file, entry in found.items()}
+
+
+def unpack(archive: Path, folder: Path, limit: int = MAX_UNPACKED) -> None:
+    """A zip's files into the folder, without the folder that they stand in there. Refused whole before anything is written:
+    a path that leads outside, a link, more than `limit` bytes."""
+    try:
+        with zipfile.ZipFile(archive) as file:
+            members = [member for member in file.infolist() if not member.is_dir()]
+            for member in members:
+                path = PurePosixPath(member.filename.replace("\\", "/"))
+                if path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or stat.S_ISLNK(member.external_attr >> 16):
+                    raise DataError(f"{archive.name} holds {member.filename[:80]!r}, which leads outside its folder; nothing was unpacked")
+            if sum(member.file_size for member in members) > limit:
+                raise DataError(f"{archive.name} would fill more than {limit:,} bytes; nothing was unpacked")
+            for member in members:
+                target = folder.joinpath(*PurePosixPath(member.filename).parts[1:] or [member.filename])
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with file.open(member) as source, open(part := target.with_name(f".{target.name}.part"), "wb") as sink:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+                os.replace(part, target)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError) as error:
+        raise DataError(f"{archive} cannot be unpacked ({error}); remove it and fetch it again") from None
+
+
+def fetch(name: str, dataset: Dataset, accept: bool = False) -> str:
+    """Downloads what of a dataset is not there yet, after its licence was accepted; what was placed by hand is left as it is."""
+    import pooch
+    import requests
+
+    if dataset.source == "planted":
+        return f"{name} is generated; there is nothing to fetch"
+    folder = raw_folder(dataset.own.folder)
+    archives = [file for file in dataset.downloads if file.endswith(".zip")]
+    wanted = [file for file in dataset.downloads if not (folder / file).is_file() and (file not in archives or missing_files(dataset))]
+    if wanted and not accept:
+        told = f"{name} comes under this licence: {dataset.licence}\nFrom: " + ", ".join(dataset.downloads[file].url for file in wanted)
+        raise SettingsError(f"{told}\nNothing was fetched. If you accept it: make fetch DATASET={name} ACCEPT=yes")
+    for file in wanted:
+        source, temporary = dataset.downloads[file], folder / f".{file}.part"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            loader = pooch.HTTPDownloader(progressbar=True, timeout=60)
+            pooch.retrieve(source.url, source.checksum, fname=temporary.name, path=folder, downloader=loader)
+        except (requests.RequestException, OSError) as error:
+            by_hand = f"put {file} into {folder} by hand (from {source.url})"
+            raise DataError(f"{file} could not be fetched ({error.__class__.__name__}); try again, or {by_hand}") from None
+        except ValueError:
+            raise DataError(f"{file} from {source.url} is not the file whose checksum params.yaml has, {source.checksum}; try again later") from None
+        os.replace(temporary, folder / file)
+    for file in archives:
+        if missing_files(dataset) and (folder / file).is_file():
+            unpack(folder / file, folder)
+    return f"{name} is in {folder}: " + ", ".join(f"{file} {told[:12]}" for file, told in checksums(name, dataset).items())
