@@ -25,9 +25,9 @@ from bivrec.features import (
 )  # fmt: skip
 from bivrec.fetch import checksums
 from bivrec.planted import make_planted
-from bivrec.results import kept_folder
+from bivrec.results import keep, kept_folder
 from bivrec.sequences import Parts, Raw, Sequences, build_sequences, check_counts, load_sequences, save_sequences, split_sequences
-from bivrec.settings import Dataset, Settings, Variant, load_settings, pick, profile_folder, project_root, without_modalities
+from bivrec.settings import Dataset, Settings, SettingsError, Variant, can_do_with, load_settings, pick, profile_folder, project_root, without_modalities
 from bivrec.sources import modalities_of, raw_folder, read_dataset
 
 Features = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -143,8 +143,11 @@ class Domain:
         return found
 
     def variant(self, name: str) -> Variant:
-        """A model of the field or an ablation, by its name in params.yaml."""
-        return pick(self.settings.ablations | self.settings.models, name, "model")
+        """A model of the field or an ablation, by its name in params.yaml; one that reads features that are not there is refused."""
+        variant, has = pick(self.settings.ablations | self.settings.models, name, "model"), modalities_of(self.dataset, self.settings.features)
+        if len(has) < 2 and not can_do_with(self.settings, variant, has):
+            raise SettingsError(f"{name} reads features that {self.name} lacks; 03_training leaves it out, and the studies that need it cannot be made")
+        return variant
 
 
 @cache
@@ -189,4 +192,6 @@ def encode(domain: Domain) -> dict[str, list[ItemFeatures]]:
             save_features(folder / f"seed-{seed}" if apart else folder, modality, features)
             if not apart:
                 break
+    if not encoded:
+        keep({"left out": domain.left_out}, "none.json", "build")
     return encoded

@@ -461,24 +461,27 @@ def vary(settings: Settings, variant: Variant, name: str = "variant") -> Setting
     return _validate(merge(tree, variant.settings, f"params.yaml: {name}.settings"), f"params.yaml with the settings of {name}")
 
 
+def can_do_with(settings: Settings, variant: Variant, has: Collection[Modality]) -> bool:
+    """Whether a model can be trained on a dataset that has features of these modalities only."""
+    own = vary(settings, variant)
+    reads = {"bivrec": "multimodal" in own.model.views, "popularity": False, "itemknn": False}
+    reads |= dict.fromkeys(("sasrec", "gru4rec", "comirec-sa"), own.baseline.inputs != "id")
+    return not reads.get(variant.family, True) or set(has) >= set(own.features.modalities) != set()
+
+
 def without_modalities(settings: Settings, has: Collection[Modality]) -> Settings:
     """The settings of a dataset that has features of these modalities only: the others are left out, and every model and
     ablation that cannot do without them; with no features at all the ID view is left."""
-    asked = set(settings.features.modalities)
-    if asked <= set(has):
+    if set(settings.features.modalities) <= set(has):
         return settings
-    modality = "".join(asked & set(has)) or "none"
+    modality = "".join(set(settings.features.modalities) & set(has)) or "none"
     changes = {"features.modality": modality, **({"model.views": ["id"]} if modality == "none" else {})}
     narrow = vary(settings, Variant(family="bivrec", settings=changes))
-
-    def possible(variant: Variant) -> bool:
-        own = vary(narrow, variant)
-        reads = {"bivrec": "multimodal" in own.model.views, "popularity": False, "itemknn": False}
-        reads |= dict.fromkeys(("sasrec", "gru4rec", "comirec-sa"), own.baseline.inputs != "id")
-        return not reads.get(variant.family, True) or set(has) >= set(own.features.modalities) != set()
-
-    parts = {part: [name for name in getattr(settings.studies, part) if possible(getattr(settings, part)[name])] for part in ("models", "ablations")}
-    return vary(narrow, Variant(family="bivrec", settings={f"studies.{part}": names for part, names in parts.items()}))
+    parts = {
+        f"studies.{part}": [name for name in getattr(settings.studies, part) if can_do_with(narrow, getattr(settings, part)[name], has)]
+        for part in ("models", "ablations")
+    }
+    return vary(narrow, Variant(family="bivrec", settings=parts))
 
 
 def grid_of(choices: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:

@@ -340,6 +340,8 @@ def test_ids_and_times_alone_run_the_id_view_and_what_is_left_out_is_said(mmrec,
     assert domain.settings.model.views == ("id",) and encode(domain) == {}
     names = domain.settings.studies.models
     assert set(names) == {"popularity", "itemknn", "itemknn-recency", "sasrec", "bivrec", "pure-id"}
+    with pytest.raises(SettingsError, match="sasrec-fused reads features that mine lacks; 03_training leaves it out"):
+        domain.variant("sasrec-fused")
     ranks = rank_models(domain, train_models(domain, names))
     assert set(ranks["model"]) == set(names) and set(ranks["view"]) == {"id"} and ranks["rank"].between(1, 7).all()
     card = data_card(domain).set_index("what")["told"]
