@@ -249,10 +249,10 @@ def test_changed_data_is_refused_before_it_is_taken_for_new(project, capsys):
         (project.root / "data" / name).write_text("a,b\n1,2\n")
     subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "data"], check=True, cwd=project.root)
     recorded = (project.root / "data.dvc").read_text()
-    assert main(["check"]) == 0
+    assert main(["check", "smoke"]) == 0
     (project.root / "data" / "ratings.csv").write_text("a,b\n1\n")
-    assert main(["check"]) == 1
+    assert main(["check", "smoke"]) == 1
     assert "ERROR: data/ratings.csv is modified: data/ differs from what data.dvc records; `make restore`" in capsys.readouterr().err
     (project.root / "data" / "ratings.csv").unlink()
-    assert main(["check"]) == 1
+    assert main(["check", "smoke"]) == 1
     assert "data/ratings.csv" in capsys.readouterr().err and (project.root / "data.dvc").read_text() == recorded
