@@ -34,8 +34,12 @@ def checksums(name: str, dataset: Dataset) -> dict[str, str]:
     folder = raw_folder(dataset.own.folder)
     embedded = folder.parent == project_root() / "data"
     if missing := missing_files(dataset):
-        way = f"`make fetch DATASET={name}` fetches it" if dataset.downloads else RESTORE if embedded else "put it there"
-        raise DataError(f"{folder / missing[0]} is missing, which {name} needs; {way}{'' if embedded else ', or place it by hand'}")
+        way = (
+            f"`make fetch DATASET={name}` fetches it, or place it there by hand"
+            if dataset.downloads
+            else f"place it there, or, if it comes with the project, {RESTORE}"
+        )
+        raise DataError(f"{folder / missing[0]} is missing, which {name} needs; {way}")
     try:
         known = json.loads((folder / RECORD).read_text("utf-8")) if (folder / RECORD).is_file() else {}
     except ValueError:

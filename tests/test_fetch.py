@@ -91,7 +91,7 @@ def test_without_a_network_one_sentence_says_which_file_goes_where(raw):
     ):
         fetch("ml", films("http://127.0.0.1:9"), accept=True)
     with pytest.raises(
-        DataError, match=re.escape(f"{raw / 'ml' / 'ratings.dat'} is missing, which ml needs; `make fetch DATASET=ml` fetches it, or place it by hand")
+        DataError, match=re.escape(f"{raw / 'ml' / 'ratings.dat'} is missing, which ml needs; `make fetch DATASET=ml` fetches it, or place it there by hand")
     ):
         checksums("ml", films("http://127.0.0.1:9"))
 

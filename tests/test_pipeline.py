@@ -106,7 +106,7 @@ def test_a_failing_cell_is_one_sentence_and_loses_nothing(project, capsys):
     ("arguments", "told"),
     [
         (["run", "01_small", "datset=planted"], "01_small.ipynb has no parameter 'datset'; it has dataset, profile"),
-        (["run", "01_small", "profile=fool"], "params.yaml: there is no profile 'fool'; known are default, smoke, full"),
+        (["run", "01_small", "profile=fool"], "params.yaml: there is no profile 'fool'; known are default, smoke, full, comirec"),
         (["check", "fool"], "params.yaml: there is no profile 'fool'; known are default, smoke, full"),
         (["run", "01_small", "dataset=nowhere"], "there is no dataset 'nowhere'"),
         (["run", "01_small", "dataset=../../x"], "there is no dataset '../../x'"),
@@ -249,10 +249,10 @@ def test_changed_data_is_refused_before_it_is_taken_for_new(project, capsys):
         (project.root / "data" / name).write_text("a,b\n1,2\n")
     subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "data"], check=True, cwd=project.root)
     recorded = (project.root / "data.dvc").read_text()
-    assert main(["check"]) == 0
+    assert main(["check", "smoke"]) == 0
     (project.root / "data" / "ratings.csv").write_text("a,b\n1\n")
-    assert main(["check"]) == 1
+    assert main(["check", "smoke"]) == 1
     assert "ERROR: data/ratings.csv is modified: data/ differs from what data.dvc records; `make restore`" in capsys.readouterr().err
     (project.root / "data" / "ratings.csv").unlink()
-    assert main(["check"]) == 1
+    assert main(["check", "smoke"]) == 1
     assert "data/ratings.csv" in capsys.readouterr().err and (project.root / "data.dvc").read_text() == recorded
