@@ -155,16 +155,17 @@ def write_readme() -> None:
     """Puts the tables of results/ into README.md, between their marks."""
     root = project_root()
     text, tables, below = (root / "README.md").read_text("utf-8"), {}, {}
-    for profile in ("default", "full"):
+    for profile in ("default", "full", "wide"):
         folder = profile_folder("results", profile) / "08_report" / "all"
         if not (folder / "main.csv").is_file():
-            raise SettingsError(f"{folder.relative_to(root)}/main.csv is missing; `make repro{'' if profile == 'default' else ' PROFILE=full'}` makes it")
+            raise SettingsError(f"{folder.relative_to(root)}/main.csv is missing; `make repro{'' if profile == 'default' else f' PROFILE={profile}'}` makes it")
         claims = pd.read_csv(folder / "claims.csv", keep_default_na=False)
-        if profile == "default":  # its training is full's, shorter: only what its studies tell is shown
+        if profile != "full":  # its training is full's, shorter: only what its studies tell is shown
             claims, studies = claims[claims["claim"].between("5", "8") & (claims["verdict"] != "open")], claims[claims["claim"].between("5", "8")]
             below[f"claims {profile}"] = f"\n\nThe other {len(studies) - len(claims)} of the studies' {len(studies)} tests are open."
         claims["effect on NDCG@20"] = [f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for mean, low, high in claims[["mean", "low", "high"]].to_numpy()]
-        tables[f"main {profile}"] = side_by_side_table(pd.read_csv(folder / "main.csv"))
+        if profile != "wide":
+            tables[f"main {profile}"] = side_by_side_table(pd.read_csv(folder / "main.csv"))
         tables[f"claims {profile}"] = claims[["claim", "dataset", "ours", "theirs", "effect on NDCG@20", "adjusted p", "verdict"]]
     for name, table in tables.items():
         rows = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
