@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup data fetch repro restore test lab notebooks readme verify bench bench-datasets lint clean
+.PHONY: help setup data fetch repro restore test lab notebooks readme verify bench bench-curves bench-datasets lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */make \1\t/' | expand -t 22
@@ -59,6 +59,9 @@ verify: setup  ## compares results/ with what is committed, within the spread ov
 
 bench: setup  ## our speed beside that of RecBole, RecTools and the authors' way; writes benchmarks/
 	@python benchmarks/bench.py
+
+bench-curves: setup  ## a training step's cost against catalogue, history, interests, batch; writes benchmarks/
+	@python benchmarks/curves.py
 
 bench-datasets: setup  ## every published format at full size, with generated values; writes benchmarks/datasets.json
 	@python benchmarks/datasets.py
