@@ -72,7 +72,7 @@ def read_table(path: Path, columns: dict[str, str], mend: str = RESTORE, separat
     try:
         table = pl.read_csv(text or path, separator=separator, infer_schema=False, empty_string_is_null=False, glob=False, **given)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{name}{_ragged_line(path, separator, text)}; mend the line or {mend}") from error
+        raise DataError(f"{name}{_ragged_line(path, separator, text)}; mend the line or {mend}") from None
     if not set(columns) <= set(table.columns) or not (some or table.columns == list(columns)):
         raise DataError(f"{name} has the columns {','.join(table.columns)[:80]}, not {','.join(columns)}; {mend}")
     if (table[:, -1] == "").any() and ", line" in (ragged := _ragged_line(path, separator, text)):

@@ -209,6 +209,7 @@ def test_an_interrupted_encoding_goes_on(planted, tmp_path, monkeypatch):
 
     from bivrec import features
 
+    minilm = replace(planted.settings.features, text_encoder="minilm")
     monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
     monkeypatch.setitem(features.BLOCK, "text", 2)
     asked, texts = [], [["one", "three", "four", "sixteen", "seven"]]
@@ -220,7 +221,6 @@ def test_an_interrupted_encoding_goes_on(planted, tmp_path, monkeypatch):
         return np.array([[len(text), 1] for text in part], dtype="float32")
 
     monkeypatch.setattr(features, "encode_texts", encode)
-    minilm = replace(planted.settings.features, text_encoder="minilm")
     with pytest.raises(KeyboardInterrupt):
         text_features(texts, minilm)
     (first,) = text_features(texts, minilm)
