@@ -26,7 +26,7 @@ ENVIRONMENT = {
     "BIVREC_ROOT": str(HERE.parent),
     "PYTHONPATH": str(HERE.parent),
 }
-HALF = {"training.softmax": "bfloat16"}
+HALF = {"training.precision": "bfloat16"}
 ROUNDS = 3
 
 MEASURES = {  # name: environment, task, workload, options

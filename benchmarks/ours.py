@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from workloads import load
+from workloads import even, load
 
 from bivrec.baselines import SASRec
 from bivrec.evaluation import rank_cases
@@ -184,5 +184,5 @@ if __name__ == "__main__":
     task, path, told = sys.argv[1:]
     options = json.loads(told)
     torch.set_num_threads(options.get("threads", 1))
-    workload = load(Path(path))
+    workload = even(**options["even"]) if "even" in options else load(Path(path))
     print(json.dumps({"train": train, "authors_way": authors_way, "evaluate": evaluate, "peak": peak}[task](workload, options) | {"torch": torch.__version__}))

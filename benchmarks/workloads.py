@@ -52,6 +52,12 @@ def generated(name: str) -> Workload:
     return Workload(name, np.concatenate(rows), np.concatenate([[0], np.cumsum(lengths)]), num_items, features)
 
 
+def even(num_items: int, length: int, num_users: int = 1000, features: tuple[int, ...] = (32, 32)) -> Workload:
+    """Users with histories of one length, items at random: for curves of cost against one size at a time."""
+    items = np.random.default_rng(0).integers(num_items, size=num_users * length)
+    return Workload("even", items, np.arange(0, len(items) + 1, length), num_items, features)
+
+
 def movielens_100k(folder: Path) -> Workload:
     """The file that RecBole's package ships; ties in time keep the file's order, as RecBole does."""
     table = np.loadtxt(folder / "ml-100k.inter", skiprows=1, usecols=(0, 1, 3))

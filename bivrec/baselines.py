@@ -16,7 +16,7 @@ from bivrec.cross_view import info_nce
 from bivrec.decomposition import Block, GaussianAttention
 from bivrec.embedding import Dropout, ItemTable, MultiScaleEmbedding
 from bivrec.model import Batch, Interests, Scores, SequentialModel, Tables
-from bivrec.recommendation import choose_interest, interest_softmax
+from bivrec.recommendation import catalogue_type, choose_interest, draw_items, interest_softmax
 from bivrec.settings import ItemKNN, Settings
 
 
@@ -66,7 +66,8 @@ class NeuralBaseline(SequentialModel):
         self.dim, self.max_length, self.num_modalities = settings.model.dim, settings.model.max_length, len(features)
         inputs = self.inputs or self.own.inputs
         self.view = {"id": "id", "multimodal": "multimodal", "fused": "both"}[inputs]
-        self.items = ItemTable(inputs, num_items, features, self.dim)
+        self.kind = catalogue_type(settings.training.precision)
+        self.items = ItemTable(inputs, num_items, features, self.dim, self.kind)
         self.build()
 
     @abstractmethod
@@ -87,7 +88,8 @@ class NeuralBaseline(SequentialModel):
         interests = self.read(batch.items, batch.mask, table)[batch.supervised]
         if interests.shape[1] > 1:
             interests = choose_interest(interests, table, targets)
-        return interest_softmax(interests, table, targets, half=self.settings.training.softmax == "bfloat16")
+        drawn = draw_items(len(table), self.settings.training.num_negatives, targets.device)
+        return interest_softmax(interests, table, targets, kind=self.kind, drawn=drawn)
 
 
 class CausalTransformer(nn.Module):

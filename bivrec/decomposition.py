@@ -1,9 +1,11 @@
 """Intra-view interest decomposition: Gaussian attention within each scale, then Cluster attention into K interests."""
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -37,6 +39,42 @@ def gaussian_weights(
     return logits.exp() if kernel == "rbf" else logits.softmax(-1)
 
 
+class _GaussianMixture(torch.autograd.Function):
+    """The values mixed by the rbf kernel's weights, and the exact gradient, a scale and a head at a time: queries, keys and
+    values are read where the projection left them, and what is quadratic in the patches is passed over a few times only."""
+
+    @staticmethod
+    def forward(ctx, mixed, bias, num_heads):
+        scales, batch, positions, width = mixed.shape
+        dim, taken = width // 3 // num_heads, mixed.new_empty(scales, batch, positions, width // 3)
+        weights, factor = mixed.new_empty(scales, num_heads, batch, positions, positions), dim**-0.5
+        for scale, head in itertools.product(range(scales), range(num_heads)):
+            query, key, value = mixed[scale].split(dim, -1)[head::num_heads]
+            part = torch.add(bias[scale, :, head], key.square().sum(-1)[:, None], alpha=-factor / 2, out=weights[scale, head])
+            torch.baddbmm(part, query, key.mT, alpha=factor, out=part).sub_(query.square().sum(-1)[..., None], alpha=factor / 2).exp_()
+            taken[scale, :, :, head * dim : (head + 1) * dim] = part @ value
+        ctx.save_for_backward(mixed, weights)
+        ctx.shared = bias.shape[1] == 1
+        return taken
+
+    @staticmethod
+    def backward(ctx, upstream):
+        mixed, weights = ctx.saved_tensors
+        scales, num_heads, batch, positions, _ = weights.shape
+        dim, grad = mixed.shape[-1] // 3 // num_heads, torch.empty_like(mixed)
+        bias_grad = mixed.new_empty(scales, 1 if ctx.shared else batch, num_heads, positions, positions)
+        for scale, head in itertools.product(range(scales), range(num_heads)):
+            query, key, value = mixed[scale].split(dim, -1)[head::num_heads]
+            query_grad, key_grad, value_grad = grad[scale].split(dim, -1)[head::num_heads]
+            part, above = weights[scale, head], upstream[scale, :, :, head * dim : (head + 1) * dim]
+            value_grad.copy_(part.mT @ above)
+            logits = (above @ value.mT).mul_(part)
+            bias_grad[scale, :, head] = logits.sum(0, keepdim=True) if ctx.shared else logits
+            query_grad.copy_(logits @ key).addcmul_(query, logits.sum(2)[..., None], value=-1).mul_(dim**-0.5)
+            key_grad.copy_(logits.mT @ query).addcmul_(key, logits.sum(1)[..., None], value=-1).mul_(dim**-0.5)
+        return grad, bias_grad, None
+
+
 class GaussianAttention(nn.Module):
     """Attention among the patches of one scale, with a bias for the distance between patches; scales share weights."""
 
@@ -59,18 +97,21 @@ class GaussianAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "scale batch position dim"], mask: Bool[Tensor, "batch position"], scales: tuple[int, ...], causal: bool
     ) -> Float[Tensor, "scale batch position dim"]:
-        num_positions, heads = x.shape[2], self.project(x).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = heads.permute(3, 0, 1, 4, 2, 5).unbind(0)  # scale batch head position dim
-        own = own_patches(num_positions, scales, x.device)[:, None]
+        num_positions, mixed = x.shape[2], self.project(x)
         if self.bias is None and self.kernel == "softmax" and causal and scales == (1,):
-            taken = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        else:
-            itself = torch.eye(num_positions, dtype=torch.bool, device=x.device)
-            allowed = own if causal else (own | own.mT) & (mask[:, None, :] | itself)
-            forbidden = torch.zeros(allowed.shape, device=x.device).masked_fill_(~allowed, float("-inf"))[:, :, None]
-            bias = forbidden if self.bias is None and self.width is None else forbidden + self.place_bias(num_positions, scales)[:, None]
-            taken = gaussian_weights(query, key, bias, self.kernel) @ value
-        return self.out(taken.transpose(2, 3).flatten(-2))
+            return self.out(self._split(mixed, lambda *heads: nn.functional.scaled_dot_product_attention(*heads, is_causal=True)))
+        own, itself = own_patches(num_positions, scales, x.device)[:, None], torch.eye(num_positions, dtype=torch.bool, device=x.device)
+        allowed = own if causal else (own | own.mT) & (mask[:, None, :] | itself)
+        forbidden = torch.zeros(allowed.shape, device=x.device).masked_fill_(~allowed, float("-inf"))[:, :, None]
+        bias = forbidden if self.bias is None and self.width is None else forbidden + self.place_bias(num_positions, scales)[:, None]
+        if self.kernel == "rbf":
+            return self.out(_GaussianMixture.apply(mixed, bias.expand(-1, -1, self.num_heads, -1, -1), self.num_heads))
+        return self.out(self._split(mixed, lambda query, key, value: gaussian_weights(query, key, bias, self.kernel) @ value))
+
+    def _split(self, mixed: Float[Tensor, "scale batch position mixed"], attend: Callable) -> Float[Tensor, "scale batch position dim"]:
+        """Attention with queries, keys and values by head: [scale batch head position dim]."""
+        heads = mixed.unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
+        return attend(*heads.unbind(0)).transpose(2, 3).flatten(-2)
 
 
 class Block(nn.Module):
@@ -99,10 +140,12 @@ def assign(logits: Float[Tensor, "*group interest"], num_nearest: int, temperatu
     return nearest - soft.detach() + soft
 
 
-def sum_prefixes(x: Float[Tensor, "scale batch position channel"], scales: tuple[int, ...]) -> Float[Tensor, "batch position channel"]:
-    """For every prefix, the sum over its own patches of all scales."""
-    own = own_patches(x.shape[2], scales, x.device).to(x.dtype)
-    return own.transpose(0, 1).flatten(1) @ x.transpose(0, 1).flatten(1, 2)
+def sum_prefixes(
+    x: Float[Tensor, "scale batch position channel"], scales: tuple[int, ...], ends: Int64[Tensor, "batch"] | None = None
+) -> Float[Tensor, "batch prefix channel"]:
+    """For every prefix, or for that one a row which ends at `ends`, the sum over its own patches of all scales."""
+    own = own_patches(x.shape[2], scales, x.device).to(x.dtype).transpose(0, 1).flatten(1)
+    return (own if ends is None else own[ends][:, None]) @ x.transpose(0, 1).flatten(1, 2)
 
 
 def information(allocation: Float[Tensor, "scale batch position interest"], mask: Bool[Tensor, "batch position"]) -> Float[Tensor, ""]:
@@ -122,12 +165,17 @@ class ClusterAttention(nn.Module):
 
     def __init__(self, settings: Model):
         super().__init__()
-        self.settings = settings
+        self.settings, self.temperature = settings, settings.temperature
         self.tokens = nn.Parameter(torch.randn(settings.num_interests, settings.dim) * 0.5)
         self.norms = nn.ModuleList([nn.LayerNorm(settings.dim) for _ in range(3)])
         self.query, self.key, self.value, self.out = (nn.Linear(settings.dim, settings.dim) for _ in range(4))
         self.sharpness = nn.Parameter(torch.tensor(5.0).log()) if settings.similarity == "cosine" else None
         self.dropout = Dropout(settings.dropout)
+
+    def anneal(self, progress: float) -> None:
+        """The temperature of the assignment's noise, on a line from `temperature` to `final_temperature`, if there is one."""
+        start, end = self.settings.temperature, self.settings.final_temperature
+        self.temperature = start if end is None else start + progress * (end - start)
 
     def allocate(self, patches: Float[Tensor, "scale batch position dim"]) -> Float[Tensor, "scale batch position interest"]:
         """Noise-free scores of each patch for each interest token: cosines times a learned sharpness, or scaled products
@@ -135,24 +183,29 @@ class ClusterAttention(nn.Module):
         key, query = self.key(patches), self.query(self.norms[1](self.tokens))
         if self.sharpness is None:
             return key @ query.T * self.settings.dim**-0.5
-        return normalize(key, dim=-1) @ normalize(query, dim=-1).T * self.sharpness.exp()
+        return key @ normalize(query, dim=-1).T * (self.sharpness.exp() / torch.linalg.vector_norm(key, dim=-1, keepdim=True).clamp_min(1e-12))
 
     def forward(
-        self, x: Float[Tensor, "scale batch position dim"], mask: Bool[Tensor, "batch position"], scales: tuple[int, ...]
-    ) -> tuple[Float[Tensor, "batch position interest dim"], Float[Tensor, "scale batch position interest"]]:
-        """The interests after every position, and each patch's noise-free scores for the interest tokens."""
+        self,
+        x: Float[Tensor, "scale batch position dim"],
+        mask: Bool[Tensor, "batch position"],
+        scales: tuple[int, ...],
+        ends: Int64[Tensor, "batch"] | None = None,
+    ) -> tuple[Float[Tensor, "batch prefix interest dim"], Float[Tensor, "scale batch position interest"]]:
+        """The interests after every position, or after one a row; and each patch's noise-free scores for the tokens."""
         settings, patches = self.settings, self.norms[0](x)
         allocation = self.allocate(patches)
         if settings.pooling == "cluster":
-            shares = assign(allocation, settings.num_nearest, settings.temperature, settings.assignment == "hard", self.training)
+            shares = assign(allocation, settings.num_nearest, self.temperature, settings.assignment == "hard", self.training)
         else:
             shares = allocation.exp() if settings.pooling == "attention" else torch.ones_like(allocation)
         shares = shares * mask[..., None]
         given = (shares[..., None] * self.value(patches)[..., None, :]).flatten(-2)
-        given, count = (sum_prefixes(part, scales) for part in (given, shares))
+        given, count = (sum_prefixes(part, scales, ends) for part in (given, shares))
         interests = self.tokens + self.dropout(self.out(given.unflatten(-1, self.tokens.shape) / (count[..., None] + 1)))
         if settings.last_state:
-            interests = interests + x.sum(0)[:, :, None]
+            newest = x.sum(0)
+            interests = interests + (newest if ends is None else newest[torch.arange(len(ends)), ends][:, None])[:, :, None]
         return self.norms[2](interests), allocation
 
 
@@ -167,10 +220,10 @@ class ViewEncoder(nn.Module):
         self.clusters = ClusterAttention(settings)
 
     def forward(
-        self, items: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"], causal: bool = True
-    ) -> tuple[Float[Tensor, "batch position interest dim"], Float[Tensor, "scale batch position interest"]]:
-        """The K interests after every position, and each patch's noise-free scores for the interest tokens."""
+        self, items: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"], causal: bool = True, ends: Int64[Tensor, "batch"] | None = None
+    ) -> tuple[Float[Tensor, "batch prefix interest dim"], Float[Tensor, "scale batch position interest"]]:
+        """The K interests after every position, or after one a row; and each patch's noise-free scores for the tokens."""
         x = self.embedding(items, mask)
         for block in self.blocks:
             x = block(x, mask, self.embedding.scales, causal)
-        return self.clusters(x, mask, self.embedding.scales)
+        return self.clusters(x, mask, self.embedding.scales, ends)

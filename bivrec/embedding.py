@@ -30,11 +30,12 @@ class ItemTable(nn.Module):
     """One vector an item: learned (`id`), projected from its features (`multimodal`), or the sum of both (`fused`).
 
     The concatenated features of text and image go through one linear map, as in the paper; a missing modality adds a
-    learned vector of its own in place of its features.
+    learned vector of its own in place of its features. Features are held, and projected, in the type `kind`.
     """
 
-    def __init__(self, inputs: str, num_items: int, features: dict[Modality, tuple[Tensor, Tensor]], dim: int):
+    def __init__(self, inputs: str, num_items: int, features: dict[Modality, tuple[Tensor, Tensor]], dim: int, kind: torch.dtype = torch.float32):
         super().__init__()
+        self.kind = kind
         self.ids = nn.Parameter(torch.randn(num_items, dim) * 0.02) if inputs in ("id", "fused") else None
         if inputs in ("multimodal", "fused"):
             self.maps = nn.ModuleDict({name: nn.Linear(values.shape[1], dim, bias=False) for name, (values, _) in features.items()})
@@ -44,15 +45,16 @@ class ItemTable(nn.Module):
     def set_features(self, features: dict[Modality, tuple[Float[Tensor, "catalogue component"], Bool[Tensor, "catalogue"]]]) -> None:
         """Puts a catalogue's features in place: at the start, with noise, or another domain's."""
         for name, (values, mask) in features.items():
-            self.register_buffer(f"{name}_values", values, persistent=False)
+            self.register_buffer(f"{name}_values", values.to(self.kind), persistent=False)
             self.register_buffer(f"{name}_mask", mask, persistent=False)
 
     def parts(self, items: Int64[Tensor, "*row"] | slice = slice(None)) -> dict[Modality, Float[Tensor, "*row dim"]]:
         """Each modality's vectors of the items, of the whole catalogue unless told, before they are summed."""
-        return {
-            name: torch.where(getattr(self, f"{name}_mask")[items][..., None], project(getattr(self, f"{name}_values")[items]), self.missing[name])
-            for name, project in getattr(self, "maps", {}).items()
-        }
+        found = {}
+        for name, project in getattr(self, "maps", {}).items():
+            values, mask = getattr(self, f"{name}_values")[items], getattr(self, f"{name}_mask")[items][..., None]
+            found[name] = torch.where(mask, (values @ project.weight.T.to(self.kind)).to(project.weight.dtype), self.missing[name])
+        return found
 
     def forward(self) -> Float[Tensor, "catalogue dim"]:
         first, *others = [*([] if self.ids is None else [self.ids]), *self.parts().values()]

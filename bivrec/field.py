@@ -27,7 +27,7 @@ from bivrec.evaluation import paired_test, rank_cases, user_metrics
 from bivrec.model import BivRec, pad
 from bivrec.results import kept_folder
 from bivrec.sequences import Cases, DataError, Parts
-from bivrec.settings import Settings, grid_of, profile_folder, vary
+from bivrec.settings import Settings, grid_of, profile_folder, training_profile, vary
 from bivrec.training import Fit, choose_device, draw_batches, fit, num_workers, seed_of
 
 RUN_COLUMNS = ["profile", "dataset", "protocol", "study", "condition", "model", "view", "seed", "split", "metric", "value"]
@@ -94,7 +94,8 @@ def save_checkpoint(domain: Domain, trained: Trained, path: Path) -> None:
 
 def load_checkpoint(domain: Domain, name: str, seed: int, path: Path | None = None, features: Features | None = None):
     """A trained model from its checkpoint, or None when there is none for these settings."""
-    path = path or profile_folder("build", domain.profile) / "03_training" / domain.name / f"{name}-{seed}.safetensors"
+    profile = training_profile(domain.profile, domain.settings.studies)
+    path = path or profile_folder("build", profile) / "03_training" / domain.name / f"{name}-{seed}.safetensors"
     if not path.is_file():
         return None
     try:
@@ -176,34 +177,47 @@ def to_runs(domain: Domain, study: str, ranks: pd.DataFrame) -> pd.DataFrame:
     return table[RUN_COLUMNS].sort_values(RUN_COLUMNS[:-1]).reset_index(drop=True)
 
 
-def count_flops(domain: Domain, name: str, num_batches: int = 10) -> float:
-    """Floating-point operations of a training step, those of all matrix products, forward and backward: the mean over a few
-    batches, since rows of like length go together."""
+def count_costs(domain: Domain, name: str, num_batches: int = 10) -> dict[str, float]:
+    """What a training step costs on any machine. flops_per_step: floating-point operations of all matrix products that
+    PyTorch's own operators take, forward and backward, the mean over a few batches, since rows of like length go together.
+    memory_mb: weights, gradients, the optimiser's two moments, the average, frozen features, and the most that any of the
+    batches keeps for its backward pass; what is let go at once is not counted."""
     model, settings = build_model(domain, name, 0).train(), vary(domain.settings, domain.variant(name), name).training
     batches = draw_batches(domain.parts(0).train, settings, model.max_length, model.multiple, 0)
+    weights = sum(p.nbytes for p in model.parameters())
+    lasting = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in model.buffers()}
+    still, most = {p.untyped_storage().data_ptr() for p in model.parameters()} | lasting.keys(), 0
     with FlopCounterMode(display=False) as counter:
         for batch in itertools.islice(batches, num_batches):
-            model.loss(batch.to(model.device)).backward()
-    return counter.get_total_flops() / num_batches
+            held: dict[int, int] = {}
+            with torch.autograd.graph.saved_tensors_hooks(
+                lambda t, held=held: held.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t, lambda t: t
+            ):
+                loss = model.loss(batch.to(model.device))
+            most = max(most, sum(size for place, size in held.items() if place not in still))
+            loss.backward()
+    return {"flops_per_step": counter.get_total_flops() / num_batches, "memory_mb": (5 * weights + sum(lasting.values()) + most) / 1e6}
 
 
 def cost_runs(domain: Domain, models: Sequence[Trained], study: str, seconds: bool = False) -> pd.DataFrame:
-    """What each training cost: parameters, operations a step, targets seen, epochs, best step; and seconds (all, and to the
-    best step), which no two runs agree on: apart in the default profile, whose runs are the same bytes each time, and with
+    """What each training cost: parameters, operations and memory of a step, targets seen, epochs, best step; and seconds
+    (all, of an epoch, to the best step), which no two runs agree on: apart in the default profile, whose runs are the same bytes each time, and with
     the rest in the others."""
-    rows, flops = [], {trained.name: count_flops(domain, trained.name) for trained in models if trained.record and not seconds}
+    names = dict.fromkeys(trained.name for trained in models if trained.record)
+    rows, counted = [], {name: {} if seconds else count_costs(domain, name) for name in names}
     for trained in models:
         if trained.record:
             record, targets = trained.record, sum(len(row) - 1 for row in domain.parts(trained.seed).train)
             figures = {
                 "parameters": trained.num_parameters,
-                "flops_per_step": flops.get(trained.name),
+                **counted[trained.name],
                 "targets": record.num_targets,
                 "epochs": record.num_targets / targets,
                 "best_step": record.best_step,
             }
             to_best = record.curve.loc[record.curve["step"] == record.best_step, "seconds"].iloc[0]
             clock = {"seconds": round(record.seconds, 1), "seconds_to_best": round(to_best, 1)}
+            clock["seconds_per_epoch"] = round(record.seconds / figures["epochs"], 2)
             for metric, value in (clock if seconds else figures if domain.profile == "default" else figures | clock).items():
                 rows.append((domain.profile, domain.name, domain.settings.split.protocol, study, "", trained.name, "", trained.seed, "train", metric, value))
     return pd.DataFrame(rows, columns=RUN_COLUMNS)

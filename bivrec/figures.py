@@ -117,7 +117,7 @@ def draw_cost(curves: pd.DataFrame, metric: str, cost: str) -> Figure:
     """What quality cost: the validation metric of each model's combined or only view by seconds, or by targets, so far."""
     combined = curves["model"].isin(curves.loc[curves["view"] == "both", "model"])
     main = curves[(curves["metric"] == metric) & (~combined | (curves["view"] == "both"))]
-    figure, axis = plt.subplots(figsize=(6.4, max(3.0, 0.18 * main["model"].nunique())))
+    figure, axis = plt.subplots(figsize=(6.4, max(3.4, 0.22 * main["model"].nunique())))
     for model, line in main.groupby("model", sort=False):
         means = line.groupby("step")[[cost, "value"]].mean()
         axis.plot(means[cost], means["value"], color=colour_of(model), label=model, lw=2.4 if model.startswith("bivrec") else 1.2)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bivrec.cross_view import CrossViewLearning
 from bivrec.decomposition import ViewEncoder, information
 from bivrec.embedding import ItemTable
-from bivrec.recommendation import choose_interest, combine, interest_softmax, recommendations, score_catalogue
+from bivrec.recommendation import catalogue_type, choose_interest, combine, draw_items, interest_softmax, recommendations, score_catalogue
 from bivrec.settings import Settings
 
 Tables = dict[str, Float[Tensor, "catalogue dim"]]
@@ -60,6 +60,9 @@ class SequentialModel(nn.Module, ABC):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def anneal(self, progress: float) -> None:
+        """What changes as training goes on, from 0 to 1: nothing, unless a model says otherwise."""
+
     @abstractmethod
     def interests(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]) -> Interests:
         """The interests after every position, by view."""
@@ -92,18 +95,24 @@ class BivRec(SequentialModel):
         super().__init__()
         self.settings = settings
         self.max_length, self.multiple = settings.model.max_length, max(settings.model.scales)
-        self.causal = settings.training.supervision == "every_position"
-        self.items = nn.ModuleDict({view: ItemTable(view, num_items, features, settings.model.dim) for view in settings.model.views})
+        self.causal, self.kind = settings.training.supervision == "every_position", catalogue_type(settings.training.precision)
+        self.items = nn.ModuleDict({view: ItemTable(view, num_items, features, settings.model.dim, self.kind) for view in settings.model.views})
         self.views = nn.ModuleDict({view: ViewEncoder(settings.model) for view in settings.model.views})
         both = len(settings.model.views) == 2
         self.cross_view = CrossViewLearning(settings.cross_view, settings.model.dim) if both else None
 
+    def anneal(self, progress: float) -> None:
+        for view in self.views.values():
+            view.clusters.anneal(progress)
+
     def tables(self) -> Tables:
         return {view: table() for view, table in self.items.items()}
 
-    def read(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], tables: dict) -> dict:
-        """Interests and allocation scores, by view."""
-        return {view: encoder(tables[view][items], mask, self.causal) for view, encoder in self.views.items()}
+    def read(
+        self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], tables: dict, ends: Int64[Tensor, "batch"] | None = None
+    ) -> dict:
+        """Interests (after every position, or after one a row) and allocation scores, by view."""
+        return {view: encoder(tables[view][items], mask, self.causal, ends) for view, encoder in self.views.items()}
 
     def interests(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]) -> Interests:
         return {view: interests for view, (interests, _) in self.read(items, mask, self.tables()).items()}
@@ -111,14 +120,16 @@ class BivRec(SequentialModel):
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Each view's recommendation loss at the supervised positions, and the losses between the views."""
         tables, settings = self.tables(), self.settings
-        read = self.read(batch.items, batch.mask, tables)
-        rows = {view: interests[batch.supervised] for view, (interests, _) in read.items()}
+        ends = None if self.causal else batch.probe  # one target a row: no other prefix is asked for
+        read = self.read(batch.items, batch.mask, tables, ends)
+        rows = {view: interests[batch.supervised] if ends is None else interests[:, 0] for view, (interests, _) in read.items()}
         weights = {"id": settings.cross_view.id_weight, "multimodal": settings.cross_view.multimodal_weight}
         targets, total = batch.targets[batch.supervised], 0
+        drawn = draw_items(len(next(iter(tables.values()))), settings.training.num_negatives, targets.device)
         for view, (_, allocation) in read.items():
             chosen = choose_interest(rows[view], tables[view], targets) if settings.model.readout == "hard" else rows[view]
             if weights[view]:
-                loss = interest_softmax(chosen, tables[view], targets, settings.model.readout == "max", settings.training.softmax == "bfloat16")
+                loss = interest_softmax(chosen, tables[view], targets, settings.model.readout == "max", self.kind, drawn)
                 total = total + weights[view] * loss
             if settings.model.information_weight and settings.model.pooling == "cluster":
                 total = total - settings.model.information_weight * information(allocation, batch.mask)
@@ -128,13 +139,16 @@ class BivRec(SequentialModel):
         """The losses between the views; a view that is not to learn from them is held fixed."""
         settings, few, views = self.settings.cross_view, slice(None), ("id", "multimodal")
         items = torch.unique(targets) if settings.item_weight else targets[:1]
+        if len(items) > settings.item_rows:
+            items = items[torch.randperm(len(items), device=items.device)[: settings.item_rows]]
         if settings.mutual_weight:
             few = torch.randperm(len(targets), device=targets.device)[: settings.mutual_rows]
 
         def held(view: str, x: Tensor) -> Tensor:
             return x if settings.learner in ("both", view) else x.detach()
 
-        probed = [held(view, read[view][0][torch.arange(len(batch.probe)), batch.probe]) for view in views]
+        at = (torch.arange(len(batch.probe)), batch.probe if self.causal else 0)
+        probed = [held(view, read[view][0][at]) for view in views]
         allocations = [held(view, read[view][1]) for view in views]
         recommended = [recommendations(rows[view][few], tables[view]) for view in views] if settings.mutual_weight else []
         return self.cross_view(probed, allocations, batch.mask, [held(view, tables[view][items]) for view in views], recommended)

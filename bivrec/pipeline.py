@@ -309,6 +309,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if command == "source":
             write_sources()
+            check_files("default")
         elif command == "run" and rest:
             run_notebook(rest[0], {key: typed(value) for key, _, value in (argument.partition("=") for argument in rest[1:])})
         elif command == "notebooks":

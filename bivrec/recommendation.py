@@ -1,44 +1,85 @@
 """Recommendation: the next-item loss over the full catalogue, for one interest or many, without keeping the scores."""
 
+import math
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-CHUNK_CELLS = 1 << 20  # scores held at a time: 4 MB, so that they stay in a core's cache
+CHUNK_CELLS = 1 << 20  # scores held at a time: few enough to stay in a core's cache
+LARGEST_POWER = 100.0  # of 2 that a score may reach before rows are shifted; sums over a catalogue stay finite
 
 
 class _InterestSoftmax(torch.autograd.Function):
-    """Loss and its exact gradient in one pass over chunks of rows; no [rows, catalogue] tensor outlives its chunk."""
+    """Loss and its exact gradient in one pass over chunks of rows; no [rows, catalogue] tensor outlives its chunk.
+
+    With $E = 2^{s \\log_2 e}$ the gradient is $E / Z$ less the target's share: $Z$ divides the small products $E \\cdot$ table
+    and $E^T \\cdot$ interests instead of $E$, the target is taken off them, and powers of 2 are cheaper than those of e. A
+    row is shifted by its largest score only where a product that the norms allow could overflow. With a sampled
+    catalogue the target is left out of what was drawn and counted by itself, and each other item stands for `weight` items.
+    """
 
     @staticmethod
-    def forward(ctx, interests, table, targets, largest, half):
+    def forward(ctx, interests, table, targets, largest, kind, drawn):
         rows, num_interests, dim = interests.shape
-        chunk = max(1, CHUNK_CELLS // (num_interests * len(table)))
-        factor = torch.bfloat16 if half else table.dtype
+        wanted = table[targets][:, None]
+        left, right = (interests * math.log2(math.e)).to(kind), (table if drawn is None else table[drawn]).to(kind)
+        shifted = bool(left.float().norm(dim=-1).amax() * table.norm(dim=-1).amax() > LARGEST_POWER)
+        own = (interests * wanted).sum(-1)
+        if largest:
+            own = own.masked_fill(own < own.amax(1, keepdim=True), float("-inf"))
+        weight = interests.new_ones(rows)
+        if drawn is not None:
+            place = targets.new_full((len(table),), -1).scatter_(0, drawn, torch.arange(len(drawn), device=drawn.device))[targets]
+            weight = (len(table) - 1) / (len(drawn) - (place >= 0).to(table.dtype))
+        shares, total, shift = own.softmax(1)[..., None], interests.new_empty(rows), interests.new_zeros(rows)
         interests_grad, table_grad = torch.empty_like(interests), torch.zeros_like(table)
-        left, right, loss = interests.to(factor), table.to(factor), interests.new_zeros(())
+        chunk = min(rows, max(1, CHUNK_CELLS // (num_interests * len(right))))
+        held, right_grad = left.new_empty(chunk * num_interests, len(right)), table.new_zeros(right.shape)
         for start in range(0, rows, chunk):
-            part, target = left[start : start + chunk].reshape(-1, dim), targets[start : start + chunk]
-            scores = (part @ right.T).view(len(target), num_interests, -1)
+            here = slice(start, min(start + chunk, rows))
+            powers = torch.mm(left[here].flatten(0, 1), right.T, out=held[: (here.stop - start) * num_interests])
+            whole = powers.view(-1, num_interests, len(right))
+            if shifted:
+                shift[here] = torch.maximum(whole.amax((1, 2)).to(shift.dtype), own[here].amax(1) * math.log2(math.e))
+                whole -= shift[here, None, None].to(kind)
+            powers.exp2_()
             if largest:
-                scores = scores.masked_fill(scores < scores.amax(1, keepdim=True), float("-inf"))
-            chances = torch.softmax(scores.flatten(1), 1, dtype=table.dtype).view(scores.shape)
-            spot = target[:, None, None].expand(-1, num_interests, 1)
-            hit = chances.gather(2, spot)
-            total = hit.sum(1, keepdim=True).clamp_min(1e-30)
-            loss -= total.log().sum()
-            chances.scatter_(2, spot, hit - hit / total)
-            chances = chances.view(-1, len(table)).to(factor)
-            interests_grad[start : start + chunk] = (chances @ right).view(len(target), num_interests, dim)
-            table_grad += chances.T @ part
+                whole.masked_fill_(whole < whole.amax(1, keepdim=True), 0)
+            if drawn is not None:
+                hit = (place[here] >= 0).nonzero()[:, 0]
+                whole[hit, :, place[here][hit]] = 0
+            total[here] = weight[here] * whole.sum((1, 2), dtype=total.dtype)
+            if drawn is not None:
+                total[here] += (own[here] * math.log2(math.e) - shift[here, None]).exp2().sum(1)
+            per_item = (total[here] / weight[here])[:, None, None]
+            part = interests[here] / per_item
+            interests_grad[here] = (powers @ right).view(part.shape) / per_item
+            right_grad += powers.T @ part.flatten(0, 1).to(kind)
+        if drawn is None:
+            table_grad = right_grad
+        else:
+            table_grad.index_add_(0, drawn, right_grad)
+            shares = shares - ((own * math.log2(math.e) - shift[:, None]).exp2() / total[:, None])[..., None]
+        interests_grad -= shares * wanted
+        table_grad.index_add_(0, targets, -(shares * interests).sum(1))
         ctx.save_for_backward(interests_grad, table_grad)
         ctx.scale = 1 / max(1, rows)
-        return loss * ctx.scale
+        return (total.log() + shift * math.log(2) - own.logsumexp(1)).sum() * ctx.scale
 
     @staticmethod
     def backward(ctx, upstream):
         interests_grad, table_grad = ctx.saved_tensors
-        return interests_grad * (upstream * ctx.scale), table_grad * (upstream * ctx.scale), None, None, None
+        return interests_grad * (upstream * ctx.scale), table_grad * (upstream * ctx.scale), None, None, None, None
+
+
+def catalogue_type(precision: str) -> torch.dtype:
+    """The type in which matrix products over the catalogue are taken: what is named, or under `auto` bfloat16 where the
+    processor multiplies it by itself (twice as fast) and float32 elsewhere (where bfloat16 would be emulated)."""
+    if precision == "auto":
+        known = torch.cpu.get_capabilities()
+        precision = "bfloat16" if torch.cuda.is_available() or known.get("avx512_bf16") or known.get("amx_bf16") else "float32"
+    return getattr(torch, precision)
 
 
 def interest_softmax(
@@ -46,15 +87,23 @@ def interest_softmax(
     table: Float[Tensor, "catalogue dim"],
     targets: Int64[Tensor, "row"],
     largest: bool = False,
-    half: bool = False,
+    kind: torch.dtype = torch.float32,
+    drawn: Int64[Tensor, "drawn"] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Mean over rows of $-\log \sum_k e^{u_k \cdot e_y} / \sum_k \sum_i e^{u_k \cdot e_i}$, in nats.
 
     One interest gives the usual cross-entropy. With several it is the smooth form of the test's score, the maximum
     over interests; `largest` trains on that maximum itself, and the paper's code on the interest nearest to the target
-    (`choose_interest`). `half` takes the matrix products in bfloat16, faster where the processor knows it.
+    (`choose_interest`). `kind` is the type in which the products over the catalogue are taken (`catalogue_type`).
+    `drawn`: a sampled softmax; these items, drawn alike from the whole catalogue and none twice, stand for all (their
+    chance of being drawn is what logQ corrects for), which makes the denominator right in the mean.
     """
-    return _InterestSoftmax.apply(interests.contiguous(), table, targets, largest, half)
+    return _InterestSoftmax.apply(interests.contiguous(), table, targets, largest, kind, drawn)
+
+
+def draw_items(num_items: int, num_negatives: int, device: torch.device) -> Int64[Tensor, "drawn"] | None:
+    """The items of a step's sampled softmax; None for the full one."""
+    return torch.randperm(num_items, device=device)[:num_negatives] if 0 < num_negatives < num_items else None
 
 
 def choose_interest(

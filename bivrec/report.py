@@ -12,7 +12,8 @@ from bivrec.domains import Domain
 from bivrec.evaluation import holm, interval_table
 from bivrec.field import RUN_COLUMNS, compare, cost_runs, rank_models, to_runs, train_models
 from bivrec.results import kept, profile_folder
-from bivrec.settings import SettingsError, load_settings, project_root
+from bivrec.settings import SettingsError, load_settings, project_root, training_profile
+from bivrec.studies import diagnose
 
 OWN = ("bivrec", "bivrec-one-target", "pure-id", "pure-mm")
 CLAIMS = [  # ours, theirs; "best": the one of its kind that the validation users choose
@@ -51,7 +52,10 @@ def gather_runs(whole_study: bool, profile: str = "default") -> pd.DataFrame:
     """Every figure of every stage that params.yaml names, one a row; planted alone is trained here."""
     if not whole_study:
         return _planted(profile)[1]
-    runs = pd.concat([kept(stage, label, "runs.csv", profile) for stage, label in stage_labels(profile)], ignore_index=True)
+    studies, runs = load_settings(profile=profile).studies, [kept(stage, label, "runs.csv", profile) for stage, label in stage_labels(profile)]
+    if (trained := training_profile(profile, studies)) != profile:
+        runs += [kept("03_training", name, "runs.csv", trained) for name in studies.datasets]
+    runs = pd.concat(runs, ignore_index=True)
     return runs.sort_values(RUN_COLUMNS[:-1], kind="stable").reset_index(drop=True)
 
 
@@ -59,8 +63,9 @@ def gather_ranks(whole_study: bool, profile: str = "default") -> pd.DataFrame:
     """The test ranks of the whole field (column dataset)."""
     if not whole_study:
         return _planted(profile)[0].assign(dataset="planted")
-    datasets = load_settings(profile=profile).studies.datasets
-    return pd.concat([kept("03_training", name, "ranks.csv", profile).assign(dataset=name) for name in datasets], ignore_index=True)
+    studies = load_settings(profile=profile).studies
+    trained = training_profile(profile, studies)
+    return pd.concat([kept("03_training", name, "ranks.csv", trained).assign(dataset=name) for name in studies.datasets], ignore_index=True)
 
 
 def gather_claims(whole_study: bool, profile: str = "default") -> pd.DataFrame:
@@ -69,6 +74,15 @@ def gather_claims(whole_study: bool, profile: str = "default") -> pd.DataFrame:
         return pd.DataFrame()
     labels = [(stage, label) for stage, label in stage_labels(profile) if stage != "03_training"]
     return pd.concat([kept(stage, label, "claims.csv", profile) for stage, label in labels] or [pd.DataFrame()], ignore_index=True)
+
+
+def gather_diagnostics(whole_study: bool, profile: str = "default") -> pd.DataFrame:
+    """What 06 diagnosed of the trained models (columns dataset, model, diagnostic, view, value)."""
+    if not whole_study:
+        domain = Domain("planted", profile=profile)
+        return diagnose(domain, train_models(domain, ["bivrec"])[0]).assign(dataset="planted", model="bivrec")
+    labels = [label for stage, label in stage_labels(profile) if stage == "06_cold_start"]
+    return pd.concat([kept("06_cold_start", label, "diagnostics.csv", profile) for label in labels] or [pd.DataFrame()], ignore_index=True)
 
 
 def main_table(ranks: pd.DataFrame, metrics: Sequence[str] = ("ndcg@20", "recall@20", "hr@20")) -> pd.DataFrame:
@@ -141,16 +155,17 @@ def write_readme() -> None:
     """Puts the tables of results/ into README.md, between their marks."""
     root = project_root()
     text, tables, below = (root / "README.md").read_text("utf-8"), {}, {}
-    for profile in ("default", "full"):
+    for profile in ("default", "full", "wide"):
         folder = profile_folder("results", profile) / "08_report" / "all"
         if not (folder / "main.csv").is_file():
-            raise SettingsError(f"{folder.relative_to(root)}/main.csv is missing; `make repro{'' if profile == 'default' else ' PROFILE=full'}` makes it")
+            raise SettingsError(f"{folder.relative_to(root)}/main.csv is missing; `make repro{'' if profile == 'default' else f' PROFILE={profile}'}` makes it")
         claims = pd.read_csv(folder / "claims.csv", keep_default_na=False)
-        if profile == "default":  # its training is full's, shorter: only what its studies tell is shown
+        if profile != "full":  # its training is full's, shorter: only what its studies tell is shown
             claims, studies = claims[claims["claim"].between("5", "8") & (claims["verdict"] != "open")], claims[claims["claim"].between("5", "8")]
             below[f"claims {profile}"] = f"\n\nThe other {len(studies) - len(claims)} of the studies' {len(studies)} tests are open."
         claims["effect on NDCG@20"] = [f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for mean, low, high in claims[["mean", "low", "high"]].to_numpy()]
-        tables[f"main {profile}"] = side_by_side_table(pd.read_csv(folder / "main.csv"))
+        if profile != "wide":
+            tables[f"main {profile}"] = side_by_side_table(pd.read_csv(folder / "main.csv"))
         tables[f"claims {profile}"] = claims[["claim", "dataset", "ours", "theirs", "effect on NDCG@20", "adjusted p", "verdict"]]
     for name, table in tables.items():
         rows = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]

@@ -200,6 +200,7 @@ class Model(Section):
     num_nearest: Count
     similarity: Literal["cosine", "dot"]
     temperature: Positive
+    final_temperature: Positive | None
     assignment: Literal["hard", "soft"]
     information_weight: Weight
     last_state: bool
@@ -215,6 +216,8 @@ class Model(Section):
             raise ValueError(f"num_nearest (F) is {self.num_nearest}, more than num_interests (K), {self.num_interests}")
         if self.dim % self.num_heads:
             raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
+        if self.final_temperature and self.assignment == "soft":
+            raise ValueError("final_temperature is set, but with a soft assignment the recommendations would depend on the step; set null or assignment: hard")
         for scale in self.scales:
             if self.scales.count(scale) > 1 or math.gcd(max(self.scales), self.max_length) % scale:
                 raise ValueError(f"scale {scale} must divide the largest scale, {max(self.scales)}, and max_length, {self.max_length}, and stand there once")
@@ -232,6 +235,7 @@ class CrossView(Section):
     fine_form: Literal["kl", "mse", "co_assignment"]
     item_weight: Weight
     item_temperature: Positive
+    item_rows: Count
     mutual_weight: Weight
     mutual_rows: Count
 
@@ -268,7 +272,8 @@ class Training(Section):
     weight_decay: Weight
     clip_norm: Positive
     average_decay: BelowOne
-    softmax: Literal["float32", "bfloat16"]
+    precision: Literal["auto", "float32", "bfloat16"]
+    num_negatives: Whole
     evaluate_every: Count
 
 
@@ -361,6 +366,11 @@ def project_root() -> Path:
 def profile_folder(place: str, profile: str) -> Path:
     """A profile's part of results/, build/ or build/log: the default's is all that stands there, another's a folder of its name."""
     return project_root() / place / ("" if profile == "default" else profile)
+
+
+def training_profile(profile: str, studies: Studies) -> str:
+    """The profile whose trained models a profile's studies read: its own where it trains, else the default's."""
+    return profile if "03_training" in studies.stages else "default"
 
 
 @cache

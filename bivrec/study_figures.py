@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from bivrec.figures import COLOURS, GREY, INK, VIEW_NAMES, colour_of, draw_dots, start_panels, style_of
 from bivrec.settings import Settings
@@ -82,10 +83,16 @@ def draw_groups(table: pd.DataFrame, metric: str) -> Figure:
 
 
 def draw_transfer(table: pd.DataFrame, metric: str) -> Figure:
-    """The target's metric by share of its training users, a line a way to start, with intervals over users."""
-    figure, axis = plt.subplots(figsize=(7.6, 3.6))
+    """The target's metric by share of its training users, a line a way to start, with intervals over users; the target's own
+    popularity as a level."""
+    figure, axis = plt.subplots(figsize=(8.2, 3.8))
+    level = table[table["start"] == "popularity"]
+    table = table[table["start"] != "popularity"]
+    for row in level.itertuples():
+        axis.axhspan(row.low, row.high, color=colour_of("popularity"), alpha=0.12, lw=0)
+        axis.axhline(row.mean, color=colour_of("popularity"), lw=1, ls=(0, (4, 2)), label="popularity, all users")
     shares = sorted(table["share"].unique())
-    colours = dict(zip(table["start"].unique(), sns.color_palette("colorblind"))) | {"popularity": colour_of("popularity")}
+    colours = dict(zip(table["start"].unique(), sns.color_palette("colorblind")))
     for number, (start, line) in enumerate(table.groupby("start", sort=False)):
         place = np.array([shares.index(share) for share in line["share"]]) + 0.05 * (number - 3)
         axis.vlines(place, line["low"], line["high"], color=colours[start], lw=1.2)
@@ -96,15 +103,19 @@ def draw_transfer(table: pd.DataFrame, metric: str) -> Figure:
     return figure
 
 
+MARKS = "osD^vPX"  # beside the colour, so that many models can be told apart
+
+
 def draw_tradeoff(table: pd.DataFrame, metric: str, label: str) -> Figure:
     """Quality against what its training cost (columns quality, low, high, cost), a point a model with its interval over users, a panel a dataset."""
-    figure, panels = start_panels(table["dataset"], 4.4, 3.6, sharey=True)
+    figure, panels = start_panels(table["dataset"], 3.6, max(3.4, 0.2 * table["model"].nunique()), margin=1.6, sharey=True)
     for name, axis in panels.items():
-        for row in table[table["dataset"] == name].itertuples():
-            place, height = row.cost, row.quality
-            axis.vlines(place, row.low, row.high, color=colour_of(row.model), lw=1)
-            axis.plot(place, height, "o", color=colour_of(row.model), ms=5)
-            axis.annotate(row.model, (place, height), (4, 3), textcoords="offset points", fontsize=6.5)
+        for row in table[table["dataset"] == name].sort_values("quality", ascending=False).itertuples():
+            mark = MARKS[list(COLOURS).index(row.model) % len(MARKS) if row.model in COLOURS else 0]
+            axis.vlines(row.cost, row.low, row.high, color=colour_of(row.model), lw=1)
+            axis.plot(row.cost, row.quality, mark, color=colour_of(row.model), ms=6, label=row.model)
         axis.set(title=name, xscale="log", xlabel=label)
+        axis.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=StrMethodFormatter("{x:g}"), minor_formatter=NullFormatter())
+    axis.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
     next(iter(panels.values())).set(ylabel=f"{metric.upper()}, test users (95 % interval)")
     return figure

@@ -17,6 +17,8 @@ from bivrec.model import Batch, SequentialModel
 from bivrec.sequences import Parts
 from bivrec.settings import Machine, SettingsError, Training
 
+BATCHES_AHEAD = 16  # drawn at a time under one_target
+
 
 def seed_of(seed: int, *names: str) -> int:
     """A random source's own seed, from the run's seed and the source's name: adding a model moves no other's numbers."""
@@ -34,8 +36,8 @@ def draw_batches(train: Sequence[Int64[ndarray, "_"]], settings: Training, max_l
     """Batches without end.
 
     every_position: each epoch cuts every sequence, from a random place on, into windows of at most `max_length`
-    targets; every position is supervised, and rows of like length go together. one_target: a random user and a random
-    cut, as the paper samples; one target a row.
+    targets; every position is supervised. one_target: a random user and a random cut, as the paper samples; one target a
+    row. Rows of like length go together, of an epoch or of some batches drawn ahead.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     packed, lengths = np.concatenate(train), np.array([len(row) for row in train])
@@ -52,20 +54,22 @@ def draw_batches(train: Sequence[Int64[ndarray, "_"]], settings: Training, max_l
         probe = (generator.random(len(size)) * size).astype("int64") if every else size - 1
         return Batch(*map(torch.from_numpy, (packed[spot] * mask, mask, packed[spot + 1] * mask, supervised, probe)))
 
-    while settings.supervision == "one_target":
-        user = generator.choice(usable, size=settings.batch_size)
-        cut = 1 + (generator.random(len(user)) * (lengths[user] - 1)).astype("int64")
-        size = np.minimum(cut, max_length)
-        yield gather(starts[user] + cut - size, size, every=False)
+    every = settings.supervision == "every_position"
     while True:
-        cut = generator.integers(max_length, size=len(usable))
-        edges = [np.unique([0, *range(offset, lengths[user] - 1, max_length), lengths[user] - 1]) for user, offset in zip(usable, cut)]
-        first = np.concatenate([starts[user] + edge[:-1] for user, edge in zip(usable, edges)])
-        size = np.concatenate([np.diff(edge) for edge in edges])
+        if every:
+            cut = generator.integers(max_length, size=len(usable))
+            edges = [np.unique([0, *range(offset, lengths[user] - 1, max_length), lengths[user] - 1]) for user, offset in zip(usable, cut)]
+            first = np.concatenate([starts[user] + edge[:-1] for user, edge in zip(usable, edges)])
+            size = np.concatenate([np.diff(edge) for edge in edges])
+        else:
+            user = generator.choice(usable, size=BATCHES_AHEAD * settings.batch_size)
+            cut = 1 + (generator.random(len(user)) * (lengths[user] - 1)).astype("int64")
+            size = np.minimum(cut, max_length)
+            first = starts[user] + cut - size
         order = np.argsort(size + generator.random(len(size)), kind="stable")
         groups = [order[start : start + settings.batch_size] for start in range(0, len(order), settings.batch_size)]
         for group in generator.permutation(len(groups)):
-            yield gather(first[groups[group]], size[groups[group]], every=True)
+            yield gather(first[groups[group]], size[groups[group]], every)
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
     best, best_step, kept, rows, losses, num_targets = -1.0, 0, None, [], [], 0
     for step in range(1, num_steps + 1):
         batch = next(batches).to(model.device)
+        model.anneal(step / num_steps)
         loss = model.loss(batch)
         optimiser.zero_grad()
         loss.backward()

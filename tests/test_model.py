@@ -9,12 +9,12 @@ import torch
 
 from bivrec.baselines import ItemNeighbours, Popularity
 from bivrec.cross_view import allocation_difference, info_nce, mutual_learning
-from bivrec.decomposition import ClusterAttention, GaussianAttention, assign, gaussian_weights, information, own_patches, sum_prefixes
+from bivrec.decomposition import ClusterAttention, GaussianAttention, _GaussianMixture, assign, gaussian_weights, information, own_patches, sum_prefixes
 from bivrec.embedding import Dropout, ItemTable, MultiScaleEmbedding, cut_patches
 from bivrec.field import FAMILIES
 from bivrec.model import Batch, BivRec, pad
-from bivrec.recommendation import choose_interest, combine, interest_softmax, recommendations, score_catalogue
-from bivrec.settings import load_settings, vary
+from bivrec.recommendation import catalogue_type, choose_interest, combine, draw_items, interest_softmax, recommendations, score_catalogue
+from bivrec.settings import SettingsError, load_settings, vary
 
 KERNELS = ["rbf", "rbf_normalised", "distance", "softmax"]
 NEURAL = [name for name, variant in load_settings().models.items() if variant.family not in ("popularity", "itemknn")]
@@ -95,6 +95,27 @@ def test_gaussian_attention_by_loop(kernel, causal):
             weights = weights if kernel == "rbf" else weights / weights.sum()
             out.append(weights @ torch.stack(seen))
         assert torch.allclose(got[t], attention.out(torch.cat(out)), atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_fused_gaussian_attention_is_autograds(causal):
+    attention = GaussianAttention(8, 2, "rbf", 8)
+    torch.nn.init.normal_(attention.bias)
+    x, mask, scales = torch.randn(2, 3, 8, 8, requires_grad=True), torch.arange(8) < torch.tensor([[8], [5], [1]]), (1, 4)
+    upstream, found = torch.randn(2, 3, 8, 8), []
+
+    def plain(mixed, bias, num_heads):
+        query, key, value = mixed.unflatten(-1, (3, num_heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)
+        return (gaussian_weights(query, key, bias, "rbf") @ value).transpose(2, 3).flatten(-2)
+
+    for attend in (_GaussianMixture.apply, plain):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_GaussianMixture, "apply", attend)
+            taken = attention(x, mask, scales, causal)
+        taken.backward(upstream)
+        found.append([taken, x.grad, attention.project.weight.grad, attention.bias.grad])
+        x.grad = attention.project.weight.grad = attention.bias.grad = None
+    assert all(torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(*found)) and found[0][3].abs().sum() > 1
 
 
 def test_the_fast_softmax_attention_is_the_plain_one():
@@ -219,9 +240,28 @@ def test_the_fused_loss_on_the_largest_score_and_in_half_precision():
     interests.grad = None
     exact.backward()
     whole, interests.grad = interests.grad, None
-    half = interest_softmax(interests, table, targets, half=True)
+    half = interest_softmax(interests, table, targets, kind=torch.bfloat16)
     half.backward()
     assert abs((half - exact).item()) < 0.01 and (interests.grad - whole).norm() < 0.02 * whole.norm()
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0, 300.0])
+def test_the_fused_loss_never_overflows(size):
+    interests, table = (size * torch.randn(4, 2, 8)).requires_grad_(), torch.randn(50, 8)
+    targets = torch.randint(50, (4,))
+    loss = interest_softmax(interests, table, targets)
+    loss.backward()
+    scores = torch.einsum("rkd,nd->rkn", interests.double(), table.double())
+    plain = (scores.flatten(1).logsumexp(1) - scores[torch.arange(4), :, targets].logsumexp(1)).mean()
+    assert torch.isfinite(interests.grad).all() and loss.item() == pytest.approx(plain.item(), rel=1e-4)
+
+
+def test_the_type_of_products_over_the_catalogue(monkeypatch):
+    assert catalogue_type("float32") is torch.float32 and catalogue_type("bfloat16") is torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for known, kind in (({"avx512_bf16": True}, torch.bfloat16), ({"avx2": True, "avx512_bf16": False}, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda known=known: known)
+        assert catalogue_type("auto") is kind
 
 
 def test_recommendations_are_the_chances_that_are_trained():
@@ -385,6 +425,9 @@ def test_every_part_learns(planted, batch):
 def test_one_batch_overfits(planted, batch, name, readout):
     model = model_of(planted, name, {"model.dropout": 0.0, "model.readout": readout}).train()
     optimiser = torch.optim.AdamW(model.parameters(), 0.01)
+    if not model.causal:  # one target a row
+        last = batch.mask.sum(1) - 1
+        batch = replace(batch, supervised=torch.arange(batch.items.shape[1]) == last[:, None], probe=last)
     first = model.loss(batch).item()
     for _ in range(150):
         optimiser.zero_grad()
@@ -423,3 +466,59 @@ def test_popularity_and_neighbours_by_hand():
     near = {(0, 1): 2 / math.sqrt(6), (0, 2): 1 / math.sqrt(3), (0, 3): 1 / math.sqrt(3)}  # cosine of the sets of users
     expected = [0.5 * near[0, 3], near[0, 1], near[0, 2], near[0, 3], 0.0]  # item 0 is newest, item 3 weighs a half
     assert torch.allclose(scores, torch.tensor(expected), atol=1e-6)
+
+
+def test_the_temperature_goes_down_a_line(planted):
+    model = BivRec(load_settings("planted", {"model.final_temperature": 0.2}), planted.sequences.num_items, planted.features(0))
+    for progress, temperature in ((0.5, 0.6), (1.0, 0.2)):
+        model.anneal(progress)
+        assert all(view.clusters.temperature == pytest.approx(temperature) for view in model.views.values())
+    with pytest.raises(SettingsError, match="final_temperature is set, but with a soft assignment"):
+        load_settings("planted", {"model.final_temperature": 0.2, "model.assignment": "soft"})
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0])
+def test_the_sampled_loss_is_autograds(size):
+    interests, table = (size * torch.randn(60, 3, 8)).requires_grad_(), torch.randn(40, 8, requires_grad=True)
+    targets, drawn = torch.randint(40, (60,)), torch.randperm(40)[:10]
+    interest_softmax(interests, table, targets, drawn=drawn).backward()
+    fused = interests.grad, table.grad
+    interests.grad = table.grad = None
+    scores, rows = torch.einsum("rkd,nd->rkn", interests, table), []
+    for row, target in zip(scores, targets.tolist()):
+        others = [item for item in drawn.tolist() if item != target]
+        rest = row[:, others] + math.log(39 / len(others))  # each stands for so many of the 39 others
+        rows.append(torch.cat([row[:, target], rest.flatten()]).logsumexp(0) - row[:, target].logsumexp(0))
+    plain = torch.stack(rows).mean()
+    plain.backward()
+    assert interest_softmax(interests, table, targets, drawn=drawn).item() == pytest.approx(plain.item(), rel=1e-4)
+    assert torch.allclose(fused[0], interests.grad, atol=1e-5) and torch.allclose(fused[1], table.grad, atol=1e-4 * size)
+
+
+def test_the_sampled_loss_with_all_items_is_the_full_one_and_half_draws_are_right_in_the_mean():
+    interests, table, targets = torch.randn(50, 2, 8), torch.randn(40, 8), torch.randint(40, (50,))
+    full = interest_softmax(interests, table, targets)
+    assert torch.allclose(interest_softmax(interests, table, targets, drawn=torch.randperm(40)), full, atol=1e-5)
+    scores = torch.einsum("rkd,nd->rkn", interests, table)
+    own = scores[torch.arange(50), :, targets].logsumexp(1)
+    chances = [
+        (interest_softmax(interests[row : row + 1], table, targets[row : row + 1], drawn=torch.randperm(40)[:20]) + own[row]).exp()
+        for row in range(1)
+        for _ in range(3000)
+    ]
+    assert torch.stack(chances).mean().item() == pytest.approx(scores[0].exp().sum().item(), rel=0.02)
+
+
+@pytest.mark.parametrize(("num_negatives", "count"), [(0, None), (40, None), (100, None), (15, 15)])
+def test_drawn_items_are_distinct(num_negatives, count):
+    drawn = draw_items(40, num_negatives, torch.device("cpu"))
+    assert (drawn is None) if count is None else len(drawn.unique()) == count
+
+
+def test_one_prefix_a_row_is_that_of_all_prefixes(planted, batch):
+    """What one_target reads is what reading every prefix gives there."""
+    model = model_of(planted, "bivrec", {"training.supervision": "one_target"})
+    ends, tables = batch.mask.sum(1) - 1, model.tables()
+    one, every = model.read(batch.items, batch.mask, tables, ends), model.read(batch.items, batch.mask, tables)
+    for view, (interests, _) in every.items():
+        assert one[view][0].shape[1] == 1 and torch.allclose(one[view][0][:, 0], interests[torch.arange(len(ends)), ends], atol=1e-5)

@@ -52,7 +52,7 @@ def params(root, tmp_path):
         ("model.num_nearest: [1, 2]}", "model.num_nearest: [1, 3]}", "grids.interests: model: num_nearest (F) is 3, more than num_interests (K), 2"),
         ("  models: [popularity,", "  models: [popularty,", "studies.models: there is no 'popularty' under models; did you mean 'popularity'"),
         ("  num_heads: 2                 # of", "  num_heads: 3                 # of", "model.dim 64 is not a multiple of baseline.num_heads, 3"),
-        ("  retrained_seeds: [0, 1]", "  retrained_seeds: [4]", "retrained_seeds [4] must be among seeds"),
+        ("  retrained_seeds: [0, 1, 2]", "  retrained_seeds: [4]", "retrained_seeds [4] must be among seeds"),
         ("  primary_metric: ndcg@20", "  primary_metric: ndgc@20", "studies.primary_metric"),
         ("\nstudies:", "\nstudies: [", "params.yaml, line"),
         ("\nstudies:", "\nextra: 1\nstudies:", "extra: unknown key"),
@@ -102,7 +102,7 @@ def test_a_profile_stands_between_the_file_and_the_dataset(params):
     assert all(settings.training.clip_norm == 3 for settings in full.values()) and load_settings(path=path).training.clip_norm != 3
     assert load_settings("movies-classic", {"training.num_steps": 7}, path, "full").training.num_steps == 7
     check_params(path)  # further seeds of folds whose features there are
-    with pytest.raises(SettingsError, match="^params.yaml: there is no profile 'fool'; known are default, smoke, full, comirec$"):
+    with pytest.raises(SettingsError, match="^params.yaml: there is no profile 'fool'; known are default, smoke, full, wide, comirec$"):
         load_settings(profile="fool")
 
 

@@ -64,21 +64,24 @@ def stages_of(root, profile: str) -> dict:
 
 
 def stage_of(root, profile: str, notebook: str) -> dict | None:
-    """The stage that runs a notebook, or, where its list of notebooks is empty, could."""
+    """The stage that runs a notebook."""
     for stage in stages_of(root, profile).values():
-        listed = stage.get("matrix", {}).get("notebook", ()) or ("04_ablations", "05_noise", "06_cold_start", "10_protocols")
+        listed = stage.get("matrix", {}).get("notebook", ())
         if f" {notebook} " in stage["cmd"] or ("${item.notebook}" in stage["cmd"] and notebook in listed):
             return stage
     return None
 
 
-@pytest.mark.parametrize(("profile", "notebook"), [(p, n) for p in ("default", "smoke", "full", "comirec") for n in STAGES])
+@pytest.mark.parametrize(("profile", "notebook"), [(p, n) for p in ("default", "smoke", "full", "wide", "comirec") for n in STAGES])
 def test_a_stage_lists_the_files_that_its_notebook_reads(root, profile, notebook):
     stage = stage_of(root, profile, notebook)
     if stage is None:
-        assert notebook in {"full": ("01_data_prep", "02_feature_encoding", "07_cross_dataset"), "comirec": STAGES[3:7] + STAGES[8:]}.get(
-            profile, ("09_tuning", "10_protocols")
-        )
+        own = {
+            "full": {"03_training", "08_report", "09_tuning"},
+            "wide": {"04_ablations", "05_noise", "07_cross_dataset", "08_report", "10_protocols"},
+            "comirec": {*STAGES[:3], "08_report"},
+        }
+        assert notebook not in own.get(profile, {*STAGES} - {"09_tuning", "10_protocols"})
         return
     cells = nbformat.read(root / "notebooks" / f"{notebook}.ipynb", 4).cells
     read = closure(root, {"pipeline"}.union(*(imports_of(cell.source) for cell in cells if cell.cell_type == "code")))
@@ -93,12 +96,14 @@ def test_a_stage_lists_the_files_that_its_notebook_reads(root, profile, notebook
 
 
 def test_profiles_study_what_their_stages_run(root):
-    default, smoke, full = (load_settings(profile=profile).studies for profile in ("default", "smoke", "full"))
+    default, smoke, full, wide = (load_settings(profile=profile).studies for profile in ("default", "smoke", "full", "wide"))
     stages = stages_of(root, "smoke")
     assert all(stages[name]["matrix"]["dataset"] == list(smoke.datasets) for name in ("training", "studies"))
     assert [f"source={pair.source} target={pair.target}" in stages["cross_dataset"]["cmd"] for pair in smoke.transfers.values()] == [True]
     assert smoke.stages == default.stages and full.datasets == default.datasets
-    assert set(full.stages) == {"03_training", *stages_of(root, "full")["studies"]["matrix"]["notebook"]}
+    assert full.stages == ("03_training",) and set(wide.stages) == {"07_cross_dataset", *stages_of(root, "wide")["studies"]["matrix"]["notebook"]}
+    everything = load_settings()
+    assert set(wide.ablations) == set(everything.ablations) and set(wide.grids) == set(everything.grids)
 
 
 def test_full_rests_on_the_default_pipelines_data_and_default_on_no_other(root):

@@ -7,7 +7,7 @@ import torch
 
 from bivrec.domains import Domain
 from bivrec.evaluation import rank_cases
-from bivrec.field import build_model, count_flops, rank_models, train_models
+from bivrec.field import build_model, count_costs, rank_models, train_models
 from bivrec.settings import SettingsError, load_settings
 from bivrec.studies import (
     REACH,
@@ -16,12 +16,14 @@ from bivrec.studies import (
     breaking_points,
     carry_view,
     compare_losses,
+    diagnose,
     disturb,
     disturb_features,
     disturbed,
     group_by_history,
     group_by_popularity,
     interest_use,
+    lend_vectors,
     name_groups,
     new_items,
     noise_curves,
@@ -232,6 +234,33 @@ def test_disturbed_gives_the_model_and_the_cases(planted, trained):
 
 def test_operations_are_those_of_the_matrix_products():
     """A step of one view less costs less, and twice the batch about twice as much."""
-    one, two = (count_flops(Domain("planted", {"training.batch_size": size, "features.num_components": 1}), "pure-id") for size in (16, 32))
+    one, two = (count_costs(Domain("planted", {"training.batch_size": size, "features.num_components": 1}), "pure-id")["flops_per_step"] for size in (16, 32))
     assert 1.5 < two / one < 2.5
-    assert count_flops(Domain("planted"), "bivrec") > count_flops(Domain("planted"), "pure-id") > 0
+    both, single = (count_costs(Domain("planted"), name) for name in ("bivrec", "pure-id"))
+    assert all(both[key] > single[key] > 0 for key in ("flops_per_step", "memory_mb"))
+
+
+def test_memory_counts_what_a_step_holds():
+    """A batch twice as large keeps about twice as much for its backward pass; weights and features are there without any."""
+    small, large = (count_costs(Domain("planted", {"training.batch_size": size}), "bivrec")["memory_mb"] for size in (8, 16))
+    model = build_model(Domain("planted"), "bivrec", 0)
+    still = (5 * sum(p.nbytes for p in model.parameters()) + sum(b.nbytes for b in model.buffers())) / 1e6
+    assert 1.6 < (large - still) / (small - still) < 2.4
+
+
+def test_lent_vectors_are_the_features_of_the_new_items_alone(planted, trained):
+    new = new_items(planted)
+    lent = lend_vectors(trained, new).model
+    chosen, before, after = torch.from_numpy(new), trained.model.items["id"].ids, lent.items["id"].ids
+    assert torch.equal(before[~chosen], after[~chosen]) and not torch.equal(before[chosen], after[chosen])
+    assert torch.allclose(torch.cosine_similarity(after[chosen], lent.items["multimodal"]()[chosen], -1), torch.ones(int(new.sum())), atol=1e-5)
+    assert torch.allclose(after[chosen].norm(dim=-1), before[~chosen].norm(dim=-1).mean(), atol=1e-5)
+
+
+def test_diagnoses_of_a_trained_model(planted, trained):
+    found = diagnose(planted, trained).set_index(["diagnostic", "view"])["value"]
+    assert found["kept with the newest 3 items"].index.tolist() == ["both", "id", "multimodal"] and (found > 0).all()
+    assert found["kept with 30 % of the features swapped", "id"] == 1  # the ID view reads no features
+    assert set(found["part of the combined top 20"].index) == {"id", "multimodal"} and found["part of the combined top 20"].max() <= 1
+    rival = diagnose(planted, train_models(planted, ["sasrec"], [0])[0])
+    assert set(rival["view"]) == {"id"} and "part of the combined top 20" not in set(rival["diagnostic"])

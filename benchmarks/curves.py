@@ -1,0 +1,71 @@
+"""`make bench-curves`: what a training step of BivRec costs as one size grows and the others stay. Writes curves.csv and curves.png.
+
+Each point is a process of its own, on one thread; the median of a few steps after two that are not counted.
+"""
+
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from bench import HERE, MEASURES, run
+
+from bivrec.figures import COLOURS, set_theme
+
+BASE = {"num_items": 3000, "length": 48, "model.num_interests": 2, "training.batch_size": 32}
+GROWING = {
+    "num_items": [3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000],
+    "length": [20, 48, 100, 200, 500],
+    "model.num_interests": [1, 2, 4, 8],
+    "training.batch_size": [8, 32, 128, 512],
+}
+NAMES = {"num_items": "items", "length": "items in a history", "model.num_interests": "interests", "training.batch_size": "rows a step"}
+NEGATIVES = {"full softmax": 0, "4,096 items drawn": 4096}
+
+
+def point(sizes: dict, num_negatives: int) -> dict:
+    length = -(-sizes["length"] // 4) * 4
+    changes = {key: value for key, value in sizes.items() if "." in key} | {"training.num_negatives": num_negatives, "training.precision": "auto"}
+    even = {"num_items": sizes["num_items"], "length": length + 1}
+    MEASURES["point"] = (
+        "ours",
+        "train",
+        "none",
+        {"model": "bivrec", "max_length": length, "batch_size": sizes["training.batch_size"], "steps": 5, "even": even, "changes": changes},
+    )
+    return run("point")
+
+
+def main() -> None:
+    rows = []
+    for size, values in GROWING.items():
+        for name, num_negatives in NEGATIVES.items() if size == "num_items" else [("full softmax", 0)]:
+            for value in values:
+                if not num_negatives or num_negatives < value:
+                    found = point(BASE | {size: value}, num_negatives)
+                    rows.append((size, name, value, found["step_ms_median"], found["rss_mb"], found["torch"]))
+                    print(rows[-1], flush=True)
+    table = pd.DataFrame(rows, columns=["size", "softmax", "value", "step_ms", "rss_mb", "torch"])
+    table.to_csv(HERE / "curves.csv", index=False, float_format="%.1f")
+    draw(table)
+
+
+def draw(table: pd.DataFrame) -> None:
+    """A panel a size: the step's milliseconds, and its memory below; the grey line is linear growth."""
+    set_theme()
+    figure, axes = plt.subplots(2, len(GROWING), figsize=(3 * len(GROWING), 5), sharey="row")
+    for (size, part), column in zip(table.groupby("size", sort=False), axes.T):
+        for axis, figure_of, label in zip(column, ("step_ms", "rss_mb"), ("step, ms", "peak memory, MB")):
+            sns.lineplot(
+                part, x="value", y=figure_of, hue="softmax", palette=[COLOURS["bivrec"], COLOURS["sasrec"]][: part["softmax"].nunique()], marker="o", ax=axis
+            )
+            axis.set(xscale="log", yscale="log", xlabel=NAMES[size], ylabel=label)
+            axis.legend(fontsize=8) if size == "num_items" and figure_of == "step_ms" else axis.get_legend().remove()
+        ends = np.array([part["value"].min(), part["value"].max()])
+        column[0].plot(ends, part["step_ms"].max() * ends / ends[1], color="#9a9a9a", lw=0.8, ls="--", zorder=0)
+    figure.savefig(HERE / "curves.png", metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    draw(pd.read_csv(HERE / "curves.csv")) if sys.argv[1:] == ["draw"] else main()
