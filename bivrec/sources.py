@@ -74,7 +74,7 @@ def read_table(path: Path, columns: dict[str, str], mend: str = RESTORE, separat
     except (pl.exceptions.PolarsError, OSError):
         raise DataError(f"{name}{_ragged_line(path, separator, text)}; mend the line or {mend}") from None
     if not set(columns) <= set(table.columns) or not (some or table.columns == list(columns)):
-        raise DataError(f"{name} has the columns {','.join(table.columns)[:80]}, not {','.join(columns)}; {mend}")
+        raise DataError(f"{name} has the columns {' '.join(','.join(table.columns).split())[:80]}, not {','.join(columns)}; {mend}")
     if (table[:, -1] == "").any() and ", line" in (ragged := _ragged_line(path, separator, text)):
         raise DataError(f"{name}{ragged}; mend the line or {mend}")
     table = table.filter(~pl.all_horizontal(pl.all() == "")) if len(table) else table  # blank lines
@@ -205,7 +205,7 @@ def read_amazon(folder: Path, settings: Amazon, mend: str = RESTORE) -> Raw:
     for where, line in _lines(folder / f"reviews_{settings.category}_5.json.gz", mend):
         record = _record(line, where, mend)
         user, item, time = (record.get(key) for key in ("reviewerID", "asin", "unixReviewTime"))
-        if not (isinstance(user, str) and isinstance(item, str) and type(time) is int and time >= 0):
+        if not (isinstance(user, str) and isinstance(item, str) and type(time) is int and 0 <= time < 2**53):
             raise DataError(f"{where} lacks a reviewerID, an asin or a unixReviewTime; {mend}")
         users.append(user), items.append(item), times.append(time)
     told = dict.fromkeys(items, ("", "", ""))
@@ -262,7 +262,7 @@ def read_plain(folder: Path, settings: Folder, mend: str = RESTORE) -> Raw:
             except (pl.exceptions.PolarsError, OSError) as error:
                 raise DataError(f"{_name(path)} cannot be read as Parquet ({error.__class__.__name__}); {mend}") from None
             if not set(columns) <= set(table.columns):
-                raise DataError(f"{_name(path)} has the columns {','.join(table.columns)[:80]}, not {','.join(columns)}; {mend}")
+                raise DataError(f"{_name(path)} has the columns {' '.join(','.join(table.columns).split())[:80]}, not {','.join(columns)}; {mend}")
     path, table = tables["interactions"]
     times, good = whole_numbers(table["time"])
     for row in np.flatnonzero(~good)[:1]:
