@@ -245,7 +245,8 @@ def reduce_features(features: ItemFeatures, num_components: int, basis: ItemFeat
     present = origin.values[origin.mask].astype("float64")
     if not present.std(0).any():
         raise DataError(f"all features are alike ({origin.source}); set features.modality to leave them out")
-    components = PCA(min(num_components, *present.shape), svd_solver="covariance_eigh").fit(present)
+    solver = "full" if present.shape[1] > 4 * len(present) else "covariance_eigh"  # the cheaper one
+    components = PCA(min(num_components, *present.shape), svd_solver=solver).fit(present)
     length = np.linalg.norm(components.transform(present), axis=1).mean()
     reduced = components.transform(features.values.astype("float64")) / length * features.mask[:, None]
     return torch.from_numpy(reduced.astype("float32"))
