@@ -149,6 +149,8 @@ def provenance() -> dict:
         "changed since": git[1].splitlines(),
         "processor": processor.group(1) if processor else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
+        "threads": int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))),
+        "load before": round(os.getloadavg()[0], 1),
         "memory, GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy", "polars", "pandas", "scikit-learn")}},
     }

@@ -82,14 +82,16 @@ def encode_texts(texts: Sequence[str], encoder: str) -> Float32[ndarray, "text f
     return _transformer(encoder).encode(list(texts), batch_size=32, show_progress_bar=sys.stderr.isatty(), convert_to_numpy=True)
 
 
-def kept_by_content(modality: Modality, encoder: str, contents: Sequence[bytes], encode: Callable) -> Float32[ndarray, "content feature"]:
+def kept_by_content(modality: Modality, encoder: str, contents: Iterable[bytes], encode: Callable) -> Float32[ndarray, "content feature"]:
     """What `encode` makes of slices of the contents, block by block, each kept in build/cache under the hash of what it was
     made from: a run that goes on after an interruption encodes only what is left. The same blocks whatever is kept, since
     the last bits of a vector depend on its neighbours."""
-    blocks = []
-    for start in range(0, len(contents), BLOCK[modality]):
+    model = Path(encoder.removeprefix("sentence-transformers:"))
+    stamps = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sorted(model.rglob("*"))] if model.is_dir() else []
+    blocks, hashes = [], [hashlib.sha256(content).hexdigest() for content in contents]
+    for start in range(0, len(hashes), BLOCK[modality]):
         rows = slice(start, start + BLOCK[modality])
-        named = hashlib.sha256("\0".join((modality, encoder, *(hashlib.sha256(content).hexdigest() for content in contents[rows]))).encode())
+        named = hashlib.sha256("\0".join((modality, encoder, *stamps, *hashes[rows])).encode())
         path = project_root() / "build" / "cache" / f"{named.hexdigest()}.npy"
         if path.is_file():
             blocks.append(np.load(path, allow_pickle=False))
@@ -196,6 +198,8 @@ def _gather(known: Mapping[Any, ndarray], keys: Sequence) -> tuple[Float32[ndarr
 def text_features(texts: Sequence[Sequence[str]], settings: Features) -> list[ItemFeatures]:
     """Several folds' texts encoded, each different text once; an item without a text is masked."""
     unique, encoder = sorted({text for fold in texts for text in fold if text.strip()}, key=lambda text: (len(text), text)), settings.text_encoder
+    if not unique:
+        raise DataError("no item of the catalogue has a text; set features.modality: image")
     if encoder == "hashing":
         vectors = dict(zip(unique, encode_texts(unique, encoder)))
     else:
@@ -212,12 +216,8 @@ def image_features(sequences: Sequences, settings: Features, folder: Path, store
     live = {item: files[name] for item, name in zip(ids, names) if name in files}
     if live:
         paths = list(live.values())
-        encoded = kept_by_content(
-            "image",
-            encoder,
-            [path.read_bytes() for path in paths],
-            lambda rows: encode_images((open_image(path, path.name) for path in paths[rows]), encoder),
-        )
+        contents = (path.read_bytes() for path in paths)
+        encoded = kept_by_content("image", encoder, contents, lambda rows: encode_images((open_image(path, path.name) for path in paths[rows]), encoder))
         if known and len(next(iter(known.values()))) != encoded.shape[1]:
             raise DataError(f"{encoder} gives {encoded.shape[1]} numbers an image, the vectors of data/{stored.name} have others; set efficientnet-lite0")
         known.update(zip(live, encoded))
@@ -245,7 +245,8 @@ def reduce_features(features: ItemFeatures, num_components: int, basis: ItemFeat
     present = origin.values[origin.mask].astype("float64")
     if not present.std(0).any():
         raise DataError(f"all features are alike ({origin.source}); set features.modality to leave them out")
-    components = PCA(min(num_components, *present.shape), svd_solver="covariance_eigh").fit(present)
+    solver = "full" if present.shape[1] > 4 * len(present) else "covariance_eigh"  # the cheaper one
+    components = PCA(min(num_components, *present.shape), svd_solver=solver).fit(present)
     length = np.linalg.norm(components.transform(present), axis=1).mean()
     reduced = components.transform(features.values.astype("float64")) / length * features.mask[:, None]
     return torch.from_numpy(reduced.astype("float32"))

@@ -95,6 +95,7 @@ def fetch(name: str, dataset: Dataset, accept: bool = False) -> str:
     if wanted and not accept:
         told = f"{name} comes under this licence: {dataset.licence}\nFrom: " + ", ".join(dataset.downloads[file].url for file in wanted)
         raise SettingsError(f"{told}\nNothing was fetched. If you accept it: make fetch DATASET={name} ACCEPT=yes")
+    pooch.get_logger().setLevel("WARNING")
     for file in wanted:
         source, temporary = dataset.downloads[file], folder / f".{file}.part"
         try:
@@ -102,7 +103,7 @@ def fetch(name: str, dataset: Dataset, accept: bool = False) -> str:
             loader = pooch.HTTPDownloader(progressbar=True, timeout=60)
             pooch.retrieve(source.url, source.checksum, fname=temporary.name, path=folder, downloader=loader)
         except (requests.RequestException, OSError) as error:
-            by_hand = f"put {file} into {folder} by hand (from {source.url})"
+            by_hand = f"put {', '.join(wanted[wanted.index(file) :])} into {folder} by hand (from {source.url})"
             raise DataError(f"{file} could not be fetched ({error.__class__.__name__}); try again, or {by_hand}") from None
         except ValueError:
             raise DataError(f"{file} from {source.url} is not the file whose checksum params.yaml has, {source.checksum}; try again later") from None

@@ -71,10 +71,10 @@ def read_table(path: Path, columns: dict[str, str], mend: str = RESTORE, separat
     given = {"has_header": text is None, "new_columns": list(columns) if text is not None else None, "quote_char": quote}
     try:
         table = pl.read_csv(text or path, separator=separator, infer_schema=False, empty_string_is_null=False, glob=False, **given)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{name}{_ragged_line(path, separator, text)}; mend the line or {mend}") from error
+    except (pl.exceptions.PolarsError, OSError):
+        raise DataError(f"{name}{_ragged_line(path, separator, text)}; mend the line or {mend}") from None
     if not set(columns) <= set(table.columns) or not (some or table.columns == list(columns)):
-        raise DataError(f"{name} has the columns {','.join(table.columns)[:80]}, not {','.join(columns)}; {mend}")
+        raise DataError(f"{name} has the columns {' '.join(','.join(table.columns).split())[:80]}, not {','.join(columns)}; {mend}")
     if (table[:, -1] == "").any() and ", line" in (ragged := _ragged_line(path, separator, text)):
         raise DataError(f"{name}{ragged}; mend the line or {mend}")
     table = table.filter(~pl.all_horizontal(pl.all() == "")) if len(table) else table  # blank lines
@@ -128,12 +128,8 @@ def read_movielens(folder: Path, settings: MovieLens, mend: str = RESTORE) -> Ra
 
 def read_movielens_dat(folder: Path, settings: Folder, mend: str = RESTORE) -> Raw:
     """MovieLens-1M: `::` between fields, latin-1, no header, no tags."""
-    columns = {
-        "ratings": {name: "whole number" for name in ("user", "item", "rating", "time")},
-        "movies": {"movieId": "whole number", "title": "text", "genres": "text"},
-    }
-    tables = {}
-    for name, kinds in columns.items():
+    tables, columns = {}, dict.fromkeys(("user", "item", "rating", "time"), "whole number")
+    for name, kinds in (("ratings", columns), ("movies", {"movieId": "whole number", "title": "text", "genres": "text"})):
         path = folder / f"{name}.dat"
         text = path.read_bytes().replace(b"::", b"\t").decode("latin-1").encode() if path.is_file() else None
         if text == b"":
@@ -209,7 +205,7 @@ def read_amazon(folder: Path, settings: Amazon, mend: str = RESTORE) -> Raw:
     for where, line in _lines(folder / f"reviews_{settings.category}_5.json.gz", mend):
         record = _record(line, where, mend)
         user, item, time = (record.get(key) for key in ("reviewerID", "asin", "unixReviewTime"))
-        if not (isinstance(user, str) and isinstance(item, str) and type(time) is int and time >= 0):
+        if not (isinstance(user, str) and isinstance(item, str) and type(time) is int and 0 <= time < 2**53):
             raise DataError(f"{where} lacks a reviewerID, an asin or a unixReviewTime; {mend}")
         users.append(user), items.append(item), times.append(time)
     told = dict.fromkeys(items, ("", "", ""))
@@ -266,7 +262,7 @@ def read_plain(folder: Path, settings: Folder, mend: str = RESTORE) -> Raw:
             except (pl.exceptions.PolarsError, OSError) as error:
                 raise DataError(f"{_name(path)} cannot be read as Parquet ({error.__class__.__name__}); {mend}") from None
             if not set(columns) <= set(table.columns):
-                raise DataError(f"{_name(path)} has the columns {','.join(table.columns)[:80]}, not {','.join(columns)}; {mend}")
+                raise DataError(f"{_name(path)} has the columns {' '.join(','.join(table.columns).split())[:80]}, not {','.join(columns)}; {mend}")
     path, table = tables["interactions"]
     times, good = whole_numbers(table["time"])
     for row in np.flatnonzero(~good)[:1]:
@@ -299,14 +295,7 @@ def _own_ids(path: Path, table: dict[str, pl.Series], about: tuple[Path, pl.Data
         ids = list(codes)
     years = whole_numbers(pl.Series(told.get("year") or ["0"] * len(ids)))[0]
     texts = {column: told.get(column) or [""] * len(ids) for column in ("title", "genres", "description")}
-    catalogue = _frame(
-        item=np.array([codes[name] for name in ids], dtype="int64"),
-        title=texts["title"],
-        year=years,
-        genres=texts["genres"],
-        description=texts["description"],
-        id=ids,
-    )
+    catalogue = _frame(item=np.array([codes[name] for name in ids], dtype="int64"), **texts, year=years, id=ids)
     return Raw(_frame(user=numbers["user"], item=numbers["item"], time=table["time"]), catalogue, NO_TAGS)
 
 
@@ -350,9 +339,7 @@ def read_vectors(dataset: Dataset, modality: Modality, ids: Sequence[str]) -> tu
     name, mask = _name(path), np.zeros(len(ids), dtype=bool)
     if dataset.source == "amazon":
         if path.stat().st_size % IMAGE_RECORD.itemsize:
-            raise DataError(
-                f"{name} has {path.stat().st_size:,} bytes, no multiple of {IMAGE_RECORD.itemsize:,}: it is cut short; remove it and fetch it again"
-            )
+            raise DataError(f"{name} has {path.stat().st_size:,} bytes, no multiple of {IMAGE_RECORD.itemsize:,}: it is cut short; fetch it again")
         values = np.zeros((len(ids), 4096), dtype="float32")
         with open(path, "rb") as file:
             while block := file.read(1024 * IMAGE_RECORD.itemsize):

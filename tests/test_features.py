@@ -176,3 +176,69 @@ def test_a_domain_keeps_its_profile_and_seeds_of_a_fold_share_features(monkeypat
     )
     monkeypatch.setattr(domains, "load_features", lambda folder, modality: ItemFeatures(np.zeros((1, 1), "float32"), np.ones(1, bool), folder.name))
     assert [domain.item_features(*case).source for case in (("text", 3), ("text", 13), ("image", 13))] == ["seed-3", "seed-3", "movies-classic"]
+
+
+def test_any_sentence_transformer_by_its_folder(tmp_path):
+    """MiniLM by its folder gives MiniLM's numbers; a CLIP (tiny, untrained) reads texts and images into one space."""
+    from transformers import CLIPConfig, CLIPModel
+
+    named = encode_texts(["a quiet harbour"], f"sentence-transformers:{weights_file('minilm').parent}")
+    assert (named == encode_texts(["a quiet harbour"], "minilm")).all()
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokens = {"vocab_size": 100, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    CLIPModel(CLIPConfig(text_config=small | tokens, vision_config=small | {"image_size": 32, "patch_size": 8}, projection_dim=8)).save_pretrained(tmp_path)
+    vocabulary = ["<|startoftext|>", "<|endoftext|>", *(letter + end for letter in "abcdefghijklmnopqrstuvwxyz" for end in ("", "</w>")), "ab"]
+    (tmp_path / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(vocabulary)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
+    marks = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77} | marks))
+    resized = {"image_processor_type": "CLIPImageProcessor", "crop_size": {"height": 32, "width": 32}, "size": {"shortest_edge": 32}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(resized))
+    encoder = f"sentence-transformers:{tmp_path}"
+    assert encode_texts(["ab cd", "ef"], encoder).shape == (2, 8)
+    images = encode_images([Image.new("RGB", (40, 50), colour) for colour in ("red", "blue")], encoder)
+    assert images.shape == (2, 8) and (images[0] != images[1]).any()
+    with pytest.raises(DataError, match="no sentence-transformers model can be read from 'no/such/folder'"):
+        encode_texts(["a"], "sentence-transformers:no/such/folder")
+    with pytest.raises(DataError, match="'published' is for datasets with vectors of their own"):
+        encode_texts(["a"], "published")
+
+
+def test_an_interrupted_encoding_goes_on(planted, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from bivrec import features
+
+    minilm = replace(planted.settings.features, text_encoder="minilm")
+    monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
+    monkeypatch.setitem(features.BLOCK, "text", 2)
+    asked, texts = [], [["one", "three", "four", "sixteen", "seven"]]
+
+    def encode(part, encoder):
+        asked.append(list(part))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return np.array([[len(text), 1] for text in part], dtype="float32")
+
+    monkeypatch.setattr(features, "encode_texts", encode)
+    with pytest.raises(KeyboardInterrupt):
+        text_features(texts, minilm)
+    (first,) = text_features(texts, minilm)
+    assert asked == [["one", "four"], ["seven", "three"], ["seven", "three"], ["sixteen"]] and first.values[:, 0].tolist() == [3, 5, 4, 7, 5]
+    text_features(texts, minilm)
+    assert len(asked) == 4  # all is kept
+    text_features([["other", *texts[0][1:]]], minilm)
+    assert asked[4:] == [["four", "other"]]  # of what is new, its block alone
+    assert not list((tmp_path / "build" / "cache").glob("*.part"))
+    monkeypatch.setattr(features, "encode_texts", lambda part, encoder: np.full((len(part), 2), np.nan, "float32"))
+    with pytest.raises(DataError, match="minilm gave numbers that are not finite for some text of 0 to 2"):
+        text_features([["new", "texts"]], minilm)
+
+
+def test_features_that_cannot_be_kept_are_refused(tmp_path):
+    for value, told in ((70_000.0, "reach 70000, beyond half precision"), (float("nan"), "are not finite")):
+        with pytest.raises(DataError, match=told):
+            save_features(tmp_path / "stage", "image", ItemFeatures(np.full((2, 2), value, "float32"), np.ones(2, bool), "x"))
+    assert not list((tmp_path / "stage").glob("*"))
+    with pytest.raises(DataError, match="all features are alike"):
+        reduce_features(ItemFeatures(np.ones((3, 2), "float32"), np.ones(3, bool), "x"), 2)
