@@ -33,13 +33,13 @@ def set_theme() -> None:
 
 
 def colour_of(model: str) -> str:
-    """A model's own colour; models without one are grey."""
-    return COLOURS.get(model, "#4d4d4d")
+    """A model's own colour, also of a form of it ("bivrec, lent"); models without one are grey."""
+    return COLOURS.get(model.split(",")[0], "#4d4d4d")
 
 
 def label_of(model: str, view: str) -> str:
     """How a model's view is called in figures and tables."""
-    return f"{model} ({VIEW_NAMES[view]})" if model in ("bivrec", "sasrec-sum") else model
+    return f"{model} ({VIEW_NAMES[view]})" if model.split(",")[0] in ("bivrec", "sasrec-sum") else model
 
 
 def style_of(model: str, view: str) -> dict[str, Any]:

@@ -325,11 +325,13 @@ def lend_vectors(trained: Trained, new: Bool[ndarray, "catalogue"]) -> Trained:
 
 def _new_items_work(job: tuple[Domain, str, int]) -> pd.DataFrame:
     domain, name, seed = job
-    models = [train_before(domain, name, seed, new := new_items(domain))]
-    if name == "bivrec":
-        models.append(lend_vectors(models[0], new))
+    trained = train_before(domain, name, seed, new := new_items(domain))
     cases = without_new_items(domain.parts(seed), new).test
-    return pd.concat([rank_cases(trained.model, cases).assign(model=trained.name) for trained in models]).assign(seed=seed, split="test")
+    tables = [rank_cases(trained.model, cases).assign(model=name)]
+    if name == "bivrec":
+        lent = rank_cases((lender := lend_vectors(trained, new)).model, cases).assign(model=lender.name)
+        tables.append(lent[lent["view"] != "multimodal"])  # which reads no ID vector
+    return pd.concat(tables).assign(seed=seed, split="test")
 
 
 def rank_new_items(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
