@@ -51,7 +51,8 @@ def draw_noise(curves: pd.DataFrame, metric: str) -> Figure:
 def draw_grid(table: pd.DataFrame, name: str, settings: Settings, metric: str) -> Figure:
     """A grid of one or two settings as heat maps of the metric, a panel a view, the study's own setting framed."""
     across, *down = settings.grids[name]
-    default = {key: str(getattr(getattr(settings, key.split(".")[0]), key.split(".")[1])) for key in (across, *down)}
+    own = {key: getattr(getattr(settings, key.split(".")[0]), key.split(".")[1]) for key in (across, *down)}
+    default = {key: str(list(value) if isinstance(value, tuple) else value) for key, value in own.items()}
     rows = down[0] if down else "metric"
     figure, panels = start_panels([view for view in VIEW_NAMES if view in set(table["view"])], 3.0, 0.45 * table.assign(metric="")[rows].nunique() + 1.5)
     for view, axis in panels.items():
