@@ -72,7 +72,7 @@ def gather_claims(whole_study: bool, profile: str = "default") -> pd.DataFrame:
     """The tests of the claims that the studies made themselves (04 to 07)."""
     if not whole_study:
         return pd.DataFrame()
-    labels = [(stage, label) for stage, label in stage_labels(profile) if stage != "03_training"]
+    labels = [(stage, label) for stage, label in stage_labels(profile) if stage not in ("03_training", "10_protocols")]
     return pd.concat([kept(stage, label, "claims.csv", profile) for stage, label in labels] or [pd.DataFrame()], ignore_index=True)
 
 
