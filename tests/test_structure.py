@@ -165,7 +165,7 @@ def test_the_readme_shows_the_results(root, tmp_path, monkeypatch):
 
     from bivrec.report import write_readme
 
-    for folder in ("results/08_report", "results/full/08_report"):
+    for folder in ("results/08_report", "results/full/08_report", "results/wide/08_report"):
         shutil.copytree(root / folder, tmp_path / folder)
     shutil.copy(root / "README.md", tmp_path)
     monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
