@@ -78,7 +78,7 @@ def test_a_stage_lists_the_files_that_its_notebook_reads(root, profile, notebook
     if stage is None:
         own = {
             "full": {"03_training", "08_report", "09_tuning"},
-            "wide": {"04_ablations", "08_report", "10_protocols"},
+            "wide": {"04_ablations", "05_noise", "07_cross_dataset", "08_report", "10_protocols"},
             "comirec": {*STAGES[:3], "08_report"},
         }
         assert notebook not in own.get(profile, {*STAGES} - {"09_tuning", "10_protocols"})
@@ -101,7 +101,7 @@ def test_profiles_study_what_their_stages_run(root):
     assert all(stages[name]["matrix"]["dataset"] == list(smoke.datasets) for name in ("training", "studies"))
     assert [f"source={pair.source} target={pair.target}" in stages["cross_dataset"]["cmd"] for pair in smoke.transfers.values()] == [True]
     assert smoke.stages == default.stages and full.datasets == default.datasets
-    assert full.stages == ("03_training",) and list(wide.stages) == stages_of(root, "wide")["studies"]["matrix"]["notebook"]
+    assert full.stages == ("03_training",) and set(wide.stages) == {*stages_of(root, "wide")["studies"]["matrix"]["notebook"], "07_cross_dataset"}
     everything = load_settings()
     assert set(wide.ablations) == set(everything.ablations) and set(wide.grids) == set(everything.grids)
 
