@@ -108,13 +108,15 @@ class AuthorsWay(BivRec):
     def loss(self, batch):
         tables, multimodal = self.tables(), self.items["multimodal"]
         vectors = {"id": tables["id"][batch.items], "multimodal": multimodal.project(multimodal.values[batch.items])}
+        at, targets = torch.arange(len(batch.probe)), batch.targets[batch.supervised]
         read = {view: encoder(vectors[view], batch.mask, self.causal) for view, encoder in self.views.items()}
-        targets, rows = batch.targets[batch.supervised], {view: interests[batch.supervised] for view, (interests, _) in read.items()}
+        read = {view: (interests[at, batch.probe][:, None], allocation) for view, (interests, allocation) in read.items()}
+        rows = {view: interests[:, 0] for view, (interests, _) in read.items()}
         total = 0
         for view, interests in rows.items():
             nearest = choose_interest(interests, tables[view], targets)[:, 0]
             total = total + nn.functional.cross_entropy(nearest @ tables[view].T, targets)
-        return total + self._between(batch, tables, read, rows, targets)
+        return total + self._between(batch, tables, read, batch.mask, rows, targets)
 
 
 def drawn_in_python(rows, settings, max_length, multiple):

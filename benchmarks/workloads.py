@@ -37,7 +37,7 @@ class Workload:
     def item_features(self) -> list[np.ndarray]:
         """Text and image of every item, at random."""
         generator = np.random.default_rng(0)
-        return [generator.standard_normal((self.num_items, width)).astype("float32") for width in self.features]
+        return [generator.standard_normal((self.num_items, width), dtype="float32") for width in self.features]
 
 
 def generated(name: str) -> Workload:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -41,10 +41,11 @@ def gaussian_weights(
 
 class _GaussianMixture(torch.autograd.Function):
     """The values mixed by the rbf kernel's weights, and the exact gradient, a scale and a head at a time: queries, keys and
-    values are read where the projection left them, and what is quadratic in the patches is passed over a few times only."""
+    values are read where the projection left them, and what is quadratic in the patches is passed over a few times only.
+    `seen`, where not all patches are: weights are not normalised, so nothing is taken from a patch whose value is nought."""
 
     @staticmethod
-    def forward(ctx, mixed, bias, num_heads):
+    def forward(ctx, mixed, bias, num_heads, seen=None):
         scales, batch, positions, width = mixed.shape
         dim, taken = width // 3 // num_heads, mixed.new_empty(scales, batch, positions, width // 3)
         weights, factor = mixed.new_empty(scales, num_heads, batch, positions, positions), dim**-0.5
@@ -52,14 +53,14 @@ class _GaussianMixture(torch.autograd.Function):
             query, key, value = mixed[scale].split(dim, -1)[head::num_heads]
             part = torch.add(bias[scale, :, head], key.square().sum(-1)[:, None], alpha=-factor / 2, out=weights[scale, head])
             torch.baddbmm(part, query, key.mT, alpha=factor, out=part).sub_(query.square().sum(-1)[..., None], alpha=factor / 2).exp_()
-            taken[scale, :, :, head * dim : (head + 1) * dim] = part @ value
-        ctx.save_for_backward(mixed, weights)
+            taken[scale, :, :, head * dim : (head + 1) * dim] = part @ (value if seen is None else value * seen)
+        ctx.save_for_backward(mixed, weights, seen)
         ctx.shared = bias.shape[1] == 1
         return taken
 
     @staticmethod
     def backward(ctx, upstream):
-        mixed, weights = ctx.saved_tensors
+        mixed, weights, seen = ctx.saved_tensors
         scales, num_heads, batch, positions, _ = weights.shape
         dim, grad = mixed.shape[-1] // 3 // num_heads, torch.empty_like(mixed)
         bias_grad = mixed.new_empty(scales, 1 if ctx.shared else batch, num_heads, positions, positions)
@@ -68,11 +69,13 @@ class _GaussianMixture(torch.autograd.Function):
             query_grad, key_grad, value_grad = grad[scale].split(dim, -1)[head::num_heads]
             part, above = weights[scale, head], upstream[scale, :, :, head * dim : (head + 1) * dim]
             value_grad.copy_(part.mT @ above)
+            if seen is not None:
+                value, value_grad = value * seen, value_grad.mul_(seen)
             logits = (above @ value.mT).mul_(part)
             bias_grad[scale, :, head] = logits.sum(0, keepdim=True) if ctx.shared else logits
             query_grad.copy_(logits @ key).addcmul_(query, logits.sum(2)[..., None], value=-1).mul_(dim**-0.5)
             key_grad.copy_(logits.mT @ query).addcmul_(key, logits.sum(1)[..., None], value=-1).mul_(dim**-0.5)
-        return grad, bias_grad, None
+        return grad, bias_grad, None, None
 
 
 class GaussianAttention(nn.Module):
@@ -104,9 +107,26 @@ class GaussianAttention(nn.Module):
         allowed = own if causal else (own | own.mT) & (mask[:, None, :] | itself)
         forbidden = torch.zeros(allowed.shape, device=x.device).masked_fill_(~allowed, float("-inf"))[:, :, None]
         bias = forbidden if self.bias is None and self.width is None else forbidden + self.place_bias(num_positions, scales)[:, None]
+        return self.out(self._mix(mixed, bias))
+
+    def among(self, x: Float[Tensor, "batch patch dim"], mask: Bool[Tensor, "batch patch"], sizes: list[int]) -> Float[Tensor, "batch patch dim"]:
+        """The same, not causal, among one prefix's own patches, `sizes` of them a scale, scale after scale, newest first."""
+        taken = []
+        for mixed, seen in zip(self.project(x)[None].split(sizes, 2), mask.split(sizes, 1)):
+            count = mixed.shape[2]
+            bias = mixed.new_zeros(1, 1, 1, 1, 1) if self.bias is None and self.width is None else self.place_bias(count, (1,))[:, None]
+            if self.kernel == "rbf":
+                taken.append(self._mix(mixed, bias.expand(-1, -1, -1, count, count), seen[..., None].to(mixed.dtype)))
+            else:
+                hidden = ~(seen[:, None, :] | torch.eye(count, dtype=torch.bool, device=x.device))[:, None]
+                taken.append(self._mix(mixed, bias.masked_fill(hidden, float("-inf"))))
+        return self.out(torch.cat(taken, 2)[0])
+
+    def _mix(self, mixed: Float[Tensor, "scale batch position mixed"], bias: Tensor, seen: Tensor | None = None) -> Float[Tensor, "scale batch position dim"]:
+        """The values, mixed by the kernel's weights."""
         if self.kernel == "rbf":
-            return self.out(_GaussianMixture.apply(mixed, bias.expand(-1, -1, self.num_heads, -1, -1), self.num_heads))
-        return self.out(self._split(mixed, lambda query, key, value: gaussian_weights(query, key, bias, self.kernel) @ value))
+            return _GaussianMixture.apply(mixed, bias.expand(-1, -1, self.num_heads, -1, -1), self.num_heads, seen)
+        return self._split(mixed, lambda query, key, value: gaussian_weights(query, key, bias, self.kernel) @ value)
 
     def _split(self, mixed: Float[Tensor, "scale batch position mixed"], attend: Callable) -> Float[Tensor, "scale batch position dim"]:
         """Attention with queries, keys and values by head: [scale batch head position dim]."""
@@ -124,8 +144,8 @@ class Block(nn.Module):
         self.feed = nn.Sequential(nn.Linear(dim, inner_dim), nn.ReLU(), nn.Linear(inner_dim, dim))
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Float[Tensor, "*group position dim"], *context: Any) -> Float[Tensor, "*group position dim"]:
-        x = x + self.dropout(self.attention(self.norms[0](x), *context))
+    def forward(self, x: Float[Tensor, "*group position dim"], *context: Any, attend: Callable | None = None) -> Float[Tensor, "*group position dim"]:
+        x = x + self.dropout((attend or self.attention)(self.norms[0](x), *context))
         return x + self.dropout(self.feed(self.norms[1](x)))
 
 
@@ -140,12 +160,10 @@ def assign(logits: Float[Tensor, "*group interest"], num_nearest: int, temperatu
     return nearest - soft.detach() + soft
 
 
-def sum_prefixes(
-    x: Float[Tensor, "scale batch position channel"], scales: tuple[int, ...], ends: Int64[Tensor, "batch"] | None = None
-) -> Float[Tensor, "batch prefix channel"]:
-    """For every prefix, or for that one a row which ends at `ends`, the sum over its own patches of all scales."""
+def sum_prefixes(x: Float[Tensor, "scale batch position channel"], scales: tuple[int, ...]) -> Float[Tensor, "batch position channel"]:
+    """For every prefix, the sum over its own patches of all scales."""
     own = own_patches(x.shape[2], scales, x.device).to(x.dtype).transpose(0, 1).flatten(1)
-    return (own if ends is None else own[ends][:, None]) @ x.transpose(0, 1).flatten(1, 2)
+    return own @ x.transpose(0, 1).flatten(1, 2)
 
 
 def information(allocation: Float[Tensor, "scale batch position interest"], mask: Bool[Tensor, "batch position"]) -> Float[Tensor, ""]:
@@ -177,7 +195,7 @@ class ClusterAttention(nn.Module):
         start, end = self.settings.temperature, self.settings.final_temperature
         self.temperature = start if end is None else start + progress * (end - start)
 
-    def allocate(self, patches: Float[Tensor, "scale batch position dim"]) -> Float[Tensor, "scale batch position interest"]:
+    def allocate(self, patches: Float[Tensor, "*group patch dim"]) -> Float[Tensor, "*group patch interest"]:
         """Noise-free scores of each patch for each interest token: cosines times a learned sharpness, or scaled products
         (the public code), which start so near to each other that few patches ever choose."""
         key, query = self.key(patches), self.query(self.norms[1](self.tokens))
@@ -186,27 +204,38 @@ class ClusterAttention(nn.Module):
         return key @ normalize(query, dim=-1).T * (self.sharpness.exp() / torch.linalg.vector_norm(key, dim=-1, keepdim=True).clamp_min(1e-12))
 
     def forward(
-        self,
-        x: Float[Tensor, "scale batch position dim"],
-        mask: Bool[Tensor, "batch position"],
-        scales: tuple[int, ...],
-        ends: Int64[Tensor, "batch"] | None = None,
-    ) -> tuple[Float[Tensor, "batch prefix interest dim"], Float[Tensor, "scale batch position interest"]]:
-        """The interests after every position, or after one a row; and each patch's noise-free scores for the tokens."""
+        self, x: Float[Tensor, "scale batch position dim"], mask: Bool[Tensor, "batch position"], scales: tuple[int, ...]
+    ) -> tuple[Float[Tensor, "batch position interest dim"], Float[Tensor, "scale batch position interest"]]:
+        """The interests after every position; and each patch's noise-free scores for the tokens."""
+        allocation, shares, value = self._share(x, mask)
+        given = (shares[..., None] * value[..., None, :]).flatten(-2)
+        given, count = (sum_prefixes(part, scales) for part in (given, shares))
+        return self._gather(given.unflatten(-1, self.tokens.shape), count, x.sum(0)), allocation
+
+    def newest(
+        self, x: Float[Tensor, "batch patch dim"], mask: Bool[Tensor, "batch patch"], sizes: list[int]
+    ) -> tuple[Float[Tensor, "batch interest dim"], Float[Tensor, "batch patch interest"]]:
+        """The same after one prefix a row, from its own patches, `sizes` of them a scale, newest first."""
+        allocation, shares, value = self._share(x, mask)
+        first = list(itertools.accumulate(sizes[:-1], initial=0))
+        return self._gather(shares.mT @ value, shares.sum(1), x[:, first].sum(1)), allocation
+
+    def _share(self, x: Float[Tensor, "*group patch dim"], mask: Bool[Tensor, "*#group patch"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Each patch's noise-free scores for the tokens, the shares it gives to each, and what it gives."""
         settings, patches = self.settings, self.norms[0](x)
         allocation = self.allocate(patches)
         if settings.pooling == "cluster":
             shares = assign(allocation, settings.num_nearest, self.temperature, settings.assignment == "hard", self.training)
         else:
             shares = allocation.exp() if settings.pooling == "attention" else torch.ones_like(allocation)
-        shares = shares * mask[..., None]
-        given = (shares[..., None] * self.value(patches)[..., None, :]).flatten(-2)
-        given, count = (sum_prefixes(part, scales, ends) for part in (given, shares))
-        interests = self.tokens + self.dropout(self.out(given.unflatten(-1, self.tokens.shape) / (count[..., None] + 1)))
-        if settings.last_state:
-            newest = x.sum(0)
-            interests = interests + (newest if ends is None else newest[torch.arange(len(ends)), ends][:, None])[:, :, None]
-        return self.norms[2](interests), allocation
+        return allocation, shares * mask[..., None], self.value(patches)
+
+    def _gather(
+        self, given: Float[Tensor, "*prefix interest dim"], count: Float[Tensor, "*prefix interest"], newest: Float[Tensor, "*prefix dim"]
+    ) -> Float[Tensor, "*prefix interest dim"]:
+        """The interests from the sums over patches."""
+        interests = self.tokens + self.dropout(self.out(given / (count[..., None] + 1)))
+        return self.norms[2](interests + newest[..., None, :] if self.settings.last_state else interests)
 
 
 class ViewEncoder(nn.Module):
@@ -220,10 +249,21 @@ class ViewEncoder(nn.Module):
         self.clusters = ClusterAttention(settings)
 
     def forward(
-        self, items: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"], causal: bool = True, ends: Int64[Tensor, "batch"] | None = None
-    ) -> tuple[Float[Tensor, "batch prefix interest dim"], Float[Tensor, "scale batch position interest"]]:
-        """The K interests after every position, or after one a row; and each patch's noise-free scores for the tokens."""
+        self, items: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"], causal: bool = True
+    ) -> tuple[Float[Tensor, "batch position interest dim"], Float[Tensor, "scale batch position interest"]]:
+        """The K interests after every position; and each patch's noise-free scores for the tokens."""
         x = self.embedding(items, mask)
         for block in self.blocks:
             x = block(x, mask, self.embedding.scales, causal)
-        return self.clusters(x, mask, self.embedding.scales, ends)
+        return self.clusters(x, mask, self.embedding.scales)
+
+    def newest(
+        self, items: Float[Tensor, "batch age dim"], mask: Bool[Tensor, "batch age"]
+    ) -> tuple[Float[Tensor, "batch interest dim"], Float[Tensor, "batch patch interest"], Bool[Tensor, "batch patch"]]:
+        """The K interests after one prefix a row, whose items come newest first; its own patches' scores; which are real.
+        Not causal. Nothing else is computed: at scales 1, 2, 4 that is 7 patches of 12."""
+        sizes = [items.shape[1] // scale for scale in self.embedding.scales]
+        x, real = self.embedding.newest(items, mask)
+        for block in self.blocks:
+            x = block(x, real, sizes, attend=block.attention.among)
+        return *self.clusters.newest(x, real, sizes), real

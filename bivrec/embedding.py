@@ -1,9 +1,14 @@
 """Multi-scale interest embedding: items of a view, cut into patches at several scales, each summed and given its place."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bivrec.settings import Modality, Model
 
@@ -24,6 +29,26 @@ class Dropout(nn.Module):
             return nn.functional.dropout(x, self.dropped / 256)
         drawn = torch.frombuffer(bytearray(self.generator.bytes(x.numel())), dtype=torch.uint8)
         return x * (drawn >= self.dropped).view(x.shape).to(x.dtype).mul_(256 / (256 - self.dropped))
+
+
+def recompute(module: nn.Module, call: Callable, *inputs: Tensor) -> Any:
+    """What a call of the module's gives, with nothing of it kept for the backward pass, which computes it again with the same
+    dropout: slower by a third, for memory of the inputs alone."""
+    generators = [part.generator.bit_generator for part in module.modules() if isinstance(part, Dropout)]
+    drawn = [generator.state for generator in generators]
+
+    @contextmanager
+    def again() -> Iterator[None]:
+        now = [generator.state for generator in generators]
+        for generator, state in zip(generators, drawn):
+            generator.state = state
+        try:
+            yield
+        finally:
+            for generator, state in zip(generators, now):
+                generator.state = state
+
+    return checkpoint(call, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), again()))
 
 
 class ItemTable(nn.Module):
@@ -75,6 +100,17 @@ def cut_patches(items: Float[Tensor, "batch position dim"], scales: tuple[int, .
     return (inside.flatten(0, 1) @ items).unflatten(1, (len(scales), -1)).transpose(0, 1)
 
 
+def cut_newest_patches(
+    items: Float[Tensor, "batch age dim"], mask: Bool[Tensor, "batch age"], scales: tuple[int, ...], mean: bool = False
+) -> list[Float[Tensor, "batch patch dim"]]:
+    """The patches of one prefix a row, a tensor a scale: only those that it is cut into, so its length over the scale of
+    them. Items and patches come newest first; scales divide the number of ages."""
+    cut = [(items * mask[..., None]).unflatten(1, (-1, scale)).sum(2) for scale in scales]
+    if mean:
+        cut = [part / mask.unflatten(1, (-1, scale)).sum(2, keepdim=True).clamp_min(1) for part, scale in zip(cut, scales)]
+    return cut
+
+
 class MultiScaleEmbedding(nn.Module):
     """$x^s_t = \\mathrm{LN}(\\sum_{i \\in \\text{patch}} e_i) + P_t + S_s$ for each scale s: "additive concatenation" with learned
     embeddings of position and scale. The normalisation is ours: the length of a sum grows with its scale."""
@@ -91,3 +127,13 @@ class MultiScaleEmbedding(nn.Module):
         items = items * mask[..., None]
         patches = cut_patches(items, self.scales, self.mean)
         return self.dropout(self.norm(patches) + self.position[: items.shape[1]] + self.scale[:, None, None])
+
+    def newest(
+        self, items: Float[Tensor, "batch age dim"], mask: Bool[Tensor, "batch age"]
+    ) -> tuple[Float[Tensor, "batch patch dim"], Bool[Tensor, "batch patch"]]:
+        """The same of one prefix a row, whose items come newest first: its own patches, scale after scale, and which are real."""
+        age = torch.cat([torch.arange(0, items.shape[1], scale, device=items.device) for scale in self.scales])
+        which = torch.cat([torch.full((items.shape[1] // scale,), n, device=items.device) for n, scale in enumerate(self.scales)])
+        place = (mask.sum(1, keepdim=True) - 1 - age).clamp_min(0)
+        patches = torch.cat(cut_newest_patches(items, mask, self.scales, self.mean), 1)
+        return self.dropout(self.norm(patches) + nn.functional.embedding(place, self.position) + self.scale[which]), mask[:, age]

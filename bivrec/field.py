@@ -72,8 +72,11 @@ def train_model(domain: Domain, name: str, seed: int, parts: Parts | None = None
     if not isinstance(model, torch.nn.Module):
         return Trained(name, seed, model)
     settings = vary(domain.settings, domain.variant(name), name)
+    metric, folder = settings.studies.primary_metric, kept_folder("partial")
     torch.manual_seed(seed_of(seed, name, "noise"))
-    return Trained(name, seed, model, fit(model, parts or domain.parts(seed), settings.training, seed_of(seed, "batches"), settings.studies.primary_metric))
+    usual = folder and parts is None and features is None
+    kept = folder / f"{hashlib.sha256((describe_run(domain, name, seed) + metric).encode()).hexdigest()}.safetensors" if usual else None
+    return Trained(name, seed, model, fit(model, parts or domain.parts(seed), settings.training, seed_of(seed, "batches"), metric, kept=kept))
 
 
 def describe_run(domain: Domain, name: str, seed: int) -> str:

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from bivrec.cross_view import CrossViewLearning
 from bivrec.decomposition import ViewEncoder, information
-from bivrec.embedding import ItemTable
+from bivrec.embedding import ItemTable, recompute
 from bivrec.recommendation import catalogue_type, choose_interest, combine, draw_items, interest_softmax, recommendations, score_catalogue
 from bivrec.settings import Settings
 
 Tables = dict[str, Float[Tensor, "catalogue dim"]]
 Interests = dict[str, Float[Tensor, "batch position interest dim"]]
 Scores = dict[str, Float[Tensor, "batch catalogue"]]
+HELD_CELLS = 1 << 19  # one_target: numbers in a batch's items of one view above which rows go in parts, of which nothing is kept
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,25 @@ class BivRec(SequentialModel):
     def tables(self) -> Tables:
         return {view: table() for view, table in self.items.items()}
 
-    def read(
-        self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], tables: dict, ends: Int64[Tensor, "batch"] | None = None
-    ) -> dict:
-        """Interests (after every position, or after one a row) and allocation scores, by view."""
-        return {view: encoder(tables[view][items], mask, self.causal, ends) for view, encoder in self.views.items()}
+    def read(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], tables: dict) -> dict:
+        """Interests after every position [batch position interest dim] and allocation scores, by view."""
+        return {view: encoder(tables[view][items], mask, self.causal) for view, encoder in self.views.items()}
+
+    def read_newest(self, items: Int64[Tensor, "batch position"], ends: Int64[Tensor, "batch"], tables: dict) -> tuple[dict, Bool[Tensor, "batch patch"]]:
+        """Interests after the prefix that ends at `ends` [batch 1 interest dim] and the allocation scores of its own
+        patches, by view; and which of these are real."""
+        place = ends[:, None] - torch.arange(items.shape[1], device=items.device)
+        mask, items, read = place >= 0, items.gather(1, place.clamp_min(0)), {}
+        for view, encoder in self.views.items():
+            vectors = tables[view][items]
+            if vectors.requires_grad and vectors.numel() > HELD_CELLS:
+                rows = max(1, HELD_CELLS // vectors[0].numel())
+                parts = [recompute(encoder, encoder.newest, *part) for part in zip(vectors.split(rows), mask.split(rows))]
+                interests, allocation, real = map(torch.cat, zip(*parts))
+            else:
+                interests, allocation, real = encoder.newest(vectors, mask)
+            read[view] = interests[:, None], allocation[None]
+        return read, real
 
     def interests(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]) -> Interests:
         return {view: interests for view, (interests, _) in self.read(items, mask, self.tables()).items()}
@@ -120,9 +135,12 @@ class BivRec(SequentialModel):
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Each view's recommendation loss at the supervised positions, and the losses between the views."""
         tables, settings = self.tables(), self.settings
-        ends = None if self.causal else batch.probe  # one target a row: no other prefix is asked for
-        read = self.read(batch.items, batch.mask, tables, ends)
-        rows = {view: interests[batch.supervised] if ends is None else interests[:, 0] for view, (interests, _) in read.items()}
+        if self.causal:
+            read, real = self.read(batch.items, batch.mask, tables), batch.mask
+            rows = {view: interests[batch.supervised] for view, (interests, _) in read.items()}
+        else:  # one target a row: no other prefix is asked for
+            read, real = self.read_newest(batch.items, batch.probe, tables)
+            rows = {view: interests[:, 0] for view, (interests, _) in read.items()}
         weights = {"id": settings.cross_view.id_weight, "multimodal": settings.cross_view.multimodal_weight}
         targets, total = batch.targets[batch.supervised], 0
         drawn = draw_items(len(next(iter(tables.values()))), settings.training.num_negatives, targets.device)
@@ -132,10 +150,10 @@ class BivRec(SequentialModel):
                 loss = interest_softmax(chosen, tables[view], targets, settings.model.readout == "max", self.kind, drawn)
                 total = total + weights[view] * loss
             if settings.model.information_weight and settings.model.pooling == "cluster":
-                total = total - settings.model.information_weight * information(allocation, batch.mask)
-        return total if self.cross_view is None else total + self._between(batch, tables, read, rows, targets)
+                total = total - settings.model.information_weight * information(allocation, real)
+        return total if self.cross_view is None else total + self._between(batch, tables, read, real, rows, targets)
 
-    def _between(self, batch: Batch, tables: dict, read: dict, rows: dict, targets: Int64[Tensor, "row"]) -> Float[Tensor, ""]:
+    def _between(self, batch: Batch, tables: dict, read: dict, real: Tensor, rows: dict, targets: Int64[Tensor, "row"]) -> Float[Tensor, ""]:
         """The losses between the views; a view that is not to learn from them is held fixed."""
         settings, few, views = self.settings.cross_view, slice(None), ("id", "multimodal")
         items = torch.unique(targets) if settings.item_weight else targets[:1]
@@ -151,4 +169,4 @@ class BivRec(SequentialModel):
         probed = [held(view, read[view][0][at]) for view in views]
         allocations = [held(view, read[view][1]) for view in views]
         recommended = [recommendations(rows[view][few], tables[view]) for view in views] if settings.mutual_weight else []
-        return self.cross_view(probed, allocations, batch.mask, [held(view, tables[view][items]) for view in views], recommended)
+        return self.cross_view(probed, allocations, real, [held(view, tables[view][items]) for view in views], recommended)

@@ -156,6 +156,7 @@ def run_notebook(name: str, parameters: Mapping[str, Any]) -> None:
         folders = {f"BIVREC_{place.upper()}": f"{temporary}/{place}" for place in ("results", "top", "build", "log")}
         for folder in folders.values():
             Path(folder).mkdir()
+        folders["BIVREC_PARTIAL"] = str(partial := profile_folder("build/partial", profile) / name / label)
         output = temporary / f"{name}.ipynb"
         try:
             run_kernel(root / "build" / "notebooks" / f"{name}.ipynb", output, parameters, folders)
@@ -171,6 +172,7 @@ def run_notebook(name: str, parameters: Mapping[str, Any]) -> None:
             os.replace(path, results / path.name)
         for place, target in (("log", "build/log"), ("build", "build"), ("results", "results")):
             put_in_place(temporary / place, profile_folder(target, profile) / name / label)
+    shutil.rmtree(partial, ignore_errors=True)
     record_stage(profile, f"{name}/{label}", time.perf_counter() - started)
 
 

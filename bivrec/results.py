@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 
 from bivrec.settings import SettingsError, profile_folder, project_root
 
-Place = Literal["results", "top", "build", "log"]
+Place = Literal["results", "top", "build", "log", "partial"]
 
 
 def kept_folder(place: Place) -> Path | None:
     """Where the running stage keeps things: results (its own folder there, committed), top (its profile's results/ itself),
-    build (read by later stages), log (differs from run to run, so that nothing may depend on it). None outside the
-    pipeline: a notebook run by hand writes nothing."""
+    build (read by later stages), log (differs from run to run, so that nothing may depend on it), partial (trainings under
+    way, gone when the stage is done). None outside the pipeline: a notebook run by hand writes nothing."""
     folder = os.environ.get(f"BIVREC_{place.upper()}")
     return Path(folder) if folder else None
 

@@ -1,17 +1,24 @@
 """Training: packed sequences, one budget for every model, the validation users choose the weights."""
 
+import json
 import os
 import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Int64
 from numpy import ndarray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
+from bivrec.embedding import Dropout
 from bivrec.evaluation import mean_metrics, rank_cases
 from bivrec.model import Batch, SequentialModel
 from bivrec.sequences import Parts
@@ -82,11 +89,32 @@ class Fit:
     seconds: float
 
 
-def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, metric: str, num_steps: int | None = None) -> Fit:
+def _save_run(path: Path, told: dict[str, Any], **tensors: Sequence[Tensor]) -> None:
+    """A training under way, put in place whole."""
+    flat = {f"{name}.{number}": tensor.contiguous().cpu() for name, group in tensors.items() for number, tensor in enumerate(group)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(flat, path.with_suffix(".part"), {"told": json.dumps(told)})
+    os.replace(path.with_suffix(".part"), path)
+
+
+def _load_run(path: Path) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
+    """What `_save_run` wrote; nothing where there is no such file, or a damaged one: the training begins anew."""
+    try:
+        with safe_open(path, "pt") as file:
+            told, tensors = json.loads(file.metadata()["told"]), {}
+            for key in sorted(file.keys(), key=lambda key: int(key.split(".")[1])):
+                tensors.setdefault(key.split(".")[0], []).append(file.get_tensor(key))
+        return told, tensors
+    except (FileNotFoundError, SafetensorError):
+        return {}, {}
+
+
+def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, metric: str, num_steps: int | None = None, kept: Path | None = None) -> Fit:
     """Trains on the training users; keeps the averaged weights whose validation metric is best.
 
     The metric is the mean over the model's views, so that no view is left behind; AdamW, a linear warm-up, then a linear
-    decay to a tenth.
+    decay to a tenth. All that changes is written to the file `kept` at every look at the validation users (weights,
+    moments, averages, random generators), and a training that finds it goes on from there, to the same last bit.
     """
     num_steps, started = num_steps or round(settings.num_steps * settings.step_factor), time.perf_counter()
     model.train()
@@ -95,22 +123,38 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
     averages = [value.clone() for value in values]
     optimiser = torch.optim.AdamW(parameters, settings.learning_rate, (0.9, 0.98), weight_decay=settings.weight_decay, fused=True)
     warm = max(1, min(settings.warmup_steps, num_steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min((step + 1) / warm, 1 - 0.9 * step / num_steps))
     batches = draw_batches(parts.train, settings, model.max_length, model.multiple, seed)
-    best, best_step, kept, rows, losses, num_targets = -1.0, 0, None, [], [], 0
-    for step in range(1, num_steps + 1):
+    noise = [part.generator.bit_generator for part in model.modules() if isinstance(part, Dropout)]
+    told, tensors = _load_run(kept) if kept else ({}, {})
+    told = told or {"step": 0, "best": -1.0, "best_step": 0, "num_targets": 0, "seconds": 0.0, "curve": []}
+    best = tensors.get("best", [])
+    if 0 < told["step"] < num_steps:
+        torch._foreach_copy_(values, tensors["values"])
+        torch._foreach_copy_(averages, tensors["averages"])
+        moments = zip(tensors["counts"], tensors["first"], tensors["second"])
+        state = {number: {"step": count, "exp_avg": first, "exp_avg_sq": second} for number, (count, first, second) in enumerate(moments)}
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        torch.set_rng_state(tensors["random"][0])
+        if model.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random"][1])
+        for generator, state in zip(noise, told["noise"]):
+            generator.state = {**state, "state": {"state": np.array(state["state"]["state"], dtype="uint64")}}
+        for _ in range(told["step"]):
+            next(batches)
+    losses, before = [], told["seconds"]
+    for step in range(told["step"] + 1, num_steps + 1):
         batch = next(batches).to(model.device)
         model.anneal(step / num_steps)
         loss = model.loss(batch)
+        optimiser.param_groups[0]["lr"] = settings.learning_rate * min(step / warm, 1 - 0.9 * (step - 1) / num_steps)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
         optimiser.step()
-        schedule.step()
         decay = min(settings.average_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(averages, values, 1 - decay)
         losses.append(loss.detach())
-        num_targets += int(batch.supervised.sum())
+        told["num_targets"] += int(batch.supervised.sum())
         if step % settings.evaluate_every == 0 or step == num_steps:
             mean_loss = float(torch.stack(losses).mean())
             if not np.isfinite(mean_loss):
@@ -118,15 +162,25 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
             trained = [value.clone() for value in values]
             torch._foreach_copy_(values, averages)
             figures = mean_metrics(rank_cases(model, parts.validation))
-            rows.append(figures.assign(step=step, loss=mean_loss, targets=num_targets, seconds=time.perf_counter() - started))
+            told["step"], told["seconds"] = step, before + time.perf_counter() - started
+            told["curve"] += figures.assign(step=step, loss=mean_loss, targets=told["num_targets"], seconds=told["seconds"]).to_dict("records")
             judged = figures.loc[figures["metric"] == metric, "value"].mean()
-            if judged > best:
-                best, best_step, kept = judged, step, [average.clone() for average in averages]
+            if judged > told["best"]:
+                told["best"], told["best_step"], best = float(judged), step, [average.clone() for average in averages]
             torch._foreach_copy_(values, trained)
             losses = []
-    torch._foreach_copy_(values, kept)
+            if kept and step < num_steps:
+                told["noise"] = [{**generator.state, "state": {"state": generator.state["state"]["state"].tolist()}} for generator in noise]
+                moments = {
+                    name: [optimiser.state[p][key] for p in parameters] for name, key in (("counts", "step"), ("first", "exp_avg"), ("second", "exp_avg_sq"))
+                }
+                random = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if model.device.type == "cuda" else [])]
+                _save_run(kept, told, values=values, averages=averages, best=best, random=random, **moments)
+            elif kept:
+                _save_run(kept, told, best=best)
+    torch._foreach_copy_(values, best)
     model.eval()
-    return Fit(pd.concat(rows, ignore_index=True), best_step, num_targets, time.perf_counter() - started)
+    return Fit(pd.DataFrame(told["curve"]), told["best_step"], told["num_targets"], told["seconds"])
 
 
 def num_workers(settings: Machine) -> int:

@@ -37,6 +37,11 @@ def batch() -> Batch:
     return Batch(items, mask, targets, mask, torch.tensor([3, 0, 7]))
 
 
+def with_one_target(batch: Batch) -> Batch:
+    last = batch.mask.sum(1) - 1
+    return replace(batch, supervised=torch.arange(batch.items.shape[1]) == last[:, None], probe=last)
+
+
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 @pytest.mark.parametrize("mean", [False, True])
 def test_patches_by_loop(scale, mean):
@@ -104,7 +109,7 @@ def test_the_fused_gaussian_attention_is_autograds(causal):
     x, mask, scales = torch.randn(2, 3, 8, 8, requires_grad=True), torch.arange(8) < torch.tensor([[8], [5], [1]]), (1, 4)
     upstream, found = torch.randn(2, 3, 8, 8), []
 
-    def plain(mixed, bias, num_heads):
+    def plain(mixed, bias, num_heads, seen=None):
         query, key, value = mixed.unflatten(-1, (3, num_heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)
         return (gaussian_weights(query, key, bias, "rbf") @ value).transpose(2, 3).flatten(-2)
 
@@ -425,9 +430,7 @@ def test_every_part_learns(planted, batch):
 def test_one_batch_overfits(planted, batch, name, readout):
     model = model_of(planted, name, {"model.dropout": 0.0, "model.readout": readout}).train()
     optimiser = torch.optim.AdamW(model.parameters(), 0.01)
-    if not model.causal:  # one target a row
-        last = batch.mask.sum(1) - 1
-        batch = replace(batch, supervised=torch.arange(batch.items.shape[1]) == last[:, None], probe=last)
+    batch = batch if model.causal else with_one_target(batch)
     first = model.loss(batch).item()
     for _ in range(150):
         optimiser.zero_grad()
@@ -515,10 +518,46 @@ def test_drawn_items_are_distinct(num_negatives, count):
     assert (drawn is None) if count is None else len(drawn.unique()) == count
 
 
-def test_one_prefix_a_row_is_that_of_all_prefixes(planted, batch):
-    """What one_target reads is what reading every prefix gives there."""
-    model = model_of(planted, "bivrec", {"training.supervision": "one_target"})
-    ends, tables = batch.mask.sum(1) - 1, model.tables()
-    one, every = model.read(batch.items, batch.mask, tables, ends), model.read(batch.items, batch.mask, tables)
-    for view, (interests, _) in every.items():
-        assert one[view][0].shape[1] == 1 and torch.allclose(one[view][0][:, 0], interests[torch.arange(len(ends)), ends], atol=1e-5)
+@pytest.mark.parametrize("changes", [{}, {"model.patch": "mean"}, *({"model.kernel": kernel} for kernel in ("rbf_normalised", "distance", "softmax"))])
+def test_one_prefix_a_row_is_that_of_all_prefixes(planted, batch, changes):
+    """What one_target reads, and how it learns from it, is what reading every prefix gives there."""
+    model = model_of(planted, "bivrec", {"training.supervision": "one_target", **changes})
+    ends, rows = batch.mask.sum(1) - 1, torch.arange(len(batch.items))
+    found = []
+    for newest in (True, False):
+        model.zero_grad()
+        tables = model.tables()
+        if newest:
+            read, real = model.read_newest(batch.items, ends, tables)
+            interests = {view: read[view][0][:, 0] for view in read}
+            assert real.sum() == sum((ends // scale + 1).sum() for scale in model.settings.model.scales)
+        else:
+            interests = {view: every[rows, ends] for view, (every, _) in model.read(batch.items, batch.mask, tables).items()}
+        sum((part * torch.linspace(-1, 1, part.shape[-1])).sin().sum() for part in interests.values()).backward()
+        found.append((interests, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}))
+    assert all(torch.allclose(found[0][0][view], found[1][0][view], atol=1e-5) for view in found[0][0])
+    assert found[0][1].keys() == found[1][1].keys()
+    for name, gradient in found[0][1].items():
+        assert torch.allclose(gradient, found[1][1][name], atol=1e-4 * (1 + gradient.abs().max())), name
+
+
+def test_what_is_computed_anew_is_the_same(planted, batch, monkeypatch):
+    """Keeping nothing for the backward pass changes no gradient, dropout and Gumbel noise included; nor does it matter how
+    many rows go together."""
+    settings, found, batch = {"training.supervision": "one_target", "model.dropout": 0.4}, [], with_one_target(batch)
+    monkeypatch.setattr("bivrec.model.HELD_CELLS", 2 * batch.items.shape[1] * 32)
+    for kept in (False, True):
+        if kept:
+            monkeypatch.setattr("bivrec.model.recompute", lambda _, call, *inputs: call(*inputs))
+        torch.manual_seed(3)
+        model = model_of(planted, "bivrec", settings).train()
+        for _ in range(2):
+            model.zero_grad()
+            model.loss(batch).backward()
+        found.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert len(found[0]) == len(found[1]) and all(torch.equal(a, b) for a, b in zip(*found))
+    model, losses = model_of(planted, "bivrec", {**settings, "model.dropout": 0.0, "model.pooling": "mean", "cross_view.mutual_weight": 0.0}), []
+    for most in (1, 1 << 30):
+        monkeypatch.setattr("bivrec.model.HELD_CELLS", most)
+        losses.append(model.loss(batch).item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)

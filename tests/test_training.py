@@ -59,6 +59,48 @@ def test_training_repeats_bit_for_bit_and_beats_popularity(planted):
     assert compare(ranks, ("sasrec", "id"), ("popularity", "id"), "ndcg@20")["low"] > 0
 
 
+@pytest.mark.parametrize("name", ["bivrec", "gru4rec", "bivrec-one-target"])
+@pytest.mark.parametrize("killed_at", [7, 31, 45])
+def test_a_training_goes_on_where_it_was_killed(tmp_path, monkeypatch, name, killed_at):
+    """Killed at any step, begun again: the same weights and curve as undisturbed, to the last bit."""
+    domain = Domain("planted", {"training.num_steps": 40, "training.step_factor": 1.0, "training.evaluate_every": 15, "model.final_temperature": 0.5})
+    whole = train_model(domain, name, 0)
+    monkeypatch.setenv("BIVREC_PARTIAL", str(tmp_path))
+    family, count = type(whole.model), itertools.count(1)
+    loss = family.loss
+
+    def dying(self, batch):
+        if next(count) == killed_at:
+            raise KeyboardInterrupt
+        return loss(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(family, "loss", dying)
+        try:
+            train_model(domain, name, 0)
+        except KeyboardInterrupt:
+            assert killed_at <= whole.record.curve["step"].max()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"] * (killed_at > 15)
+    steps, total = itertools.count(), whole.record.curve["step"].max()
+    monkeypatch.setattr(family, "loss", lambda self, batch: (next(steps), loss(self, batch))[1])
+    resumed = train_model(domain, name, 0)
+    assert next(steps) == (0 if killed_at > total else total - (killed_at - 1) // 15 * 15)
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[key]), key
+    pd.testing.assert_frame_equal(whole.record.curve.drop(columns="seconds"), resumed.record.curve.drop(columns="seconds"), check_exact=True)
+    assert (whole.record.best_step, whole.record.num_targets) == (resumed.record.best_step, resumed.record.num_targets)
+
+
+def test_a_damaged_training_begins_anew(tmp_path, monkeypatch):
+    domain = Domain("planted", {"training.num_steps": 20})
+    monkeypatch.setenv("BIVREC_PARTIAL", str(tmp_path))
+    whole = train_model(domain, "pure-id", 0)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    again = train_model(domain, "pure-id", 0)
+    assert all(torch.equal(value, again.model.state_dict()[key]) for key, value in whole.model.state_dict().items())
+
+
 def test_the_validation_users_choose(planted):
     """The weights kept are those of the best step: their validation figure is the curve's maximum."""
     trained = train_model(planted, "pure-id", 0)
