@@ -363,8 +363,8 @@ def read_vectors(dataset: Dataset, modality: Modality, ids: Sequence[str]) -> tu
     else:
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise DataError(f"{name} cannot be read as an array of numbers ({str(error)[:60]}); mend or remove it") from None
+        except Exception as error:  # numpy reads the header as Python, whose tokeniser has errors of many kinds
+            raise DataError(f"{name} cannot be read as an array of numbers ({' '.join(str(error).split())[:60]}); mend or remove it") from None
         if array.ndim != 2 or array.dtype.kind != "f" or not array.size:
             raise DataError(f"{name} is an array {array.shape} of {array.dtype}, not rows of decimal numbers; mend or remove it")
         rows = _rows_of(path, dataset, len(array), ids)
