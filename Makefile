@@ -80,8 +80,8 @@ hashed:  ## as setup, each package held against its sha256 in requirements.hashe
 audit: setup  ## known weaknesses of the locked packages, asked of the package index; says so where it cannot be reached
 	@python tests/trust/audit.py
 
-trust: setup  ## the long part of the tests of trust: kills, a full disk, leaks, fuzzing; hours; writes tests/trust/report.json
-	@python tests/trust/run.py
+trust: setup  ## the long part of the tests of trust: kills, a full disk, leaks, fuzzing; four hours; PARTS="fuzz chain": these alone
+	@python tests/trust/run.py $(PARTS)
 
 .PHONY: hashed audit trust sound store
 
