@@ -71,3 +71,28 @@ lint: setup  ## style and names
 
 clean:  ## removes what make built, not the data nor the results
 	@rm -rf .venv build .pytest_cache .ruff_cache
+
+hashed:  ## as setup, each package held against its sha256 in requirements.hashes
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements.hashes
+	@$(MAKE) --no-print-directory setup
+
+audit: setup  ## known weaknesses of the locked packages, asked of the package index; says so where it cannot be reached
+	@python tests/trust/audit.py
+
+trust: setup  ## the long part of the tests of trust: kills, a full disk, leaks, fuzzing; four hours; PARTS="fuzz chain": these alone
+	@python tests/trust/run.py $(PARTS)
+
+.PHONY: hashed audit trust sound store
+
+sound: .venv/ready
+	@$(BIN)/python -c '' 2>/dev/null || { echo 'ERROR: .venv is broken: its Python does not start; `make clean setup` builds it anew' >&2; exit 1; }
+
+store: sound
+	@python -m bivrec store
+
+setup: sound
+
+restore: store
+
+data: $(if $(wildcard data),,store)

@@ -4,9 +4,11 @@ import sys
 
 try:
     from bivrec.pipeline import main
-except ModuleNotFoundError as missing:
+except ImportError as missing:
     if (missing.name or "").startswith("bivrec"):
         raise
-    sys.exit(f"ERROR: the package {missing.name} is not installed for {sys.executable}; run `make setup`, then `. .venv/bin/activate` or the make targets")
+    what = "is not installed" if isinstance(missing, ModuleNotFoundError) else "is damaged"
+    mend = "run `make setup` (`make clean setup` where .venv is damaged), then `. .venv/bin/activate` or the make targets"
+    sys.exit(f"ERROR: the package {missing.name} {what} for {sys.executable}; {mend}")
 
 sys.exit(main())

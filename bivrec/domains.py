@@ -26,7 +26,7 @@ from bivrec.features import (
 from bivrec.fetch import checksums
 from bivrec.planted import make_planted
 from bivrec.results import keep, kept_folder
-from bivrec.sequences import Parts, Raw, Sequences, build_sequences, check_counts, load_sequences, save_sequences, split_sequences
+from bivrec.sequences import DataError, Parts, Raw, Sequences, build_sequences, check_counts, load_sequences, save_sequences, split_sequences
 from bivrec.settings import Dataset, Settings, SettingsError, Variant, can_do_with, load_settings, pick, profile_folder, project_root, without_modalities
 from bivrec.sources import modalities_of, raw_folder, read_dataset
 
@@ -95,7 +95,12 @@ class Domain:
         return self.raw.kinds[np.searchsorted(self.raw.items["item"], self.sequences.catalogue["item"])]
 
     def parts(self, seed: int) -> Parts:
-        return split_sequences(self.sequences, self.settings.split, seed)
+        parts, split = split_sequences(self.sequences, self.settings.split, seed), self.settings.split
+        for part, users in (("trains", parts.train), ("validates", parts.validation), ("tests", parts.test)):
+            if not len(users):
+                told = f"{self.name}: of its {self.sequences.num_users} users nobody {part} in fold {seed % split.num_folds}"
+                raise DataError(f"{told} ({split.protocol}); lower split.num_folds, {split.num_folds}, or add users")
+        return parts
 
     def item_features(self, modality: str, seed: int) -> ItemFeatures:
         """One modality as encoded; text is read anew for each fold, since only training users' tags count. Seeds a multiple

@@ -42,7 +42,9 @@ def checksums(name: str, dataset: Dataset) -> dict[str, str]:
         raise DataError(f"{folder / missing[0]} is missing, which {name} needs; {way}")
     try:
         known = json.loads((folder / RECORD).read_text("utf-8")) if (folder / RECORD).is_file() else {}
-    except ValueError:
+        if not all(isinstance(entry["sha256"], str) and entry["stamp"] for entry in known.values()):
+            raise ValueError
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise DataError(f"{folder / RECORD} is damaged; remove it, and the files count as seen for the first time") from None
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RECORD and not path.name.startswith(".")):
@@ -50,7 +52,7 @@ def checksums(name: str, dataset: Dataset) -> dict[str, str]:
         seen = known.get(file, {})
         found[file] = {"sha256": seen["sha256"] if seen.get("stamp") == stamp else sha256(path), "stamp": stamp}
         if seen and seen["sha256"] != found[file]["sha256"] and dataset.source != "plain":
-            told = f"its sha256 was {seen['sha256'][:12]}... when first seen and is {found[path.name]['sha256'][:12]}..."
+            told = f"its sha256 was {seen['sha256'][:12]}... when first seen and is {found[file]['sha256'][:12]}..."
             raise DataError(f"{path} has changed: {told}; fetch it anew, or remove its entry in {RECORD} if you meant it")
     if found != known and not embedded:
         try:
@@ -62,24 +64,30 @@ def checksums(name: str, dataset: Dataset) -> dict[str, str]:
 
 def unpack(archive: Path, folder: Path, limit: int = MAX_UNPACKED) -> None:
     """A zip's files into the folder, without the folder that they stand in there. Refused whole before anything is written:
-    a path that leads outside, a link, more than `limit` bytes."""
+    a path that leads outside, a link, more than `limit` bytes. What is there already is left as it is."""
     try:
         with zipfile.ZipFile(archive) as file:
             members = [member for member in file.infolist() if not member.is_dir()]
             for member in members:
                 path = PurePosixPath(member.filename.replace("\\", "/"))
-                if path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or stat.S_ISLNK(member.external_attr >> 16):
+                if path.is_absolute() or not path.parts or ".." in path.parts or ":" in path.parts[0] or stat.S_ISLNK(member.external_attr >> 16):
                     raise DataError(f"{archive.name} holds {member.filename[:80]!r}, which leads outside its folder; nothing was unpacked")
             if sum(member.file_size for member in members) > limit:
                 raise DataError(f"{archive.name} would fill more than {limit:,} bytes; nothing was unpacked")
             for member in members:
                 target = folder.joinpath(*PurePosixPath(member.filename).parts[1:] or [member.filename])
+                if target.exists() or target.name == RECORD:
+                    continue
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with file.open(member) as source, open(part := target.with_name(f".{target.name}.part"), "wb") as sink:
                     shutil.copyfileobj(source, sink, 1 << 20)
                 os.replace(part, target)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError) as error:
-        raise DataError(f"{archive} cannot be unpacked ({error}); remove it and fetch it again") from None
+    except DataError:
+        raise
+    except Exception as error:  # what a damaged archive makes of zlib, lzma and struct has no common name
+        for part in folder.rglob(".*.part"):
+            part.unlink()
+        raise DataError(f"{archive} cannot be unpacked ({' '.join(str(error).split())[:160]}); remove it and fetch it again") from None
 
 
 def fetch(name: str, dataset: Dataset, accept: bool = False) -> str:

@@ -27,7 +27,7 @@ from bivrec.evaluation import paired_test, rank_cases, user_metrics
 from bivrec.model import BivRec, pad
 from bivrec.results import kept_folder
 from bivrec.sequences import Cases, DataError, Parts
-from bivrec.settings import Settings, grid_of, profile_folder, training_profile, vary
+from bivrec.settings import Settings, SettingsError, grid_of, profile_folder, training_profile, vary
 from bivrec.training import Fit, choose_device, draw_batches, fit, num_workers, seed_of
 
 RUN_COLUMNS = ["profile", "dataset", "protocol", "study", "condition", "model", "view", "seed", "split", "metric", "value"]
@@ -58,6 +58,10 @@ def build_model(domain: Domain, name: str, seed: int, features: Features | None 
     variant, sequences = domain.variant(name), domain.sequences
     settings = vary(domain.settings, variant, name)
     num_items = num_items or sequences.num_items
+    if settings.model.num_interests > num_items:
+        raise SettingsError(
+            f"params.yaml: model.num_interests (K) is {settings.model.num_interests}, more than the {num_items} items of {domain.name}; lower it"
+        )
     if variant.family == "popularity":
         return Popularity(domain.parts(seed).train, num_items)
     if variant.family == "itemknn":
@@ -106,10 +110,10 @@ def load_checkpoint(domain: Domain, name: str, seed: int, path: Path | None = No
             if (file.metadata() or {}).get("run") != describe_run(domain, name, seed):
                 return None
             state = {key: file.get_tensor(key) for key in file.keys()}
-    except SafetensorError:
+        model = build_model(domain, name, seed, features)
+        model.load_state_dict(state)
+    except (SafetensorError, RuntimeError, OSError):
         raise DataError(f"the checkpoint {path.name} is damaged; remove it and run `make repro`") from None
-    model = build_model(domain, name, seed, features)
-    model.load_state_dict(state)
     return model.eval()
 
 

@@ -1,5 +1,7 @@
 """Pipeline: runs the notebooks for DVC, keeps what they made, and compares it with what is committed."""
 
+import errno
+import hashlib
 import json
 import logging
 import os
@@ -63,7 +65,7 @@ def scrub(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def read_notebook(path: Path) -> nbformat.NotebookNode:
     """A notebook with its one cell of parameters."""
     try:
-        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook := nbformat.read(path, as_version=4))
     except Exception as error:
         told = f"notebooks/{path.name} is not a notebook ({error.__class__.__name__})"
         raise NotebookError(f"{told}; restore it with `git checkout notebooks/{path.name}`") from None
@@ -89,7 +91,7 @@ def typed(text: str) -> Any:
     """A parameter from the command line: a number, true, false, a JSON list or object, else the text itself."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -121,6 +123,7 @@ def running_folder() -> Iterator[Path]:
 def run_kernel(source: Path, output: Path, parameters: Mapping[str, Any], folders: Mapping[str, str]) -> None:
     """Executes one notebook in a kernel of its own, from the folder notebooks/, with the pipeline's environment."""
     import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
 
@@ -140,12 +143,16 @@ def run_kernel(source: Path, output: Path, parameters: Mapping[str, Any], folder
         raise NotebookError(f"cell {error.exec_count}: {error.ename}: {told[0] if told else 'no message'}") from None
     except DeadKernelError:
         raise NotebookError("the kernel died, most likely out of memory; lower machine.num_workers in params.yaml") from None
+    except (NoSuchKernel, RuntimeError) as error:
+        raise NotebookError(f"no kernel could be started ({error.__class__.__name__}): .venv is damaged; `make clean setup` builds it anew") from None
 
 
 def run_notebook(name: str, parameters: Mapping[str, Any]) -> None:
     """Runs a notebook as a stage of its profile. Results are put in place only when all of it ran; after a failure the
     partial notebook waits in build/failed and everything else is as before."""
     root, settings, started = project_root(), check_params(), time.perf_counter()
+    if not re.fullmatch(r"\w+", name):
+        raise NotebookError(f"{name!r} is no notebook's name but a path; name one of the folder notebooks/, as 01_data_prep")
     profile, names = str(parameters.get("profile", "default")), [v for k, v in parameters.items() if isinstance(v, str) and k != "profile"]
     pick(settings.profiles, profile, "profile")
     for value in names:
@@ -237,6 +244,14 @@ def refresh_notebooks() -> None:
             write_whole(root / "notebooks" / source.name, nbformat.writes(scrub(nbformat.read(output, as_version=4))) + "\n")
 
 
+def check_store() -> None:
+    """Refuses a store whose files are not what their names say, before DVC hands them out."""
+    for path in sorted((project_root() / "dvcstore" / "files" / "md5").glob("*/*")):
+        if hashlib.md5(path.read_bytes()).hexdigest() != path.parent.name + path.name.removesuffix(".dir"):
+            mend = "`git checkout dvcstore` brings it back, then `make restore` the data"
+            raise SettingsError(f"{path.relative_to(project_root())} is damaged: its content is not that of its name; {mend}")
+
+
 def check_data() -> None:
     """Refuses a data/ that is not what data.dvc records, before DVC takes it for a new version."""
     status = json.loads("".join(told_by(sys.executable, "-m", "dvc", "data", "status", "--granular", "--json")) or "{}")
@@ -263,9 +278,12 @@ def verify() -> str:
     shown, path = told_by("git", "show", "HEAD:results/runs.csv"), project_root() / "results" / "runs.csv"
     if not shown or not path.is_file():
         raise SettingsError(f"results/runs.csv is {'missing; `make repro` makes it' if shown else 'not committed; nothing to compare with'}")
-    committed, ours = (pd.read_csv(source, keep_default_na=False) for source in (StringIO("\n".join(shown)), path))
     keys = ["dataset", "study", "metric", "condition", "model", "view", "split"]
-    means = [table[table["metric"].str.contains("@")].groupby(keys)["value"].mean() for table in (committed, ours)]
+    try:
+        committed, ours = (pd.read_csv(source, keep_default_na=False) for source in (StringIO("\n".join(shown)), path))
+        means = [table[table["metric"].str.contains("@")].groupby(keys)["value"].mean() for table in (committed, ours)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SettingsError(f"results/runs.csv is damaged ({error.__class__.__name__}); `git checkout results/runs.csv` brings it back") from None
     if not means[0].index.equals(means[1].index):
         raise SettingsError(f"the runs differ: {len(means[0])} committed figures, {len(means[1])} here; was params.yaml changed?")
     table = (means[1] - means[0]).abs().to_frame("difference").join(spread_tolerances(committed), on=["dataset", "study", "metric"])
@@ -305,7 +323,7 @@ def choose(names: list[str]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """`python -m bivrec COMMAND`: source | run NOTEBOOK [KEY=VALUE ...] | notebooks | check [PROFILE] | verify |
-    fetch DATASET [accept] | choose DATASET ..."""
+    store | fetch DATASET [accept] | choose DATASET ..."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["help"]
     try:
@@ -324,6 +342,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(fetch(rest[0], pick(check_params().datasets, rest[0], "dataset"), "accept" in rest[1:]))
         elif command == "choose" and rest:
             print(choose(rest))
+        elif command == "store":
+            check_store()
         elif command == "verify":
             print(verify())
         else:
@@ -334,5 +354,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except (SettingsError, NotebookError, ValueError) as error:
         print(f"ERROR: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        mend = "free some space there" if full else "make it one that you may read and write"
+        print(f"ERROR: {error.filename or project_root()} cannot be read or written ({error.strerror or error}); {mend}, and run it again", file=sys.stderr)
         return 1
     return 0

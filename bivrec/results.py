@@ -48,4 +48,8 @@ def kept(stage: str, label: str, name: str, profile: str = "default") -> pd.Data
     path = profile_folder("build", profile) / stage / label / name
     if not path.is_file():
         raise SettingsError(f"{path.relative_to(project_root())} is missing; `make repro{'' if profile == 'default' else f' PROFILE={profile}'}` makes it")
-    return pd.read_csv(path, keep_default_na=False)
+    try:
+        return pd.read_csv(path, keep_default_na=False)
+    except ValueError as error:
+        told = f"{path.relative_to(project_root())} is damaged ({error.__class__.__name__})"
+        raise SettingsError(f"{told}; remove {path.parent.relative_to(project_root())}, and `make repro` makes it anew") from None

@@ -36,6 +36,9 @@ NoiseKind = Literal["replace", "insert", "delete", "shuffle", "blur", "swap", "n
 Choices = dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]  # dotted settings, and what each may be
 
 
+MAX_PARAMS = 1 << 20
+
+
 class SettingsError(ValueError):
     """A setting that cannot be used; the message names the file, the key, the value and the mend."""
 
@@ -375,11 +378,20 @@ def training_profile(profile: str, studies: Studies) -> str:
 
 @cache
 def _parse(text: str, name: str) -> Any:
+    """The tree in JSON's types; aliases that grow without end or turn in a circle are refused before they are followed."""
+    parts, size = [], 0
     try:
-        return YAML(typ="safe").load(text)
+        for part in json.JSONEncoder(default=str).iterencode(YAML(typ="safe").load(text)):
+            parts.append(part)
+            if (size := size + len(part)) > MAX_PARAMS:
+                raise ValueError(f"it holds more than {MAX_PARAMS:,} characters once its aliases are followed")
+        return json.loads("".join(parts))
     except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise SettingsError(f"{name}{f', line {mark.line + 1}' if mark else ''} is not YAML: {getattr(error, 'problem', error)}") from None
+        mark, told = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        raise SettingsError(f"{name}{f', line {mark.line + 1}' if mark else ''} is not YAML: {' '.join(told.split())[:160]}") from None
+    except (ValueError, TypeError, RecursionError, AttributeError, OverflowError) as error:
+        told = "it is nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())[:160]
+        raise SettingsError(f"{name} is no tree of settings ({told}); restore it with `git checkout {name}`") from None
 
 
 def read_params(path: Path | None = None) -> dict[str, Any]:

@@ -23,9 +23,10 @@ from numpy import ndarray
 from bivrec.sequences import RESTORE, DataError, Raw
 from bivrec.settings import Amazon, Dataset, Features, Folder, Modality, MovieLens, project_root
 
-MAX_LINE = 1 << 20
+MAX_LINE, MAX_FILE, MAX_ROWS = 1 << 20, 1 << 34, 1 << 29  # bytes, bytes unpacked, rows
 IMAGE_RECORD = np.dtype([("asin", "S10"), ("values", "<f4", (4096,))])
 NO_TAGS = pd.DataFrame(columns=["user", "item", "tag"]).astype({"user": "int64", "item": "int64", "tag": str})
+WORDS = ("title", "year", "genres", "description")
 ROLES = {"user": ("userid", "user_id", "user"), "item": ("itemid", "item_id", "item"), "time": ("timestamp", "time")}
 
 
@@ -74,6 +75,8 @@ def read_table(path: Path, columns: dict[str, str], mend: str = RESTORE, separat
     except (pl.exceptions.PolarsError, OSError):
         raise DataError(f"{name}{_ragged_line(path, separator, text)}; mend the line or {mend}") from None
     if not set(columns) <= set(table.columns) or not (some or table.columns == list(columns)):
+        if "UTF-8" in (told := _ragged_line(path, separator, text)):
+            raise DataError(f"{name}{told}; {mend}")
         raise DataError(f"{name} has the columns {' '.join(','.join(table.columns).split())[:80]}, not {','.join(columns)}; {mend}")
     if (table[:, -1] == "").any() and ", line" in (ragged := _ragged_line(path, separator, text)):
         raise DataError(f"{name}{ragged}; mend the line or {mend}")
@@ -164,14 +167,17 @@ def number_ids(names: Sequence[str]) -> Int64[ndarray, "name"]:
 
 
 def _lines(path: Path, mend: str) -> Iterator[tuple[str, bytes]]:
-    """The lines of a gzip file, each with its place; a file cut short and a line beyond a mebibyte are refused."""
-    name, number = _name(path), 0
+    """The lines of a gzip file, each with its place; a file cut short, a line beyond a mebibyte and a file that unpacks
+    without end are refused."""
+    name, number, size = _name(path), 0, 0
     try:
         with gzip.open(path) as file:
             while line := file.readline(MAX_LINE + 1):
                 number += 1
                 if len(line) > MAX_LINE:
                     raise DataError(f"{name}, line {number} is longer than {MAX_LINE:,} bytes; {mend}")
+                if (size := size + len(line)) > MAX_FILE:
+                    raise DataError(f"{name} unpacks to more than {MAX_FILE:,} bytes; {mend}")
                 yield f"{name}, line {number}", line
     except FileNotFoundError:
         raise DataError(f"{name} is missing; {mend}") from None
@@ -257,12 +263,17 @@ def read_plain(folder: Path, settings: Folder, mend: str = RESTORE) -> Raw:
             tables[name] = path, read_table(path, dict.fromkeys(columns, "text"), mend, some=True)
         elif path is not None:
             try:
-                table = pl.read_parquet(path)
-                tables[name] = path, table.select(pl.all().cast(pl.String).fill_null(""))
-            except (pl.exceptions.PolarsError, OSError) as error:
+                table = pl.scan_parquet(path, glob=False)
+                found, rows = table.collect_schema().names(), table.select(pl.len()).collect().item()
+                wanted = [column for column in found if column in (*columns, *WORDS)]
+                table = table.select(pl.col(wanted).cast(pl.String).fill_null("")).collect() if rows <= MAX_ROWS else None
+            except (pl.exceptions.PolarsError, OSError, ValueError) as error:
                 raise DataError(f"{_name(path)} cannot be read as Parquet ({error.__class__.__name__}); {mend}") from None
-            if not set(columns) <= set(table.columns):
-                raise DataError(f"{_name(path)} has the columns {' '.join(','.join(table.columns).split())[:80]}, not {','.join(columns)}; {mend}")
+            if table is None:
+                raise DataError(f"{_name(path)} has {rows:,} rows, more than {MAX_ROWS:,}; {mend}")
+            if not set(columns) <= set(found):
+                raise DataError(f"{_name(path)} has the columns {' '.join(','.join(found).split())[:80]}, not {','.join(columns)}; {mend}")
+            tables[name] = path, table
     path, table = tables["interactions"]
     times, good = whole_numbers(table["time"])
     for row in np.flatnonzero(~good)[:1]:
@@ -282,7 +293,7 @@ def _own_ids(path: Path, table: dict[str, pl.Series], about: tuple[Path, pl.Data
         whole = good.all() and (values.cast(pl.String) == names).all()  # 007 is a name
         codes = dict(zip(names.to_list(), (values.to_numpy() if whole else number_ids(names.to_list())).tolist()))
         numbers[role] = text.replace_strict(codes, return_dtype=pl.Int64)
-    told = {column: [] for column in ("title", "year", "genres", "description")}
+    told = {column: [] for column in WORDS}
     if about is not None:
         where, items = about
         for item in items["item"].filter(items["item"].is_duplicated())[:1]:
@@ -352,9 +363,9 @@ def read_vectors(dataset: Dataset, modality: Modality, ids: Sequence[str]) -> tu
     else:
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise DataError(f"{name} cannot be read as an array of numbers ({str(error)[:60]}); mend or remove it") from None
-        if array.ndim != 2 or array.dtype.kind != "f" or not array.shape[1]:
+        except Exception as error:  # numpy reads the header as Python, whose tokeniser has errors of many kinds
+            raise DataError(f"{name} cannot be read as an array of numbers ({' '.join(str(error).split())[:60]}); mend or remove it") from None
+        if array.ndim != 2 or array.dtype.kind != "f" or not array.size:
             raise DataError(f"{name} is an array {array.shape} of {array.dtype}, not rows of decimal numbers; mend or remove it")
         rows = _rows_of(path, dataset, len(array), ids)
         mask = rows >= 0
