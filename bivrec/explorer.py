@@ -204,5 +204,6 @@ class Explorer(widgets.VBox):
         own = item_table(self.recommender, self.history).itertuples()
         self.fill(self.removal, [(f"{place + 1}. {named(row)}", place) for place, row in enumerate(own)], len(self.history) - 1)
         self.seconds = time.perf_counter() - started
-        followed = ", ".join(escape(named(row)) for row in item_table(self.recommender, self.targets).itertuples())
-        self.status.value = f"Shown in {self.seconds:.2f} s. What truly followed, {len(self.targets)} items: {followed}"
+        followed = ", ".join(escape(named(row)) for row in item_table(self.recommender, self.targets[:12]).itertuples())
+        more = f", and {len(self.targets) - 12} more" if len(self.targets) > 12 else ""
+        self.status.value = f"Shown in {self.seconds:.2f} s. What truly followed, {len(self.targets)} items: {followed}{more}."

@@ -140,7 +140,7 @@ def set_up(cell: nbformat.NotebookNode) -> bool:
 
 
 def table_html(table: pd.DataFrame) -> str:
-    return table.to_html(index=False, border=0, classes="plain", escape=True)
+    return table.to_html(index=False, border=0, escape=True).replace('class="dataframe"', 'class="plain"')
 
 
 def claims_of(profile: str) -> pd.DataFrame:
@@ -331,10 +331,11 @@ def finish(site: Path, page: Page, body: str, known: dict[str, str]) -> str:
             file = site / Path(page.path).parent / node["src"]
             if file.suffix == ".png":
                 node["width"], node["height"] = Image.open(file).size
-                node["class"] = ["wide"] if node["width"] > 640 else []
-                box = node.wrap(soup.new_tag("div", attrs={"class": "figure"}))
-                if node["width"] > 640:
-                    box["tabindex"], box["role"], box["aria-label"] = "0", "group", "Figure, scrolls sideways"
+            box = node.parent if node.parent.name == "picture" else node
+            box = box.wrap(soup.new_tag("div", attrs={"class": "figure"}))
+            if file.suffix == ".svg" or node["width"] > 640:
+                node["class"] = "wide"
+                box["tabindex"], box["role"], box["aria-label"] = "0", "group", "Figure, scrolls sideways"
     for paragraph in soup.find_all("p"):
         if paragraph.find("div"):
             paragraph.name = "div"
