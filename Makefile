@@ -2,13 +2,14 @@
 
 PYTHON ?= python3
 PROFILE = default
+CHROMIUM = /usr/bin/chromium
 RESULTS = $(subst /default,,results/$(PROFILE))
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup data fetch repro restore test lab notebooks readme verify bench bench-curves bench-datasets lint clean
+.PHONY: help setup data fetch repro restore test test-pages lab explore site notebooks readme verify bench bench-curves bench-datasets lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */make \1\t/' | expand -t 22
@@ -45,8 +46,21 @@ restore: setup  ## the embedded data as published, whatever data/ holds
 test: data  ## every test: the module, every notebook on the planted data, dvc.lock
 	@python -m pytest
 
-lab: data  ## JupyterLab on the notebooks
-	@jupyter lab notebooks
+test-pages: site .venv/pages  ## the site, the notebooks in JupyterLab and the explorer in a real Chromium (CHROMIUM=/path)
+	@CHROMIUM='$(CHROMIUM)' python -m pytest tests/browser/check_site.py tests/browser/check_jupyter.py
+
+lab: data  ## JupyterLab, opened at the overview
+	@jupyter lab --ServerApp.default_url='/lab/tree/README.md?factory=Markdown%20Preview'
+
+explore: data .venv/readers  ## the explorer as a page of its own, without code
+	@voila notebooks/explore.ipynb
+
+site: data .venv/readers  ## the study as web pages in site/, without scripts or anything from elsewhere
+	@python docs/draw.py && python docs/build.py
+
+.venv/readers .venv/pages: .venv/%: .venv/ready
+	@$(BIN)/pip install --quiet --constraint requirements.lock --no-build-isolation --editable '.[$*]'
+	@touch $@
 
 notebooks: setup  ## runs the notebooks on their defaults and saves their outputs
 	@python -m bivrec notebooks
@@ -70,7 +84,7 @@ lint: setup  ## style and names
 	@ruff check . && ruff format --check .
 
 clean:  ## removes what make built, not the data nor the results
-	@rm -rf .venv build .pytest_cache .ruff_cache
+	@rm -rf .venv build site .pytest_cache .ruff_cache
 
 hashed:  ## as setup, each package held against its sha256 in requirements.hashes
 	@$(PYTHON) -m venv .venv

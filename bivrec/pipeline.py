@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -145,6 +146,27 @@ def run_kernel(source: Path, output: Path, parameters: Mapping[str, Any], folder
         raise NotebookError("the kernel died, most likely out of memory; lower machine.num_workers in params.yaml") from None
     except (NoSuchKernel, RuntimeError) as error:
         raise NotebookError(f"no kernel could be started ({error.__class__.__name__}): .venv is damaged; `make clean setup` builds it anew") from None
+
+
+def end_with_caller() -> None:
+    """Ends this stage, and so its kernel, when the DVC that began it is killed alone: nothing runs on unseen (Linux)."""
+
+    def parent_of(process: int) -> int:
+        try:
+            return int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            return 0
+
+    shell = os.getppid()
+    caller = parent_of(shell)
+
+    def watch() -> None:
+        while os.getppid() == shell and parent_of(shell) == caller:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if caller and "DVC_STAGE" in os.environ:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def run_notebook(name: str, parameters: Mapping[str, Any]) -> None:
@@ -331,6 +353,7 @@ def main(arguments: list[str] | None = None) -> int:
             write_sources()
             check_files("default")
         elif command == "run" and rest:
+            end_with_caller()
             run_notebook(rest[0], {key: typed(value) for key, _, value in (argument.partition("=") for argument in rest[1:])})
         elif command == "notebooks":
             refresh_notebooks()

@@ -187,6 +187,25 @@ def test_a_killed_run_leaves_nothing_half_written(project, root, number):
     assert not list((project.root / "build").glob(".running-*"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_stage_ends_with_the_caller_that_began_it(project):
+    """DVC killed alone: the stage that its shell runs, and the kernel, end by themselves."""
+    project(f"import os, pathlib, time\npathlib.Path('{project.root}/kernel').write_text(f'{{os.getppid()}} {{os.getpid()}}')\ntime.sleep(600)")
+    command = f"{sys.executable} -m bivrec run 01_small dataset=planted; true"  # the shell stays, as DVC's does
+    begin = f"import os, subprocess, time; subprocess.Popen(['/bin/sh', '-c', {command!r}], start_new_session=True); time.sleep(600)"
+    caller = subprocess.Popen([sys.executable, "-c", begin], env=os.environ | {"DVC_STAGE": "small"})
+    told, until = project.root / "kernel", time.time() + 60
+    while not (told.is_file() and told.read_text()) and time.time() < until:
+        time.sleep(0.1)
+    caller.kill()
+    caller.wait()
+    stage, kernel = told.read_text().split()
+    until = time.time() + 30
+    while any(os.path.exists(f"/proc/{process}") for process in (stage, kernel)) and time.time() < until:
+        time.sleep(0.2)
+    assert not [process for process in (stage, kernel) if os.path.exists(f"/proc/{process}")]
+
+
 def _environment(pid: str) -> dict[str, str]:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:

@@ -1,0 +1,110 @@
+"""The site in a real browser: nothing broken, small, reachable by keyboard, readable at two widths and in two colours."""
+
+import re
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+SITE = Path(__file__).resolve().parents[2] / "site"
+PAGES = sorted(str(path.relative_to(SITE)) for path in SITE.rglob("*.html"))
+LARGEST = 3_000_000
+WIDTHS = (375, 1440)
+
+
+@pytest.fixture(scope="module", params=["light", "dark"])
+def context(request, chromium):
+    made = chromium.new_context(color_scheme=request.param, reduced_motion="reduce")
+    yield made
+    made.close()
+
+
+def test_there_is_a_site():
+    assert len(PAGES) > 20 and "index.html" in PAGES, "run `make site`"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page(context, address, name):
+    page, told, sizes = context.new_page(), [], {}
+    page.on("console", lambda message: told.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: told.append(str(error)))
+    page.on("requestfailed", lambda asked: told.append(f"failed: {asked.url}"))
+    page.on(
+        "response", lambda answer: sizes.update({answer.url: len(answer.body())}) if answer.status == 200 else told.append(f"{answer.status}: {answer.url}")
+    )
+    page.goto(f"{address}/{name}", wait_until="load")
+    assert not told
+    assert all(url.startswith(address) for url in sizes), "a page asks for something from elsewhere"
+    assert sum(sizes.values()) < LARGEST, f"{name} has {sum(sizes.values()):,} bytes"
+    images = page.eval_on_selector_all("img", "all => all.map(i => [i.currentSrc, i.complete && i.naturalWidth > 0, i.alt.trim()])")
+    assert all(shown and len(alt) > 15 for _, shown, alt in images), images
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        wide = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert wide[0] <= wide[1], f"{name} is {wide[0]} wide at {width}"
+        assert not violations(page)
+    page.close()
+
+
+def violations(page) -> list[tuple[str, str, str]]:
+    """What axe finds against WCAG 2.1 AA: the rule, the element, what to mend."""
+    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}).response["violations"]
+    return [(rule["id"], rule["nodes"][0]["html"][:200], rule["nodes"][0]["failureSummary"]) for rule in found]
+
+
+def test_what_is_pale_is_found(context, address):
+    """The check can fail."""
+    page = context.new_page()
+    page.goto(f"{address}/claims.html")
+    page.add_style_tag(content="p { color: #888 !important; background: #777 !important }")
+    assert "color-contrast" in {rule for rule, _, _ in violations(page)}
+    page.close()
+
+
+def test_links_lead_somewhere():
+    """Every link inside the site, with its anchor."""
+    ids = {name: set(re.findall(r'\bid="([^"]+)"', (SITE / name).read_text("utf-8"))) for name in PAGES}
+    for name in PAGES:
+        for url in re.findall(r'\b(?:href|src|srcset)="([^"]+)"', (SITE / name).read_text("utf-8")):
+            if not re.match(r"[a-z]+:", url):
+                path, _, anchor = url.partition("#")
+                target = (SITE / name).parent / path if path else SITE / name
+                assert target.is_file(), f"{name}: {url}"
+                assert not anchor or anchor in ids[str(target.resolve().relative_to(SITE))], f"{name}: {url}"
+
+
+def test_keyboard(context, address):
+    """The first Tab shows the way to the text; Tab then reaches the menu, and Enter opens a page."""
+    page = context.new_page()
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.goto(f"{address}/index.html")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip" and page.locator(".skip").bounding_box()["x"] >= 0
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.goto(f"{address}/index.html")
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.textContent") == "Claims and verdicts":
+            break
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/claims.html")
+    page.set_viewport_size({"width": 375, "height": 800})
+    page.goto(f"{address}/index.html")
+    page.locator(".menu summary").focus()
+    page.keyboard.press("Enter")
+    page.locator(".menu a", has_text="Differences").click()
+    page.wait_for_url("**/differences.html")
+    page.close()
+
+
+@pytest.mark.parametrize("name", ["index", "claims", "default/03_training/movies-classic", "api"])
+def test_pictures(context, address, shots, name):
+    """Pictures to be looked at, in build/pages."""
+    for width in WIDTHS:
+        page = context.new_page()
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto(f"{address}/{name}.html")
+        dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+        page.screenshot(path=shots / f"{name.replace('/', '-')}-{width}-{'dark' if dark else 'light'}.png", full_page=width == 1440)
+        page.close()
