@@ -131,8 +131,8 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
     if 0 < told["step"] < num_steps:
         torch._foreach_copy_(values, tensors["values"])
         torch._foreach_copy_(averages, tensors["averages"])
-        moments = zip(tensors["counts"], tensors["first"], tensors["second"])
-        state = {number: {"step": count, "exp_avg": first, "exp_avg_sq": second} for number, (count, first, second) in enumerate(moments)}
+        moments = zip(told["moved"], tensors["counts"], tensors["first"], tensors["second"])
+        state = {number: {"step": count, "exp_avg": first, "exp_avg_sq": second} for number, count, first, second in moments}
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
         torch.set_rng_state(tensors["random"][0])
         if model.device.type == "cuda":
@@ -171,9 +171,9 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
             losses = []
             if kept and step < num_steps:
                 told["noise"] = [{**generator.state, "state": {"state": generator.state["state"]["state"].tolist()}} for generator in noise]
-                moments = {
-                    name: [optimiser.state[p][key] for p in parameters] for name, key in (("counts", "step"), ("first", "exp_avg"), ("second", "exp_avg_sq"))
-                }
+                told["moved"] = [number for number, p in enumerate(parameters) if optimiser.state[p]]  # the rest no loss reaches
+                states = [optimiser.state[parameters[number]] for number in told["moved"]]
+                moments = {name: [state[key] for state in states] for name, key in (("counts", "step"), ("first", "exp_avg"), ("second", "exp_avg_sq"))}
                 random = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if model.device.type == "cuda" else [])]
                 _save_run(kept, told, values=values, averages=averages, best=best, random=random, **moments)
             elif kept:

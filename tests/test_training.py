@@ -59,7 +59,7 @@ def test_training_repeats_bit_for_bit_and_beats_popularity(planted):
     assert compare(ranks, ("sasrec", "id"), ("popularity", "id"), "ndcg@20")["low"] > 0
 
 
-@pytest.mark.parametrize("name", ["bivrec", "gru4rec", "bivrec-one-target"])
+@pytest.mark.parametrize("name", ["bivrec", "gru4rec", "bivrec-one-target", "without-coarse-loss"])
 @pytest.mark.parametrize("killed_at", [7, 31, 45])
 def test_a_training_goes_on_where_it_was_killed(tmp_path, monkeypatch, name, killed_at):
     """Killed at any step, begun again: the same weights and curve as undisturbed, to the last bit."""
