@@ -139,6 +139,7 @@ def chain() -> dict:
     log = Path(tempfile.mkdtemp(prefix="bivrec-trust-log-")) / "make.log"
     try:
         first, seconds = undisturbed(clone, log)
+        sizes = {name: (clone.root / name).stat().st_size for name in first}
         clone.wipe()
         second, _ = undisturbed(clone, log)
         steady = {name: told for name, told in first.items() if second.get(name) == told}
@@ -173,7 +174,7 @@ def chain() -> dict:
         stages = len([name for name in steady if name.endswith(".ipynb")])
         return {
             "seconds undisturbed": round(seconds, 1), "disk": "tmpfs" if clone.mounted else "none of its own: not filled", "disturbed runs": sum(tried.values()), "by": dict(tried),
-            "ended and compared": ended + 1, "files compared": len(steady), "bytes compared": sum((clone.root / name).stat().st_size if (clone.root / name).is_file() else 0 for name in steady),
+            "ended and compared": ended + 1, "files compared": len(steady), "bytes compared": sum(sizes[name] for name in steady),
             "notebooks compared": stages, "files that differ": sorted(set(differ)), "left out, as they hold seconds": sorted(first.keys() - steady.keys()),
             "processes left behind": orphans, "half-written files": broken, "said on a full disk": sorted(set(told))[:5],
         }  # fmt: skip
