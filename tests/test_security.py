@@ -230,3 +230,13 @@ def test_the_trust_model_is_written_down(root):
     text = (root / "SECURITY.md").read_text()
     for word in ("runs code", "untrusted", "requirements.hashes", "sbom.json", "make audit", "Report"):
         assert word in text
+
+
+def test_the_figures_of_the_long_part_are_those_of_its_report(root):
+    """No figure of tests/README.md is typed: the table is what tests/trust/run.py makes of report.json."""
+    import runpy
+
+    runner = runpy.run_path(str(root / "tests" / "trust" / "run.py"))
+    report = json.loads((root / "tests" / "trust" / "report.json").read_text())
+    assert set(report) <= set(runner["PARTS"])
+    assert runner["write_table"](report) == (root / "tests" / "README.md").read_text()
