@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,9 +78,17 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"<[^>]*>", "", text).lower()).strip("-")
 
 
+def script(letter: str) -> str:
+    """A script capital as a letter of its own, which browsers show without a font for mathvariant."""
+    try:
+        return unicodedata.lookup(f"SCRIPT CAPITAL {letter}")
+    except KeyError:
+        return unicodedata.lookup(f"MATHEMATICAL SCRIPT CAPITAL {letter}")
+
+
 def math(source: str, display: str = "inline") -> str:
     """A formula as MathML, in a box that scrolls where it is wider than the page."""
-    shown = convert(source.strip(), display=display)
+    shown = re.sub(r'<mi mathvariant="script">([A-Z])</mi>', lambda found: f"<mi>{script(found[1])}</mi>", convert(source.strip(), display=display))
     return f'<div class="scroll">{shown}</div>' if display == "block" else f'<span class="mathbox">{shown}</span>' if len(source) > 40 else shown
 
 
