@@ -57,8 +57,19 @@ def lab(root, tmp_path_factory):
     news.mkdir()
     (news / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
     url = f"http://127.0.0.1:{port}"
-    flags = [f"--port={port}", "--no-browser", "--allow-root", "--IdentityProvider.token=", "--LabApp.default_url=/lab/tree/README.md"]
-    places = {"JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "JUPYTER_CONFIG_PATH": str(root / "docs" / "jupyter")}
+    flags = [
+        f"--port={port}",
+        "--no-browser",
+        "--allow-root",
+        "--IdentityProvider.token=",
+        "--ServerApp.disable_check_xsrf=True",
+        "--LabApp.default_url=/lab/tree/README.md",
+    ]
+    places = {
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        "JUPYTER_CONFIG_PATH": str(root / "docs" / "jupyter"),
+    }
     server = serve(["jupyterlab", *flags], folder, f"{url}/api", folder / "lab.log", **places)
     yield folder, url
     server.terminate()
@@ -179,7 +190,9 @@ def test_explorer_in_jupyterlab(chromium, lab, shots):
 def test_explorer_in_voila(chromium, root, tmp_path, shots, width):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    server = serve(["voila", str(root / "notebooks" / "explore.ipynb"), f"--port={port}", "--no-browser"], tmp_path, f"{url}/voila/static/voila.js", tmp_path / "log")
+    server = serve(
+        ["voila", str(root / "notebooks" / "explore.ipynb"), f"--port={port}", "--no-browser"], tmp_path, f"{url}/voila/static/voila.js", tmp_path / "log"
+    )
     try:
         page, told = chromium.new_page(viewport={"width": width, "height": 1600}), []
         page.on("pageerror", lambda error: told.append(str(error)))

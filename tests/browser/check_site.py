@@ -29,7 +29,9 @@ def test_a_page(context, address, name):
     page.on("console", lambda message: told.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: told.append(str(error)))
     page.on("requestfailed", lambda asked: told.append(f"failed: {asked.url}"))
-    page.on("response", lambda answer: sizes.update({answer.url: len(answer.body())}) if answer.status == 200 else told.append(f"{answer.status}: {answer.url}"))
+    page.on(
+        "response", lambda answer: sizes.update({answer.url: len(answer.body())}) if answer.status == 200 else told.append(f"{answer.status}: {answer.url}")
+    )
     page.goto(f"{address}/{name}", wait_until="load")
     assert not told
     assert all(url.startswith(address) for url in sizes), "a page asks for something from elsewhere"
