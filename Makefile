@@ -50,7 +50,7 @@ test-pages: site .venv/pages  ## the site, the notebooks in JupyterLab and the e
 	@CHROMIUM='$(CHROMIUM)' python -m pytest tests/browser/check_site.py tests/browser/check_jupyter.py
 
 lab: data  ## JupyterLab, opened at the overview
-	@jupyter lab --ServerApp.default_url='/lab/tree/README.md?factory=Markdown%20Preview'
+	@JUPYTER_CONFIG_PATH='$(CURDIR)/docs/jupyter' jupyter lab --LabApp.default_url=/lab/tree/README.md
 
 explore: data .venv/readers  ## the explorer as a page of its own, without code
 	@voila notebooks/explore.ipynb

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,9 +78,17 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"<[^>]*>", "", text).lower()).strip("-")
 
 
+def script(letter: str) -> str:
+    """A script capital as a letter of its own, which browsers show without a font for mathvariant."""
+    try:
+        return unicodedata.lookup(f"SCRIPT CAPITAL {letter}")
+    except KeyError:
+        return unicodedata.lookup(f"MATHEMATICAL SCRIPT CAPITAL {letter}")
+
+
 def math(source: str, display: str = "inline") -> str:
     """A formula as MathML, in a box that scrolls where it is wider than the page."""
-    shown = convert(source.strip(), display=display)
+    shown = re.sub(r'<mi mathvariant="script">([A-Z])</mi>', lambda found: f"<mi>{script(found[1])}</mi>", convert(source.strip(), display=display))
     return f'<div class="scroll">{shown}</div>' if display == "block" else f'<span class="mathbox">{shown}</span>' if len(source) > 40 else shown
 
 
@@ -219,7 +228,11 @@ def render_api() -> str:
     """Every public function and class from the sources, in reading order, without importing them."""
     tree = ast.parse((ROOT / "bivrec" / "__init__.py").read_text("utf-8"))
     order = next(ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "READING_ORDER")
-    parts = ["<h1>Reference</h1>", markdown("The module's files in the order to read them. Shapes are [jaxtyping](https://docs.kidger.site/jaxtyping/)'s."), "<ul>"]
+    parts = [
+        "<h1>Reference</h1>",
+        markdown("The module's files in the order to read them. Shapes are [jaxtyping](https://docs.kidger.site/jaxtyping/)'s."),
+        "<ul>",
+    ]
     parts += [f'<li><a href="#{name}"><code>bivrec.{name}</code></a></li>' for name in order] + ["</ul>", '<div class="api">']
     for name in order:
         module = ast.parse((ROOT / "bivrec" / f"{name}.py").read_text("utf-8"))
@@ -362,7 +375,11 @@ def build(site: Path) -> list[Page]:
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     pages = list_pages(fresh)
-    known = {page.source or page.path: page.path for page in pages} | {page.path: page.path for page in pages} | {"results": "claims.html", "data/README.md": "data.html"}
+    known = (
+        {page.source or page.path: page.path for page in pages}
+        | {page.path: page.path for page in pages}
+        | {"results": "claims.html", "data/README.md": "data.html"}
+    )
     menu = [(group, [page for page in pages if page.group == group]) for group in dict.fromkeys(page.group for page in pages)]
     template = jinja2.Environment(loader=jinja2.FileSystemLoader(DOCS), trim_blocks=True, autoescape=False).get_template("page.html.j2")
     for page in pages:
