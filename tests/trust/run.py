@@ -223,7 +223,8 @@ def memory() -> dict:
     first, last = statistics.mean(resident[:tenth]), statistics.mean(resident[-tenth:])
     return {
         "minutes": MEMORY_MINUTES, "CPU seconds": round(seconds), "samples": len(resident), "MiB at first": round(first, 1), "MiB at last": round(last, 1), "MiB at most": round(max(resident), 1),
-        "growth": round(last / first - 1, 4), "files": sorted({sample[1] for sample in samples[24:]}), "threads": sorted({sample[2] for sample in samples[24:]}), "ended early": ended_by_itself,
+        "growth": round(last / first - 1, 4),
+        "MiB by minute": [round(sample[0], 1) for sample in samples[::12]], "files": sorted({sample[1] for sample in samples[24:]}), "threads": sorted({sample[2] for sample in samples[24:]}), "ended early": ended_by_itself,
     }  # fmt: skip
 
 
