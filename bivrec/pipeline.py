@@ -141,7 +141,8 @@ def run_kernel(source: Path, output: Path, parameters: Mapping[str, Any], folder
             papermill.execute_notebook(str(source), str(output), dict(parameters), cwd=str(project_root() / "notebooks"), **options)
     except papermill.PapermillExecutionError as error:
         told = re.sub(r"\x1b\[[0-9;]*m", "", str(error.evalue)).strip().splitlines()
-        raise NotebookError(f"cell {error.exec_count}: {error.ename}: {told[0] if told else 'no message'}") from None
+        mend = "; free some space there" if "No space left on device" in "".join(told) else ""
+        raise NotebookError(f"cell {error.exec_count}: {error.ename}: {told[0] if told else 'no message'}{mend}") from None
     except DeadKernelError:
         raise NotebookError("the kernel died, most likely out of memory; lower machine.num_workers in params.yaml") from None
     except (NoSuchKernel, RuntimeError) as error:

@@ -72,7 +72,7 @@ def read_table(path: Path, columns: dict[str, str], mend: str = RESTORE, separat
     given = {"has_header": text is None, "new_columns": list(columns) if text is not None else None, "quote_char": quote}
     try:
         table = pl.read_csv(text or path, separator=separator, infer_schema=False, empty_string_is_null=False, glob=False, **given)
-    except (pl.exceptions.PolarsError, OSError):
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
         raise DataError(f"{name}{_ragged_line(path, separator, text)}; mend the line or {mend}") from None
     if not set(columns) <= set(table.columns) or not (some or table.columns == list(columns)):
         if "UTF-8" in (told := _ragged_line(path, separator, text)):
@@ -267,7 +267,7 @@ def read_plain(folder: Path, settings: Folder, mend: str = RESTORE) -> Raw:
                 found, rows = table.collect_schema().names(), table.select(pl.len()).collect().item()
                 wanted = [column for column in found if column in (*columns, *WORDS)]
                 table = table.select(pl.col(wanted).cast(pl.String).fill_null("")).collect() if rows <= MAX_ROWS else None
-            except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+            except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
                 raise DataError(f"{_name(path)} cannot be read as Parquet ({error.__class__.__name__}); {mend}") from None
             if table is None:
                 raise DataError(f"{_name(path)} has {rows:,} rows, more than {MAX_ROWS:,}; {mend}")
