@@ -53,7 +53,7 @@ lab: data  ## JupyterLab, opened at the overview
 	@JUPYTER_CONFIG_PATH='$(CURDIR)/docs/jupyter' jupyter lab --LabApp.default_url=/lab/tree/README.md
 
 explore: data .venv/readers  ## the explorer as a page of its own, without code
-	@voila notebooks/explore.ipynb
+	@JUPYTER_PATH='$(CURDIR)/docs/jupyter' voila --template=bivrec notebooks/explore.ipynb
 
 site: data .venv/readers  ## the study as web pages in site/, without scripts or anything from elsewhere
 	@python docs/draw.py && python docs/build.py

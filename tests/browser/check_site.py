@@ -1,6 +1,7 @@
 """The site in a real browser: nothing broken, small, reachable by keyboard, readable at two widths and in two colours."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 SITE = Path(__file__).resolve().parents[2] / "site"
 PAGES = sorted(str(path.relative_to(SITE)) for path in SITE.rglob("*.html"))
+sys.path.insert(0, str(SITE.parent / "docs"))
 LARGEST = 3_000_000
 WIDTHS = (375, 1440)
 
@@ -59,6 +61,19 @@ def test_what_is_pale_is_found(context, address):
     page.add_style_tag(content="p { color: #888 !important; background: #777 !important }")
     assert "color-contrast" in {rule for rule, _, _ in violations(page)}
     page.close()
+
+
+def test_drawings_are_those_of_the_sources():
+    """`make site` draws them; what is committed is what it draws."""
+    from draw import draw
+
+    assert all((SITE.parent / "docs" / name).read_text("utf-8") == drawing for name, drawing in draw().items())
+
+
+def test_every_figure_of_a_notebook_is_told():
+    """No figure falls back on the heading above it: FIGURES in docs/build.py knows each."""
+    texts = {name: (SITE / name).read_text("utf-8") for name in PAGES}
+    assert not {name: re.findall(r'alt="Figure under[^"]*"', text) for name, text in texts.items() if 'alt="Figure under' in text}
 
 
 def test_links_lead_somewhere():
