@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup data fetch repro restore test lab notebooks readme verify bench bench-curves bench-datasets lint clean
+.PHONY: help setup data fetch repro restore test course grade test-course lab notebooks readme verify bench bench-curves bench-datasets lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */make \1\t/' | expand -t 22
@@ -44,6 +44,19 @@ restore: setup  ## the embedded data as published, whatever data/ holds
 
 test: data  ## every test: the module, every notebook on the planted data, dvc.lock
 	@python -m pytest
+
+course: .venv/course  ## the assignments: students' copies, bundles, rubrics into build/course; every solution is run
+	@python assignments/build.py
+
+grade: setup  ## grades a folder of notebooks offline: make grade SUBMISSION=folder; further settings in OPTIONS="--seconds 120"
+	@python assignments/grade.py '$(SUBMISSION)' $(OPTIONS)
+
+test-course: .venv/course  ## the course's long tests: solutions, unsolved copies, wrong solutions, hostile ones
+	@python -m pytest assignments/test_whole_course.py
+
+.venv/course: .venv/ready pyproject.toml
+	@$(BIN)/pip install --quiet --no-build-isolation --constraint requirements.lock --editable '.[course]'
+	@touch .venv/course
 
 lab: data  ## JupyterLab on the notebooks
 	@jupyter lab notebooks
