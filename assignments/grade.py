@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import selectors
 import shutil
 import signal
@@ -150,8 +151,8 @@ def watch(folder: Path, limits: Limits, started: float) -> None:
         raise Ended("disk limit", f"stopped with more than {limits.folder_size} MiB of files")
 
 
-def listen(child: subprocess.Popen, pipe: int, folder: Path, limits: Limits, started: float) -> Iterator[dict]:
-    """The child's messages, while it keeps within its limits; a line that is no message ends it."""
+def listen(child: subprocess.Popen, pipe: int, token: str, folder: Path, limits: Limits, started: float) -> Iterator[dict]:
+    """The child's messages, while it keeps within its limits; a line that is none, or has not the token, ends it."""
     buffer, heard, selector, looked = b"", 0, selectors.DefaultSelector(), 0.0
     selector.register(pipe, selectors.EVENT_READ)
     while True:
@@ -168,8 +169,8 @@ def listen(child: subprocess.Popen, pipe: int, folder: Path, limits: Limits, sta
         for line in lines:
             try:
                 message = json.loads(line)
-                assert isinstance(message, dict)
-            except (ValueError, AssertionError, RecursionError):
+                assert message["token"] == token
+            except (ValueError, AssertionError, RecursionError, TypeError, KeyError):
                 raise Ended("broken report", "it wrote into the grader's pipe") from None
             yield message
         if not part:
@@ -219,8 +220,9 @@ def places(folder: Path) -> dict[str, list[str]]:
     return {"listed": [str(ROOT)], "readable": readable, "writable": [str(folder), "/dev/null"]}
 
 
-def start(folder: Path, limits: Limits, sealed: bool, preload: list[str]) -> tuple[subprocess.Popen, int, int]:
-    """The child, in a process group, a folder and a home of its own; the pipe to it and the pipe from it."""
+def start(folder: Path, limits: Limits, sealed: bool, preload: list[str]) -> tuple[subprocess.Popen, int, int, str]:
+    """The child, in a process group, a folder and a home of its own; the pipe to it, the pipe from it, and the token that its
+    messages bear."""
     (hear, send), (receive, speak) = os.pipe(), os.pipe()
     told = {"hear": hear, "speak": speak, "sealed": sealed, "notebook": str(folder / "submission.json"), "preload": preload} | places(folder)
     told |= {"memory": limits.memory * MiB, "file_size": limits.file_size * MiB, "cell_seconds": limits.cell_seconds, "test_seconds": limits.test_seconds}
@@ -235,7 +237,9 @@ def start(folder: Path, limits: Limits, sealed: bool, preload: list[str]) -> tup
     os.close(speak)
     fcntl.fcntl(send, fcntl.F_SETPIPE_SZ, MiB)  # all tests fit in, so that a child that does not read them holds nobody up
     os.set_blocking(send, False)
-    return child, send, receive
+    token = secrets.token_hex(16)
+    os.write(send, f"{token}\n".encode())
+    return child, send, receive, token
 
 
 def add_points(graded: Graded, whole: dict[str, str], found: list[tuple]) -> None:
@@ -267,9 +271,9 @@ def grade(path: Path, name: str, course: Path, limits: Limits, sealed: bool, pre
         (folder / "submission.json").write_text(json.dumps(notebook))
         for extra in (course / graded.assignment / "student").glob("*.py"):
             shutil.copy(extra, folder)
-        child, send, receive = start(folder, limits, sealed, preload)
+        child, send, receive, token = start(folder, limits, sealed, preload)
         open_pipes = [send, receive]
-        found = converse(child, listen(child, receive, folder, limits, started), send, visible, whole, graded)
+        found = converse(child, listen(child, receive, token, folder, limits, started), send, visible, whole, graded)
     except Ended as ended:
         graded.outcome, note = ended.args
         graded.notes.append(note)
@@ -297,20 +301,11 @@ def write_all(graded: list[Graded], course: Path, out: Path) -> None:
     rows = [["submission", "assignment", "outcome", "points", "of", "by hand, of", "seconds", "what happened"]]
     tasks = [["submission", "assignment", "task", "points", "of", "hint"]]
     for one in graded:
-        rubrics = json.loads((course / one.assignment / "rubrics.json").read_text()) if (course / one.assignment / "rubrics.json").is_file() else []
+        path = course / one.assignment / "rubrics.json"
+        rubrics = json.loads(path.read_text()) if one.assignment and path.is_file() else []
         points, possible = sum(one.points.values()), sum(one.possible.values())
-        rows.append(
-            [
-                one.submission,
-                one.assignment,
-                one.outcome,
-                f"{points:g}",
-                f"{possible:g}",
-                f"{sum(r['points'] for r in rubrics):g}",
-                one.seconds,
-                "; ".join(one.notes),
-            ]
-        )
+        by_hand = sum(rubric["points"] for rubric in rubrics)
+        rows.append([one.submission, one.assignment, one.outcome, f"{points:g}", f"{possible:g}", f"{by_hand:g}", one.seconds, "; ".join(one.notes)])
         lines = [f"# {one.submission}", "", f"{one.outcome}: {points:g} of {possible:g} points by tests; written answers are marked by hand.", ""]
         lines += [f"- {note}" for note in one.notes]
         for task in one.possible:

@@ -168,6 +168,7 @@ def run_cells(notebook: dict, seconds: float, say) -> dict:
 def main(given: str) -> None:
     told_to = json.loads(given)
     hear, speak = os.fdopen(told_to["hear"]), os.fdopen(told_to["speak"], "w", buffering=1)
+    token = hear.readline().strip()
     limit(told_to["memory"], told_to["file_size"])
     if told_to["sealed"]:
         seal(told_to["listed"], told_to["readable"], told_to["writable"])
@@ -178,7 +179,7 @@ def main(given: str) -> None:
     before = fingerprint()
 
     def say(message: dict) -> None:
-        speak.write(json.dumps(message) + "\n")
+        speak.write(json.dumps(message | {"token": token}) + "\n")
 
     names = run_cells(notebook, told_to["cell_seconds"], say)
     say({"ran": True, "altered": altered(before)})

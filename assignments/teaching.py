@@ -27,7 +27,13 @@ def solved(*values) -> bool:
 
 def numbers(values):
     """A tensor, array or list as an array to draw."""
-    return values.detach().numpy() if isinstance(values, torch.Tensor) else np.array([float(value) for value in values]) if np.ndim(values) < 2 else np.array(values)
+    return (
+        values.detach().numpy()
+        if isinstance(values, torch.Tensor)
+        else np.array([float(value) for value in values])
+        if np.ndim(values) < 2
+        else np.array(values)
+    )
 
 
 def heat_maps(panels, xlabel="key", ylabel="query", largest=None):
