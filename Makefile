@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup data fetch repro restore test test-pages lab explore site notebooks readme verify bench bench-curves bench-datasets lint clean
+.PHONY: help setup data fetch repro restore test test-pages course grade test-course lab explore site notebooks readme verify bench bench-curves bench-datasets lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */make \1\t/' | expand -t 22
@@ -58,9 +58,18 @@ explore: data .venv/readers  ## the explorer as a page of its own, without code
 site: data .venv/readers  ## the study as web pages in site/, without scripts or anything from elsewhere
 	@python docs/draw.py && python docs/build.py
 
-.venv/readers .venv/pages: .venv/%: .venv/ready
+.venv/readers .venv/pages .venv/course: .venv/%: .venv/ready
 	@$(BIN)/pip install --quiet --constraint requirements.lock --no-build-isolation --editable '.[$*]'
 	@touch $@
+
+course: .venv/course  ## the assignments: students' copies, bundles, rubrics into build/course; every solution is run
+	@python assignments/build.py
+
+grade: setup  ## grades a folder of notebooks offline: make grade SUBMISSION=folder; further settings in OPTIONS="--seconds 120"
+	@python assignments/grade.py '$(SUBMISSION)' $(OPTIONS)
+
+test-course: .venv/course  ## the course's long tests: solutions, unsolved copies, wrong solutions, hostile ones
+	@python -m pytest assignments/test_whole_course.py
 
 notebooks: setup  ## runs the notebooks on their defaults and saves their outputs
 	@python -m bivrec notebooks
