@@ -16,8 +16,8 @@ from bivrec.settings import SettingsError
 STYLE = """<style>
 .bv table{border-collapse:collapse;font-size:13px;line-height:1.35}.bv th{text-align:left;padding:3px 10px 3px 0;vertical-align:bottom}
 .bv td{padding:1px 10px 1px 0;vertical-align:top}.bv .n{text-align:right;opacity:.8}.bv .out{opacity:.6}
-.bv .row{display:flex;gap:2px;margin:0 0 4px}.bv .row>b{flex:0 0 5.5em;font-weight:normal;font-size:12px}
-.bv .p{flex:1 1 0;min-width:12px;overflow:hidden;text-align:center;font-size:12px;line-height:22px;height:22px;border-radius:3px;color:#111}
+.bv .row{display:flex;gap:2px;margin:0 0 4px;overflow-x:auto}.bv .row>b{flex:0 0 7em;white-space:nowrap;line-height:22px;font-weight:normal;font-size:12px}
+.bv .p{flex:1 1 0;min-width:14px;overflow:hidden;text-align:center;font-size:12px;line-height:22px;height:22px;border-radius:3px;color:#111}
 .bv .side{display:flex;flex-wrap:wrap;gap:24px}.bv h4{margin:10px 0 4px;font-size:14px}.bv .t{font-weight:700}.bv .k{padding:0 6px;border-radius:3px;color:#111}
 </style>"""
 NOISES = {"none": None, "items replaced": "replace", "items inserted": "insert", "items deleted": "delete", "items moved": "shuffle",
@@ -99,8 +99,8 @@ class Explorer(widgets.VBox):
         self.user = widgets.Dropdown(description="user", **wide)
         self.noise = widgets.Dropdown(options=list(NOISES), description="noise", **wide)
         self.level = widgets.FloatSlider(0.3, min=0.0, max=1.0, step=0.1, description="level", continuous_update=False, **wide)
-        self.addition = widgets.Combobox(placeholder="begin to type a title", description="item", ensure_option=True, **wide)
-        self.removal = widgets.Dropdown(description="item", **wide)
+        self.addition = widgets.Combobox(placeholder="begin to type a title", description="new item", ensure_option=True, **wide)
+        self.removal = widgets.Dropdown(description="in history", **wide)
         self.view = widgets.ToggleButtons(options=[("ID view", "id"), ("multimodal view", "multimodal")], style={"button_width": "130px"})
         self.add, self.remove, self.reset = (
             widgets.Button(description=text, tooltip=tip, layout=widgets.Layout(width="90px"))
