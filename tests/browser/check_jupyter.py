@@ -161,10 +161,10 @@ def click_through(page) -> dict[str, float]:
     def add():
         page.locator("input[list]").first.fill("Mountain 7 (2001) · 1106")
         page.keyboard.press("Enter")
-        page.get_by_role("button", name="Add").click()
+        page.get_by_role("button", name="Add", exact=True).click()
 
     step("add", add)
-    step("remove", lambda: page.get_by_role("button", name="Remove").click())
+    step("remove", lambda: page.get_by_role("button", name="Remove", exact=True).click())
     assert lists.inner_text() == own
     step("noise", lambda: choose(page, "noise", 1))
     step("no noise", lambda: choose(page, "noise", 0))
