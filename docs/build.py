@@ -181,10 +181,10 @@ def render_claims() -> str:
 def render_overview() -> str:
     """README's opening and first results, the verdicts in numbers, and where to go on."""
     text = (ROOT / "README.md").read_text("utf-8")
-    opening = text.split("\n## ")[0]
+    opening = re.sub(r"(?m)^\|.*\n", "", text.split("\n## ")[0])  # its small pictures stand larger below
     results = text.split("\n## Results\n")[1].split("<!-- /main full -->")[0]
     counts = pd.DataFrame({PROFILES[name]: claims_of(name)["verdict"].value_counts() for name in with_claims()}).fillna(0).astype(int)
-    counts = counts.reindex(["holds", "fails", "open"]).fillna(0).astype(int).T.reset_index(names="tests of")
+    counts = counts.reindex(["holds", "fails", "open"]).fillna(0).astype(int).T.rename_axis(columns=None).reset_index(names="tests of")
     cards = {
         "claims.html": ("Claims and verdicts", "every test with its interval"),
         "default/03_training/movies-classic.html": ("Training", "the field, its curves, and interests that can be seen"),
