@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 
@@ -19,9 +20,9 @@ from bivrec.settings import load_settings
 from bivrec.training import seed_of
 
 SHORT = {"training.num_steps": 12, "training.warmup_steps": 4, "training.evaluate_every": 6}
-TOLERANCES = {"loss": 1e-5, "scores": 1e-4, "ndcg@20": 0.005}  # of the largest value; the figure itself, as `make verify` allows at least
 LONG = bool(os.environ.get("TRUST_RECORD"))  # `make trust`: a whole training of planted, every set of instructions, figures kept
 STEPS = 120 if LONG else 20
+TOLERANCES = {"loss": 1e-5, "scores": 1e-3 if LONG else 1e-4, "ndcg@20": 0.005}  # of the largest value; the last one as `make verify` allows at least
 OLDEST = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
 WAYS = {"two threads": (2, {}), "the oldest instructions": (1, OLDEST)}
 WAYS |= {name: (1, {"ATEN_CPU_CAPABILITY": name}) for name in ("default", "avx2", "avx512") if LONG}
@@ -110,6 +111,5 @@ def test_no_random_source_is_without_a_seed(root):
                 assert not {alias.name for alias in node.names} & {"random", "secrets", "uuid"}, path.name
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                drawn = called.startswith("np.random.Generator(")  # a draw: what it draws from is a call of its own, seen in turn
-                allowed = drawn or (called in ("np.random.Generator", "np.random.PCG64", "np.random.SFC64") and node.args)
-                assert allowed or not called.startswith(("np.random.", "random.")), f"{path.name}: {ast.unparse(node)}"
+                allowed = called in ("np.random.Generator", "np.random.PCG64", "np.random.SFC64") and node.args
+                assert allowed or not re.fullmatch(r"(np\.)?random\.\w+", called), f"{path.name}: {ast.unparse(node)}"

@@ -333,9 +333,9 @@ def write_table(report: dict) -> str:
 def main(parts: list[str]) -> None:
     for name in parts or PARTS:
         started = time.monotonic()
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
         found = PARTS[name]()
         report = json.loads(REPORT.read_text()) if REPORT.is_file() else {}
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
         report[name] = {"made": f"{date.today()}, {commit}, {(time.monotonic() - started) / 60:.0f} minutes", "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}", **found}  # fmt: skip
         REPORT.write_text(json.dumps(report, indent=1) + "\n")
         print(f"{name}: {json.dumps({key: value for key, value in found.items() if key != 'by reader'})}", flush=True)
