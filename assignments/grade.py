@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import secrets
 import selectors
 import shutil
@@ -37,9 +38,10 @@ MiB = 1 << 20
 class Limits:
     """What a submission may use. The first two end a cell or a test and the rest goes on; the others end the submission."""
 
-    cell_seconds: float = 60
+    cell_seconds: float = 60  # of the processor; four times as many on the clock
     test_seconds: float = 20
-    seconds: float = 240
+    processor_seconds: int = 300  # in all, of a process
+    seconds: float = 900  # on the clock, in all
     memory: int = 3072  # MiB, of a process's address space and of what all processes together hold
     file_size: int = 64  # MiB, of one file
     folder_size: int = 256  # MiB, of all files
@@ -59,7 +61,7 @@ class Graded:
     possible: dict[str, float] = field(default_factory=dict)
     hints: dict[str, list[str]] = field(default_factory=dict)
     answers: list[str] = field(default_factory=list)
-    seconds: float = 0.0
+    seconds: float = 0.0  # of the processor
 
 
 class Ended(Exception):
@@ -127,6 +129,12 @@ def end_all() -> None:
         psutil.wait_procs(found, timeout=0.1)
 
 
+def processor_seconds() -> float:
+    """What the processes that this one started and that have ended took of the processor."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def size_of(folder: Path) -> int:
     """What the files below a folder hold, in bytes."""
     sizes = [os.lstat(os.path.join(top, name)).st_size for top, _, names in os.walk(folder) for name in names if os.path.lexists(os.path.join(top, name))]
@@ -175,6 +183,8 @@ def listen(child: subprocess.Popen, pipe: int, token: str, folder: Path, limits:
             yield message
         if not part:
             code = child.wait(5)
+            if code == -signal.SIGXCPU:
+                raise Ended("time limit", f"stopped after {limits.processor_seconds} s of the processor")
             reason = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
             raise Ended("ended early", f"its process ended {reason}")
 
@@ -225,7 +235,13 @@ def start(folder: Path, limits: Limits, sealed: bool, preload: list[str]) -> tup
     messages bear."""
     (hear, send), (receive, speak) = os.pipe(), os.pipe()
     told = {"hear": hear, "speak": speak, "sealed": sealed, "notebook": str(folder / "submission.json"), "preload": preload} | places(folder)
-    told |= {"memory": limits.memory * MiB, "file_size": limits.file_size * MiB, "cell_seconds": limits.cell_seconds, "test_seconds": limits.test_seconds}
+    told |= {
+        "processor_seconds": limits.processor_seconds,
+        "memory": limits.memory * MiB,
+        "file_size": limits.file_size * MiB,
+        "cell_seconds": limits.cell_seconds,
+        "test_seconds": limits.test_seconds,
+    }
     environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": str(folder), "TMPDIR": str(folder), "MPLCONFIGDIR": str(folder), "MPLBACKEND": "agg"}
     environment |= {"PYTHONPATH": str(ROOT), "BIVREC_ROOT": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     child = subprocess.Popen(
@@ -261,7 +277,7 @@ def add_points(graded: Graded, whole: dict[str, str], found: list[tuple]) -> Non
 def grade(path: Path, name: str, course: Path, limits: Limits, sealed: bool, preload: list[str]) -> Graded:
     """One submission, from file to points; nothing it does is raised here."""
     graded, started, folder = Graded(plain(name)), time.monotonic(), Path(tempfile.mkdtemp(prefix="submission-"))
-    whole, found, open_pipes = {}, [], []
+    whole, found, open_pipes, used = {}, [], [], processor_seconds()
     adopt_orphans()
     try:
         notebook = read_notebook(path, limits)
@@ -286,7 +302,7 @@ def grade(path: Path, name: str, course: Path, limits: Limits, sealed: bool, pre
             os.close(pipe)
         shutil.rmtree(folder, ignore_errors=True)
     add_points(graded, whole, found)
-    graded.seconds = round(time.monotonic() - started, 1)
+    graded.seconds = round(processor_seconds() - used, 1)
     return graded
 
 
@@ -298,7 +314,7 @@ def write_all(graded: list[Graded], course: Path, out: Path) -> None:
     """grades.csv, a row a submission; tasks.csv, a row a task; feedback/ for the students, without hidden tests; marking/ for
     the lecturer: each written answer above its rubric."""
     out.mkdir(parents=True, exist_ok=True)
-    rows = [["submission", "assignment", "outcome", "points", "of", "by hand, of", "seconds", "what happened"]]
+    rows = [["submission", "assignment", "outcome", "points", "of", "by hand, of", "processor seconds", "what happened"]]
     tasks = [["submission", "assignment", "task", "points", "of", "hint"]]
     for one in graded:
         path = course / one.assignment / "rubrics.json"
@@ -340,7 +356,7 @@ def main() -> None:
     sealed = landlock_version() >= 1
     if not sealed and not asked.unsealed:
         sys.exit(
-            "ERROR: this kernel has no Landlock, so a submission could write and read outside its folder; grade in a container or virtual machine of its own and say --unsealed"
+            "ERROR: this kernel has no Landlock, so a submission could write and read outside its folder; grade in a container or virtual machine of its own and say OPTIONS=--unsealed"
         )
     if not asked.folder.is_dir():
         sys.exit(f"ERROR: SUBMISSION={asked.folder} is no folder; name one that holds notebooks")

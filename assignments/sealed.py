@@ -49,25 +49,30 @@ def seal(listed: list[str], readable: list[str], writable: list[str]) -> None:
     os.close(ruleset)
 
 
-def limit(memory: int, file_size: int) -> None:
-    """What the kernel itself refuses: memory of a process, size of a file, core dumps."""
+def limit(memory: int, file_size: int, processor_seconds: int) -> None:
+    """What the kernel itself refuses: memory of a process, size of a file, core dumps; and how long a process computes."""
     for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, file_size), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(kind, (most, most))
+    resource.setrlimit(resource.RLIMIT_CPU, (processor_seconds, processor_seconds + 2))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     Path("/proc/self/oom_score_adj").write_text("1000")  # should the machine run out of memory, this goes first
 
 
 def timed(seconds: float, work, *arguments):
-    """The work's result, or PastLimit after so many seconds, and every second again."""
+    """The work's result, or PastLimit after so many seconds of the processor, or four times as many on the clock (the machine
+    may be busy), and every second again."""
 
     def ring(*_):
         raise PastLimit(f"ran past {seconds:g} s")
 
+    signal.signal(signal.SIGPROF, ring)
     signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 1)
+    signal.setitimer(signal.ITIMER_REAL, 4 * seconds, 1)
     try:
         return work(*arguments)
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -169,7 +174,7 @@ def main(given: str) -> None:
     told_to = json.loads(given)
     hear, speak = os.fdopen(told_to["hear"]), os.fdopen(told_to["speak"], "w", buffering=1)
     token = hear.readline().strip()
-    limit(told_to["memory"], told_to["file_size"])
+    limit(told_to["memory"], told_to["file_size"], told_to["processor_seconds"])
     if told_to["sealed"]:
         seal(told_to["listed"], told_to["readable"], told_to["writable"])
     notebook = json.loads(Path(told_to["notebook"]).read_text())

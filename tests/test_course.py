@@ -105,6 +105,10 @@ def test_the_quick_check_questions_are_asked(root):
     assert "what are the differences between absolute and relative positional encodings?" in text["c_positions"]
 
 
+def test_the_hints_are_those_of_the_masters(root):
+    assert (root / "assignments" / "HINTS.md").read_text() == load(root, "build").hints(), "run `make course`"
+
+
 @pytest.mark.parametrize("master", MASTERS)
 def test_wrong_solutions_are_about_tasks_that_exist(root, master):
     wrong, tasks = YAML(typ="safe").load((root / "assignments" / "wrong" / f"{master}.yaml").read_text()), questions_of(root, master)
@@ -155,7 +159,7 @@ def test_hostile_submissions_are_bounded_and_named(root, tmp_path, grade, hostil
     (submissions / "torn.ipynb").write_text(notebook(SOLVED)[:200])
     (submissions / "stranger.ipynb").write_text(notebook(SOLVED, assignment="../../etc"))
     (submissions / "link.ipynb").symlink_to("/etc/passwd")
-    rows, sent = run_grader(root, course, submissions, "--seconds", "8", "--cell-seconds", "1", "--test-seconds", "1", "--jobs", "2")
+    rows, sent = run_grader(root, course, submissions, "--processor-seconds", "5", "--cell-seconds", "1", "--test-seconds", "1", "--jobs", "2")
     assert len(rows) == len(chosen) + 5
     assert (rows["honest.ipynb"]["outcome"], rows["honest.ipynb"]["points"], rows["honest.ipynb"]["of"]) == ("graded", "3", "3")
     assert rows["honest.ipynb"]["by hand, of"] == "3" and rows["honest.ipynb"]["what happened"] == ""
@@ -164,8 +168,8 @@ def test_hostile_submissions_are_bounded_and_named(root, tmp_path, grade, hostil
     assert rows["stranger.ipynb"]["outcome"] == "not of the course"
     for one in chosen:
         row = rows[f"{one['name'].replace(' ', '-')}.ipynb"]
-        assert row["outcome"] == one["outcome"] and one.get("note", "") in row["what happened"], row
-        assert float(row["seconds"]) < 20
+        assert row["outcome"] in (one["outcome"] if isinstance(one["outcome"], list) else [one["outcome"]]) and one.get("note", "") in row["what happened"], row
+        assert float(row["processor seconds"]) < 20
         assert row["points"] == "3" or not one.get("keeps"), row
     assert not list(outside.iterdir())
     assert "twice three is six" in (root / "tests" / "test_course.py").read_text() and "0.0625" not in sent and "0.03125" not in sent
