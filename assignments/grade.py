@@ -70,7 +70,7 @@ class Ended(Exception):
 
 def plain(text: str) -> str:
     """Text from a submission as one line that a spreadsheet takes for text, not for a formula."""
-    line = re.sub(r"[^\x20-\x7e\u00a0-\uffff]+", " ", str(text))[:300].strip()
+    line = re.sub(r"[^\x20-\x7e\u00a0-\ud7ff\ue000-\uffff]+", " ", str(text))[:300].strip()
     return f"'{line}" if line[:1] in "=+-@" else line
 
 
@@ -315,7 +315,7 @@ def write_all(graded: list[Graded], course: Path, out: Path) -> None:
     the lecturer: each written answer above its rubric."""
     out.mkdir(parents=True, exist_ok=True)
     rows = [["submission", "assignment", "outcome", "points", "of", "by hand, of", "processor seconds", "what happened"]]
-    tasks = [["submission", "assignment", "task", "points", "of", "hint"]]
+    tasks, taken = [["submission", "assignment", "task", "points", "of", "hint"]], []
     for one in graded:
         path = course / one.assignment / "rubrics.json"
         rubrics = json.loads(path.read_text()) if one.assignment and path.is_file() else []
@@ -332,10 +332,12 @@ def write_all(graded: list[Graded], course: Path, out: Path) -> None:
         for number, rubric in enumerate(rubrics):
             answer = one.answers[number] if len(one.answers) == len(rubrics) else "\n\n".join(one.answers) or "(no answer found)"
             sheet += ["", f"## {rubric['task']}: ____ of {rubric['points']:g}", "", *(f"> {line}" for line in answer[:20_000].splitlines()), "", rubric["text"]]
-        file = re.sub(r"[^\w.-]+", "_", one.submission) + ".md"
+        file = re.sub(r"[^\w.-]+", "_", one.submission)[-100:]
+        taken.append(file)
+        file += f"-{taken.count(file)}.md" if taken.count(file) > 1 else ".md"
         for kind, text in (("feedback", lines), ("marking", sheet)):
             (out / kind).mkdir(exist_ok=True)
-            (out / kind / file).write_text("\n".join(text) + "\n")
+            (out / kind / file).write_text("\n".join(text) + "\n", encoding="utf-8", errors="replace")
     for name, table in (("grades.csv", rows), ("tasks.csv", tasks)):
         with open(out / f"{name}.part", "w", newline="") as file:
             csv.writer(file).writerows(table)
@@ -344,7 +346,7 @@ def write_all(graded: list[Graded], course: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="notebooks, at any depth")
     parser.add_argument("--course", type=Path, default=COURSE, help="what `make course` wrote")
     parser.add_argument("--out", type=Path, help="where the tables go; <course>/grades unless told")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="submissions side by side")
@@ -358,6 +360,8 @@ def main() -> None:
         sys.exit(
             "ERROR: this kernel has no Landlock, so a submission could write and read outside its folder; grade in a container or virtual machine of its own and say OPTIONS=--unsealed"
         )
+    if asked.folder == Path():
+        sys.exit("ERROR: no folder is named; say make grade SUBMISSION=folder")
     if not asked.folder.is_dir():
         sys.exit(f"ERROR: SUBMISSION={asked.folder} is no folder; name one that holds notebooks")
     notebooks = find_notebooks(asked.folder)
