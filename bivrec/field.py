@@ -196,12 +196,15 @@ def count_costs(domain: Domain, name: str, num_batches: int = 10) -> dict[str, f
     still, most = {p.untyped_storage().data_ptr() for p in model.parameters()} | lasting.keys(), 0
     with FlopCounterMode(display=False) as counter:
         for batch in itertools.islice(batches, num_batches):
-            held: dict[int, int] = {}
-            with torch.autograd.graph.saved_tensors_hooks(
-                lambda t, held=held: held.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t, lambda t: t
-            ):
+            held: dict[int, torch.UntypedStorage] = {}  # themselves, so that no place is given out twice
+
+            def hold(tensor: torch.Tensor, held: dict = held) -> torch.Tensor:
+                held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
                 loss = model.loss(batch.to(model.device))
-            most = max(most, sum(size for place, size in held.items() if place not in still))
+            most = max(most, sum(storage.nbytes() for place, storage in held.items() if place not in still))
             loss.backward()
     return {"flops_per_step": counter.get_total_flops() / num_batches, "memory_mb": (5 * weights + sum(lasting.values()) + most) / 1e6}
 

@@ -129,6 +129,7 @@ def run_kernel(source: Path, output: Path, parameters: Mapping[str, Any], folder
     from traitlets.config import Config
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # an interrupted run leaves tasks behind, of which it would tell at length
     if not source.is_file():
         raise NotebookError(f"there is no notebook {source.name}; see the folder notebooks/")
     known = papermill.inspect_notebook(str(source))
