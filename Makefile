@@ -3,7 +3,6 @@
 PYTHON ?= python3
 PROFILE = default
 CHROMIUM = /usr/bin/chromium
-RESULTS = $(subst /default,,results/$(PROFILE))
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
@@ -17,7 +16,7 @@ help:  ## this list
 setup: .venv/ready  ## the virtual environment in .venv, from requirements.lock
 
 .venv/ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ERROR: bivrec needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name a newer one: make PYTHON=python3.12 setup")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5) and "ERROR: bivrec needs Python 3.11.5 or newer; this is " + sys.version.split()[0] + ". Name a newer one: make PYTHON=python3.12 setup")'
 	@echo "Setting up .venv (two to four minutes)"
 	@rm -f .venv/ready
 	@$(PYTHON) -m venv .venv
@@ -36,8 +35,7 @@ fetch-%: setup
 repro: data $(addprefix fetch-,$(DATASETS))  ## regenerates every result; DATASETS="baby clothing": on these; PROFILE=smoke: the chain on generated data, in minutes; PROFILE=full: hours, minutes on a GPU
 	@$(if $(DATASETS),python -m bivrec choose $(DATASETS))
 	@python -m bivrec check '$(PROFILE)'
-	@dvc repro $(filter-out default/dvc.yaml,$(PROFILE)/dvc.yaml)
-	@echo "Done. Look at $(RESULTS)/08_report/all/08_report.ipynb, or 'git status results' for what changed."
+	@since=$$(date -u '+%Y-%m-%d %H:%M') && dvc repro $(filter-out default/dvc.yaml,$(PROFILE)/dvc.yaml) && python -m bivrec summary '$(PROFILE)' "$$since"
 
 restore: setup  ## the embedded data as published, whatever data/ holds
 	@git checkout --quiet data.dvc

@@ -9,7 +9,7 @@ sys.path.insert(0, str(ROOT))
 
 from bivrec.pipeline import ENVIRONMENT  # noqa: E402
 
-os.environ.update(ENVIRONMENT | {"BIVREC_ROOT": str(ROOT), "PYTHONPATH": str(ROOT)})
+os.environ.update(ENVIRONMENT | {"BIVREC_ROOT": str(ROOT), "PYTHONPATH": str(ROOT), "BIVREC_TERMINAL": ""})
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

@@ -27,7 +27,7 @@ from bivrec.fetch import checksums
 from bivrec.planted import make_planted
 from bivrec.results import keep, kept_folder
 from bivrec.sequences import DataError, Parts, Raw, Sequences, build_sequences, check_counts, load_sequences, save_sequences, split_sequences
-from bivrec.settings import Dataset, Settings, SettingsError, Variant, can_do_with, load_settings, pick, profile_folder, project_root, without_modalities
+from bivrec.settings import Dataset, LeftOut, Settings, Variant, can_do_with, load_settings, pick, profile_folder, project_root, without_modalities
 from bivrec.sources import modalities_of, raw_folder, read_dataset
 
 Features = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -151,7 +151,7 @@ class Domain:
         """A model of the field or an ablation, by its name in params.yaml; one that reads features that are not there is refused."""
         variant, has = pick(self.settings.ablations | self.settings.models, name, "model"), modalities_of(self.dataset, self.settings.features)
         if len(has) < 2 and not can_do_with(self.settings, variant, has):
-            raise SettingsError(f"{name} reads features that {self.name} lacks; 03_training leaves it out, and the studies that need it cannot be made")
+            raise LeftOut(f"{name} reads features that {self.name} lacks; 03_training leaves it out, and the studies that need it cannot be made")
         return variant
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from bivrec.fetch import sha256
+from bivrec.results import progress
 from bivrec.sequences import RESTORE, DataError, Parts, Sequences
 from bivrec.settings import Dataset, Features, Modality, project_root
 from bivrec.sources import read_vectors
@@ -116,9 +118,9 @@ def _image_encoder():
 
 
 def open_image(path_or_file, name: str) -> Image.Image:
-    """An RGB image; a file that is no image, is cut short, or would fill the memory is refused."""
+    """An RGB image; a file that is no JPEG, PNG or WebP, is cut short, or would fill the memory is refused."""
     try:
-        with Image.open(path_or_file) as image:
+        with Image.open(path_or_file, formats=("JPEG", "PNG", "WEBP")) as image:
             if image.width * image.height <= MAX_PIXELS:
                 return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -164,9 +166,12 @@ def load_image_vectors(folder: Path) -> tuple[Int64[ndarray, "image"], Float32[n
         found = sha256(folder / "vectors.npy")
     except (OSError, ValueError) as error:
         raise DataError(f"{name} cannot be read ({error.__class__.__name__}); {RESTORE}") from None
-    if found != manifest.get("vectors_sha256"):
+    if not isinstance(manifest, dict) or found != manifest.get("vectors_sha256"):
         raise DataError(f"{name}/vectors.npy is not the file that its manifest describes; {RESTORE}")
-    ids, vectors = np.array(manifest["item_ids"], dtype="int64"), np.load(folder / "vectors.npy", allow_pickle=False).astype("float32")
+    try:
+        ids, vectors = np.array(manifest["item_ids"], dtype="int64"), np.load(folder / "vectors.npy", allow_pickle=False).astype("float32")
+    except (ValueError, TypeError, KeyError, OverflowError, EOFError) as error:
+        raise DataError(f"{name} holds no vectors with their item_ids ({error.__class__.__name__}); {RESTORE}") from None
     if len(ids) != len(vectors) or not np.isfinite(vectors).all():
         raise DataError(f"{name} has {len(vectors)} vectors for {len(ids)} items, or some are not finite; {RESTORE}")
     return ids, vectors
@@ -217,7 +222,12 @@ def image_features(sequences: Sequences, settings: Features, folder: Path, store
     if live:
         paths = list(live.values())
         contents = (path.read_bytes() for path in paths)
-        encoded = kept_by_content("image", encoder, contents, lambda rows: encode_images((open_image(path, path.name) for path in paths[rows]), encoder))
+        encoded = kept_by_content(
+            "image",
+            encoder,
+            contents,
+            lambda rows: encode_images((open_image(path, path.name) for path in progress(paths[rows], "encoding", "images")), encoder),
+        )
         if known and len(next(iter(known.values()))) != encoded.shape[1]:
             raise DataError(f"{encoder} gives {encoded.shape[1]} numbers an image, the vectors of data/{stored.name} have others; set efficientnet-lite0")
         known.update(zip(live, encoded))
@@ -264,5 +274,8 @@ def load_features(folder: Path, modality: Modality) -> ItemFeatures:
     """What `save_features` wrote."""
     if not (folder / f"{modality}.npz").is_file():
         raise DataError(f"the {modality} features in build/{folder.parent.name} are missing; `make repro` makes them")
-    with np.load(folder / f"{modality}.npz", allow_pickle=False) as kept:
-        return ItemFeatures(kept["values"].astype("float32"), kept["mask"], str(kept["source"]))
+    try:
+        with open(folder / f"{modality}.npz", "rb") as file, np.load(file, allow_pickle=False) as kept:
+            return ItemFeatures(kept["values"].astype("float32"), kept["mask"], str(kept["source"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+        raise DataError(f"{folder / modality}.npz is damaged ({error.__class__.__name__}); remove it, and `make repro` makes it anew") from None

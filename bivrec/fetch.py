@@ -5,8 +5,11 @@ import json
 import os
 import shutil
 import stat
+import sys
 import zipfile
 from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
 
 from bivrec.results import write_whole
 from bivrec.sequences import RESTORE, DataError
@@ -90,6 +93,29 @@ def unpack(archive: Path, folder: Path, limit: int = MAX_UNPACKED) -> None:
         raise DataError(f"{archive} cannot be unpacked ({' '.join(str(error).split())[:160]}); remove it and fetch it again") from None
 
 
+def download(url: str, part: Path) -> None:
+    """A file into `part`. What an interrupted download left there is not fetched again, if the server says that its file is
+    still the same one."""
+    import requests
+
+    mark, have = part.with_suffix(".mark"), part.stat().st_size if part.is_file() else 0
+    known = mark.read_text("utf-8") if have and mark.is_file() else ""
+    asked = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-", "If-Range": known} if known else {})
+    with requests.get(url, headers=asked, stream=True, timeout=60) as answer:
+        if answer.status_code == 416:  # there was nothing left to send, or the file is another
+            part.unlink()
+            return download(url, part)
+        answer.raise_for_status()
+        rest = answer.status_code == 206
+        mark.write_text(answer.headers.get("ETag", answer.headers.get("Last-Modified", "")), "utf-8")
+        size = int(answer.headers.get("Content-Length", 0)) or None
+        told = {"unit": "B", "unit_scale": True, "disable": not sys.stderr.isatty(), "initial": have * rest, "total": size and size + have * rest}
+        with open(part, "ab" if rest else "wb") as sink, tqdm(desc=part.name.strip("."), **told) as bar:
+            for block in answer.iter_content(1 << 18):
+                bar.update(sink.write(block))
+    mark.unlink()
+
+
 def fetch(name: str, dataset: Dataset, accept: bool = False) -> str:
     """Downloads what of a dataset is not there yet, after its licence was accepted; what was placed by hand is left as it is."""
     import pooch
@@ -103,13 +129,15 @@ def fetch(name: str, dataset: Dataset, accept: bool = False) -> str:
     if wanted and not accept:
         told = f"{name} comes under this licence: {dataset.licence}\nFrom: " + ", ".join(dataset.downloads[file].url for file in wanted)
         raise SettingsError(f"{told}\nNothing was fetched. If you accept it: make fetch DATASET={name} ACCEPT=yes")
-    pooch.get_logger().setLevel("WARNING")
     for file in wanted:
         source, temporary = dataset.downloads[file], folder / f".{file}.part"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            loader = pooch.HTTPDownloader(progressbar=True, timeout=60)
-            pooch.retrieve(source.url, source.checksum, fname=temporary.name, path=folder, downloader=loader)
+            if not temporary.is_file() or temporary.with_suffix(".mark").is_file():
+                download(source.url, temporary)
+            if source.checksum and not pooch.hashes.hash_matches(temporary, source.checksum):
+                temporary.unlink()
+                raise ValueError
         except (requests.RequestException, OSError) as error:
             by_hand = f"put {', '.join(wanted[wanted.index(file) :])} into {folder} by hand (from {source.url})"
             raise DataError(f"{file} could not be fetched ({error.__class__.__name__}); try again, or {by_hand}") from None

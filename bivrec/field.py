@@ -25,7 +25,7 @@ from bivrec.baselines import DIFSR, FDSA, MMMLP, NOVA, ComiRecSA, GRU4Rec, ItemN
 from bivrec.domains import Domain, Features
 from bivrec.evaluation import paired_test, rank_cases, user_metrics
 from bivrec.model import BivRec, pad
-from bivrec.results import kept_folder
+from bivrec.results import kept_folder, progress
 from bivrec.sequences import Cases, DataError, Parts
 from bivrec.settings import Settings, SettingsError, grid_of, profile_folder, training_profile, vary
 from bivrec.training import Fit, choose_device, draw_batches, fit, num_workers, seed_of
@@ -118,7 +118,8 @@ def load_checkpoint(domain: Domain, name: str, seed: int, path: Path | None = No
 
 
 def _begin_worker() -> None:
-    """One thread; and the worker ends when the notebook's kernel does, however that ended."""
+    """One thread and no bars; and the worker ends when the notebook's kernel does, however that ended."""
+    os.environ["BIVREC_TERMINAL"] = ""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
@@ -129,10 +130,11 @@ def side_by_side(work: Callable, jobs: Sequence, domain: Domain) -> list:
     """The jobs' results in order, one job a process and one thread each; with one worker, here."""
     torch.set_num_threads(1)
     workers = min(num_workers(domain.settings.machine), len(jobs))
+    told = work.__name__.strip("_").removesuffix("_work")
     if workers < 2:
-        return [work(job) for job in jobs]
+        return [work(job) for job in progress(jobs, told, "jobs")]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
-        return list(pool.map(work, jobs))
+        return list(progress(pool.map(work, jobs), told, "jobs", len(jobs)))
 
 
 def _train_work(job: tuple[Domain, str, int]) -> Trained:
@@ -167,7 +169,7 @@ def learning_curves(models: Sequence[Trained]) -> pd.DataFrame:
 def rank_models(domain: Domain, models: Sequence[Trained], split: str = "test", **labels: str) -> pd.DataFrame:
     """The ranks of every target of the split's users, by model, seed and view, with further labels as columns."""
     tables = []
-    for trained in models:
+    for trained in progress(models, "ranking", "models"):
         ranks = rank_cases(trained.model, getattr(domain.parts(trained.seed), split))
         tables.append(ranks.assign(model=trained.name, seed=trained.seed, split=split, **labels))
     return pd.concat(tables, ignore_index=True)

@@ -26,8 +26,8 @@ import numpy as np
 import pandas as pd
 
 from bivrec.fetch import checksums, fetch
-from bivrec.results import write_whole
-from bivrec.settings import SettingsError, check_params, load_settings, pick, profile_folder, project_root
+from bivrec.results import LEFT_OUT, write_whole
+from bivrec.settings import LeftOut, SettingsError, check_params, load_settings, pick, profile_folder, project_root
 
 ENVIRONMENT = dict(pair.split("=") for pair in (
     "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=67108864 "
@@ -97,13 +97,14 @@ def typed(text: str) -> Any:
 
 
 @contextmanager
-def quiet_stderr(log: Path) -> Iterator[None]:
-    """Sends what a kernel says while it starts or is ended to a file; errors inside cells come back by themselves."""
+def quiet_stderr(log: Path) -> Iterator[int]:
+    """Sends what a kernel says while it starts or is ended to a file; errors inside cells come back by themselves. Yields
+    where stderr was before."""
     saved = os.dup(2)
     with open(log, "w") as file:
         os.dup2(file.fileno(), 2)
     try:
-        yield
+        yield saved
     finally:
         os.dup2(saved, 2)
         os.close(saved)
@@ -138,9 +139,12 @@ def run_kernel(source: Path, output: Path, parameters: Mapping[str, Any], folder
     os.environ.update(ENVIRONMENT | {"BIVREC_ROOT": str(project_root()), "PYTHONPATH": str(project_root()), **folders})
     options = {"kernel_name": "python3", "progress_bar": False, "start_timeout": 120, "config": Config({"KernelManager": {"transport_encryption": "auto"}})}
     try:
-        with quiet_stderr(output.with_suffix(".log")):
+        with quiet_stderr(output.with_suffix(".log")) as terminal:
+            os.environ["BIVREC_TERMINAL"] = f"/proc/{os.getpid()}/fd/{terminal}" if os.isatty(terminal) else ""
             papermill.execute_notebook(str(source), str(output), dict(parameters), cwd=str(project_root() / "notebooks"), **options)
     except papermill.PapermillExecutionError as error:
+        if error.ename == "LeftOut":
+            raise LeftOut(error.evalue) from None
         told = re.sub(r"\x1b\[[0-9;]*m", "", str(error.evalue)).strip().splitlines()
         mend = "; free some space there" if "No space left on device" in "".join(told) else ""
         raise NotebookError(f"cell {error.exec_count}: {error.ename}: {told[0] if told else 'no message'}{mend}") from None
@@ -148,6 +152,17 @@ def run_kernel(source: Path, output: Path, parameters: Mapping[str, Any], folder
         raise NotebookError("the kernel died, most likely out of memory; lower machine.num_workers in params.yaml") from None
     except (NoSuchKernel, RuntimeError) as error:
         raise NotebookError(f"no kernel could be started ({error.__class__.__name__}): .venv is damaged; `make clean setup` builds it anew") from None
+
+
+def leave_out(executed: Path, build: Path, why: str) -> None:
+    """A study that its dataset has no features for: the notebook says so where it stopped, and the report passes it over."""
+    notebook = nbformat.read(executed, as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", ())]
+    for cell in notebook.cells:
+        if any(output.output_type == "error" for output in cell.get("outputs", ())):
+            cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=f"Left out: {why}\n")]
+    nbformat.write(notebook, executed)
+    write_whole(build / LEFT_OUT, json.dumps({"left out": why}, indent=1) + "\n")
 
 
 def end_with_caller() -> None:
@@ -198,6 +213,9 @@ def run_notebook(name: str, parameters: Mapping[str, Any]) -> None:
                 os.replace(output, failed)
                 told += f"; the notebook up to there: {failed.relative_to(root)}"
             raise NotebookError(told) from None
+        except LeftOut as error:
+            leave_out(output, Path(folders["BIVREC_BUILD"]), str(error))
+            print(f"{name} ({label}) is left out: {error}")
         write_whole(temporary / "results" / f"{name}.ipynb", nbformat.writes(scrub(nbformat.read(output, as_version=4))) + "\n")
         for path in (temporary / "top").iterdir():
             os.replace(path, results / path.name)
@@ -243,6 +261,23 @@ def record_stage(profile: str, stage: str, seconds: float) -> None:
     makers = [other for other in makers if other["stages"] and other is not same] + [same]
     total = sum(known["seconds"] for other in makers for known in other["stages"].values())
     write_whole(path, json.dumps({"profile": profile, "seconds": round(total, 1), "made by": makers}, indent=1) + "\n")
+
+
+def summary(profile: str, since: str) -> str:
+    """What ran since a minute (UTC, as provenance.json writes it), how long each stage took, and where to look."""
+    folder = profile_folder("build/log" if profile == "default" else "results", profile)
+    try:
+        makers = json.loads((folder / "provenance.json").read_text("utf-8"))["made by"]
+        ran = [(told["date"], name, told["seconds"]) for maker in makers for name, told in maker["stages"].items() if told["date"] >= since]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        ran = []
+    lines = [f"  {name:<34}{seconds // 60:>4.0f} min {seconds % 60:>2.0f} s" for _, name, seconds in sorted(ran)]
+    total = sum(seconds for *_, seconds in ran)
+    told = (
+        [f"{len(ran)} stages ran, {total // 60:.0f} min {total % 60:.0f} s together:", *lines] if ran else ["Nothing had to run: every result is up to date."]
+    )
+    results = profile_folder("results", profile).relative_to(project_root())
+    return "\n".join([*told, f"Look at {results}/08_report/all/08_report.ipynb (`make lab`), or at `git status results` for what changed."])
 
 
 def put_in_place(folder: Path, target: Path) -> None:
@@ -347,7 +382,7 @@ def choose(names: list[str]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """`python -m bivrec COMMAND`: source | run NOTEBOOK [KEY=VALUE ...] | notebooks | check [PROFILE] | verify |
-    store | fetch DATASET [accept] | choose DATASET ..."""
+    store | fetch DATASET [accept] | choose DATASET ... | summary PROFILE SINCE"""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["help"]
     try:
@@ -367,6 +402,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(fetch(rest[0], pick(check_params().datasets, rest[0], "dataset"), "accept" in rest[1:]))
         elif command == "choose" and rest:
             print(choose(rest))
+        elif command == "summary" and len(rest) == 2:
+            print(summary(*rest))
         elif command == "store":
             check_store()
         elif command == "verify":

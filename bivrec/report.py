@@ -11,8 +11,8 @@ import pandas as pd
 from bivrec.domains import Domain
 from bivrec.evaluation import holm, interval_table
 from bivrec.field import RUN_COLUMNS, compare, cost_runs, rank_models, to_runs, train_models
-from bivrec.results import kept, profile_folder
-from bivrec.settings import SettingsError, load_settings, project_root, training_profile
+from bivrec.results import LEFT_OUT, kept
+from bivrec.settings import SettingsError, load_settings, profile_folder, project_root, training_profile
 from bivrec.studies import diagnose
 
 OWN = ("bivrec", "bivrec-one-target", "pure-id", "pure-mm")
@@ -42,10 +42,11 @@ def _planted(profile: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def stage_labels(profile: str) -> list[tuple[str, str]]:
-    """Every stage of the profile with each of its labels: a dataset, or a pair of them."""
+    """Every stage of the profile with each of its labels, a dataset or a pair of them, but those that were left out."""
     studies = load_settings(profile=profile).studies
     pairs = [f"{pair.source}-{pair.target}" for pair in studies.transfers.values()]
-    return [(stage, label) for stage in studies.stages for label in (pairs if stage == "07_cross_dataset" else studies.datasets)]
+    every = [(stage, label) for stage in studies.stages for label in (pairs if stage == "07_cross_dataset" else studies.datasets)]
+    return [named for named in every if not (profile_folder("build", profile).joinpath(*named) / LEFT_OUT).is_file()]
 
 
 def gather_runs(whole_study: bool, profile: str = "default") -> pd.DataFrame:

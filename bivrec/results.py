@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 from bivrec.settings import SettingsError, profile_folder, project_root
 
+LEFT_OUT = "left-out.json"  # of a stage that could not be made of a dataset, in build/
 Place = Literal["results", "top", "build", "log", "partial"]
 
 
@@ -28,6 +30,23 @@ def write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(text, "utf-8")
     os.replace(temporary, path)
+
+
+def progress(work: Iterable, what: str, unit: str, total: int | None = None) -> Iterator:
+    """The work, under a bar with its rate and the time left: in a notebook that is read, in a terminal, and in the terminal
+    that the pipeline was started from (BIVREC_TERMINAL). Executed notebooks, logs and tests get none."""
+    from tqdm.auto import tqdm
+
+    terminal, notebook = os.environ.get("BIVREC_TERMINAL"), "IPython" in sys.modules and sys.modules["IPython"].get_ipython()
+    if terminal is None:
+        yield from tqdm(work, what, total, leave=False, unit=f" {unit}", disable=not (notebook or sys.stderr.isatty()))
+    elif terminal:
+        from tqdm import tqdm as plain
+
+        with open(terminal, "w") as file:
+            yield from plain(work, what, total, leave=False, unit=f" {unit}", file=file, dynamic_ncols=True)
+    else:
+        yield from work
 
 
 def keep(content: pd.DataFrame | Figure | Mapping[str, Any], name: str, place: Place = "results") -> None:

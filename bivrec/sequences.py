@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -144,9 +145,12 @@ def load_sequences(folder: Path) -> Sequences:
     """What `save_sequences` wrote."""
     if not (folder / "tags.csv").is_file():
         raise DataError(f"build/{folder.parent.name}/{folder.name} is missing; `make repro` makes it")
-    catalogue, tags = (pd.read_csv(folder / f"{name}.csv", keep_default_na=False, dtype={"id": str}) for name in ("catalogue", "tags"))
-    with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
-        return Sequences(**arrays, catalogue=catalogue, tags=tags)
+    try:
+        catalogue, tags = (pd.read_csv(folder / f"{name}.csv", keep_default_na=False, dtype={"id": str}) for name in ("catalogue", "tags"))
+        with open(folder / "arrays.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return Sequences(**arrays, catalogue=catalogue, tags=tags)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+        raise DataError(f"{folder} is damaged ({error.__class__.__name__}); remove it, and `make repro` makes it anew") from None
 
 
 def fold_of_users(users: Int64[ndarray, "user"], num_folds: int) -> Int64[ndarray, "user"]:

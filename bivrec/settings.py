@@ -43,6 +43,10 @@ class SettingsError(ValueError):
     """A setting that cannot be used; the message names the file, the key, the value and the mend."""
 
 
+class LeftOut(SettingsError):
+    """A study that cannot be made of a dataset, which lacks the features that it is about."""
+
+
 @dataclass_transform(frozen_default=True)
 class Section:
     """A part of params.yaml; what derives from it becomes a frozen dataclass that refuses unknown and mistyped keys."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from bivrec.embedding import Dropout
 from bivrec.evaluation import mean_metrics, rank_cases
 from bivrec.model import Batch, SequentialModel
+from bivrec.results import progress
 from bivrec.sequences import Parts
 from bivrec.settings import Machine, SettingsError, Training
 
@@ -142,7 +143,7 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
         for _ in range(told["step"]):
             next(batches)
     losses, before = [], told["seconds"]
-    for step in range(told["step"] + 1, num_steps + 1):
+    for step in progress(range(told["step"] + 1, num_steps + 1), "training", "steps"):
         batch = next(batches).to(model.device)
         model.anneal(step / num_steps)
         loss = model.loss(batch)

@@ -15,6 +15,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -27,12 +28,13 @@ from PIL import Image
 from bivrec import fetch as fetching
 from bivrec import sources
 from bivrec.domains import Domain, prepare
-from bivrec.features import open_image
+from bivrec.features import ItemFeatures, load_features, load_image_vectors, open_image, save_features, save_image_vectors
 from bivrec.fetch import checksums, unpack
 from bivrec.field import build_model, load_checkpoint, rank_models, save_checkpoint, train_models
 from bivrec.pipeline import NotebookError, main, read_notebook, write_sources
-from bivrec.results import kept
-from bivrec.sequences import DataError
+from bivrec.report import stage_labels
+from bivrec.results import kept, progress
+from bivrec.sequences import DataError, load_sequences, save_sequences
 from bivrec.settings import SettingsError, load_settings
 from bivrec.sources import read_dataset, read_vectors
 
@@ -177,6 +179,42 @@ def test_settings(project, capsys, case):
     assert not (project.root / "run").exists()
 
 
+def test_a_study_that_a_dataset_has_no_features_for_is_left_out(project, capsys):
+    project.notebook("before = 1", 'from bivrec.settings import LeftOut\nraise LeftOut("mine has no features")', "print('never')")
+    write_sources()
+    assert main(["run", "01_small", "dataset=mine"]) == 0
+    assert "01_small (mine) is left out: mine has no features" in capsys.readouterr().out
+    assert json.loads((project.root / "build" / "01_small" / "mine" / "left-out.json").read_text()) == {"left out": "mine has no features"}
+    executed = nbformat.read(project.root / "results" / "01_small" / "mine" / "01_small.ipynb", 4)
+    assert [output.text for cell in executed.cells for output in cell.outputs] == ["Left out: mine has no features\n"]
+    project.replace("params.yaml", "  datasets: [movies-classic, movies-modern]", "  datasets: [mine, planted]")
+    (project.root / "build" / "01_small").rename(project.root / "build" / "05_noise")
+    assert ("05_noise", "planted") in stage_labels("default") and ("05_noise", "mine") not in stage_labels("default")
+
+
+def test_the_summary_tells_what_ran_and_where_to_look(project, capsys):
+    project.notebook("print(1)")
+    write_sources()
+    assert main(["run", "01_small", "dataset=planted"]) == 0
+    assert main(["summary", "default", "2000-01-01 00:00"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("1 stages ran, 0 min ") and told[1].split()[0] == "01_small/planted"
+    assert told[2].startswith("Look at results/08_report/all/08_report.ipynb")
+    assert main(["summary", "default", "2999-01-01 00:00"]) == 0
+    assert capsys.readouterr().out.startswith("Nothing had to run: every result is up to date.\nLook at ")
+
+
+def test_a_bar_goes_to_the_terminal_that_it_is_told_and_nowhere_else(tmp_path, capfd, monkeypatch):
+    (tmp_path / "terminal").touch()
+    for terminal in ("", str(tmp_path / "terminal")):
+        monkeypatch.setenv("BIVREC_TERMINAL", terminal)
+        assert list(progress(range(3), "training", "steps")) == [0, 1, 2]
+    assert "training:   0%" in (tmp_path / "terminal").read_text() and "steps" in (tmp_path / "terminal").read_text()
+    monkeypatch.delenv("BIVREC_TERMINAL")
+    assert list(progress(iter("ab"), "training", "steps", 2)) == ["a", "b"]
+    assert capfd.readouterr() == ("", "")
+
+
 COMMANDS = {
     "a dataset that is a path": (command("run", "01_small", "dataset=../../x"), "there is no dataset '../../x'; known are mine, planted"),
     "a dataset to fetch that is a path": (command("fetch", "../../x"), "there is no dataset '../../x'; known are"),
@@ -271,6 +309,36 @@ DATA = {
 def test_data_files(project, capsys, case):
     arrange, told = DATA[case]
     assert told in refuses(arrange(project), project, capsys)
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[: len(content) // 2], lambda content: b"PK\x05\x06" + bytes(18), bytes.upper])
+def test_what_a_stage_kept_is_damaged(project, capsys, damage):
+    """Sequences and features in build/: cut short, emptied, or with their names changed."""
+    features = ItemFeatures(np.ones((9, 2), "float32"), np.ones(9, bool), "mine")
+    sequences = Domain("planted").sequences
+    for name, save, load in (
+        ("text.npz", lambda folder: save_features(folder, "text", features), lambda folder: load_features(folder, "text")),
+        ("arrays.npz", lambda folder: save_sequences(sequences, folder), load_sequences),
+    ):
+        folder = project.root / "build" / name
+        save(folder)
+        load(folder)
+        (folder / name).write_bytes(damage((folder / name).read_bytes()))
+        told = refuses(partial(load, folder), project, capsys)
+        assert str(folder) in told and "is damaged" in told and told.endswith("remove it, and `make repro` makes it anew")
+
+
+@pytest.mark.parametrize("change", [{"item_ids": None}, {"item_ids": ["a", "b"]}, {"item_ids": [1]}, {"item_ids": [1, 1 << 70]}, None, [1]])
+def test_a_manifest_that_does_not_name_its_vectors(project, capsys, change):
+    folder = project.root / "data" / "posters"
+    save_image_vectors(folder, np.array([1, 2]), np.ones((2, 3), "float32"), "mine")
+    assert load_image_vectors(folder)[0].tolist() == [1, 2]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = manifest | change if isinstance(change, dict) else change
+    if isinstance(change, dict) and change["item_ids"] is None:
+        del manifest["item_ids"]
+    project.write("data/posters/manifest.json", json.dumps(manifest))
+    assert "data/posters" in (told := refuses(lambda: load_image_vectors(folder), project, capsys)) and told.endswith("restore it with `make restore`")
 
 
 def test_fewer_users_than_folds(project, capsys, monkeypatch):
@@ -511,7 +579,9 @@ def test_another_python(project):
     script = f'#!/bin/sh\nshift\nexec {sys.executable} -c "import sys; sys.version_info = (3, 8, 0); sys.version = \'3.8.0\'; exec(sys.argv[1])" "$@"\n'
     old = project.write("python3.8", script)
     old.chmod(0o755)
-    assert make(project, f"PYTHON={old}", "setup") == "ERROR: bivrec needs Python 3.11 or newer; this is 3.8.0. Name a newer one: make PYTHON=python3.12 setup"
+    assert (
+        make(project, f"PYTHON={old}", "setup") == "ERROR: bivrec needs Python 3.11.5 or newer; this is 3.8.0. Name a newer one: make PYTHON=python3.12 setup"
+    )
 
 
 def ready(project: Project, python: str | None = None) -> None:

@@ -102,7 +102,41 @@ def test_a_file_that_is_not_there_or_cut_short_leaves_nothing(server, raw):
         dataset = dataset_of(source="plain", plain={"folder": "mine"}, downloads={name: {"url": f"{url}/{name}"}}, licence="Mine.")
         with pytest.raises(DataError, match=f"{name} could not be fetched .{kind}"):
             fetch("mine", dataset, accept=True)
-        assert not list((raw / "mine").iterdir())
+        assert not [path for path in (raw / "mine").iterdir() if not path.name.startswith(".cut.csv.")]  # from which it would go on
+
+
+def test_a_download_goes_on_where_it_broke_off(server, raw, monkeypatch):
+    """A server that breaks off half way through; then one whose file has become another meanwhile."""
+    content, asked = bytes(range(256)) * 4000, []
+    published = {"tag": '"first"', "content": content, "cut": True}
+
+    def answer(self):
+        start = int(self.headers.get("Range", "bytes=0-")[6:-1])
+        asked.append(start)
+        rest = start and self.headers["If-Range"] == published["tag"]
+        body = published["content"][start if rest else 0 :]
+        self.send_response(206 if rest else 200)
+        self.send_header("ETag", published["tag"])
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if published["cut"] else body)
+
+    monkeypatch.setattr(Quiet, "do_GET", answer)
+    folder, url = server
+    for tag, wanted, cuts in (('"first"', content, 2), ('"second"', content[::-1], 1)):
+        name = f"{len(asked)}.csv"
+        dataset = dataset_of(source="plain", plain={"folder": "mine"}, downloads={name: {"url": f"{url}/{name}"}}, licence="Mine.")
+        for _ in range(cuts):
+            with pytest.raises(DataError, match=f"{name} could not be fetched"):
+                fetch("mine", dataset, accept=True)
+            assert not (raw / "mine" / name).exists()
+        published |= {"tag": tag, "content": wanted, "cut": False}
+        with pytest.raises(DataError, match="interactions.csv"):  # the download is whole; the folder still lacks its interactions
+            fetch("mine", dataset, accept=True)
+        assert (raw / "mine" / name).read_bytes() == wanted
+        published["cut"] = True
+    assert asked[0] == 0 and 0 < asked[1] < asked[2] < len(content)
+    assert not list((raw / "mine").glob(".*"))
 
 
 def test_files_placed_by_hand_are_taken(server, raw):
