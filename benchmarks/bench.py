@@ -26,21 +26,21 @@ ENVIRONMENT = {
     "BIVREC_ROOT": str(HERE.parent),
     "PYTHONPATH": str(HERE.parent),
 }
-HALF = {"training.precision": "bfloat16"}
 ROUNDS = 3
 
 MEASURES = {  # name: environment, task, workload, options
-    "ours, authors' supervision": ("ours", "train", "baby-size", {"model": "bivrec", "max_length": 20, "batch_size": 2048, "steps": 6, "changes": HALF | {"training.supervision": "one_target", "model.readout": "hard"}}),
+    "ours, authors' supervision": ("ours", "train", "baby-size", {"model": "bivrec", "max_length": 20, "batch_size": 2048, "steps": 6, "changes": {"training.supervision": "one_target", "model.readout": "hard"}}),
     "authors' way": ("ours", "authors_way", "baby-size", {"max_length": 20, "batch_size": 2048, "steps": 3, "changes": {"model.readout": "hard"}}),
-    "ours": ("ours", "train", "ml-1m-size", {"model": "bivrec", "max_length": 52, "batch_size": 256, "steps": 8, "changes": HALF | {"training.num_negatives": 1024}}),
-    "ours, full softmax": ("ours", "train", "ml-1m-size", {"model": "bivrec", "max_length": 52, "batch_size": 256, "steps": 8, "changes": HALF}),
+    "ours": ("ours", "train", "ml-1m-size", {"model": "bivrec", "max_length": 52, "batch_size": 256, "steps": 8, "changes": {"training.num_negatives": 1024}}),
+    "ours, full softmax": ("ours", "train", "ml-1m-size", {"model": "bivrec", "max_length": 52, "batch_size": 256, "steps": 8}),
+    "ours, full softmax, two processes": ("ours", "train", "ml-1m-size", {"model": "bivrec", "max_length": 52, "batch_size": 256, "steps": 8, "processes": 2}),
     "authors' way, ml-1m-size": ("ours", "authors_way", "ml-1m-size", {"max_length": 52, "batch_size": 256, "steps": 3, "changes": {"model.readout": "hard"}}),
-    "our SASRec": ("ours", "train", "ml-1m-size", {"model": "sasrec", "max_length": 50, "batch_size": 256, "steps": 12, "changes": HALF | {"model.scales": [1]}}),
+    "our SASRec": ("ours", "train", "ml-1m-size", {"model": "sasrec", "max_length": 50, "batch_size": 256, "steps": 12, "changes": {"model.scales": [1]}}),
     "RecBole SASRec": ("recbole", "train", "ml-1m-size", {"model": "SASRec", "max_length": 50, "batch_size": 256, "steps": 6}),
     "RecTools SASRec": ("rectools", "train", "ml-1m-size", {"max_length": 50, "batch_size": 256, "steps": 4}),
     "our evaluation": ("ours", "evaluate", "ml-1m-size", {"max_length": 50, "batch_size": 256, "rounds": 3, "changes": {"model.scales": [1]}}),
     "RecBole evaluation": ("recbole", "evaluate", "ml-1m-size", {"model": "SASRec", "max_length": 50, "batch_size": 256, "rounds": 2}),
-    "our SASRec, ml-100k": ("ours", "train", "ml-100k", {"model": "sasrec", "max_length": 50, "batch_size": 256, "steps": 12, "changes": HALF | {"model.scales": [1]}}),
+    "our SASRec, ml-100k": ("ours", "train", "ml-100k", {"model": "sasrec", "max_length": 50, "batch_size": 256, "steps": 12, "changes": {"model.scales": [1]}}),
     "RecBole SASRec, ml-100k": ("recbole", "train", "ml-100k", {"model": "SASRec", "max_length": 50, "batch_size": 256, "steps": 6}),
     "RecBole GRU4Rec, ml-100k": ("recbole", "train", "ml-100k", {"model": "GRU4Rec", "max_length": 50, "batch_size": 256, "steps": 6}),
     "RecBole FDSA, ml-100k": ("recbole", "train", "ml-100k", {"model": "FDSA", "max_length": 50, "batch_size": 256, "steps": 4}),
@@ -55,6 +55,7 @@ RATIOS = {  # name: ours, theirs, the figure, whether less of it is better
     "targets_vs_authors_way_full_softmax": ("ours, full softmax", "authors' way, ml-1m-size", "targets_per_second", False),
     "targets_vs_recbole_sasrec_full_softmax": ("ours, full softmax", "RecBole SASRec", "targets_per_second", False),
     "targets_vs_rectools_sasrec_full_softmax": ("ours, full softmax", "RecTools SASRec", "targets_per_second", False),
+    "two_processes_vs_one": ("ours, full softmax, two processes", "ours, full softmax", "targets_per_second", False),
     "sasrec_vs_recbole": ("our SASRec", "RecBole SASRec", "targets_per_second", False),
     "sasrec_vs_rectools": ("our SASRec", "RecTools SASRec", "targets_per_second", False),
     "evaluation_vs_recbole": ("our evaluation", "RecBole evaluation", "seconds_best", True),
@@ -82,7 +83,8 @@ def run(measure: str, more: dict | None = None) -> dict:
     """One measure in a process of its own."""
     where, task, workload, options = MEASURES[measure]
     script = HERE / ("ours.py" if where == "ours" else f"{where}_peer.py")
-    command = [environment(where), script, task, HERE / "envs" / f"{workload}.npz", json.dumps({"warm": 2} | options | (more or {}))]
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", options["processes"]] if "processes" in options else []
+    command = [environment(where), *several, script, task, HERE / "envs" / f"{workload}.npz", json.dumps({"warm": 2} | options | (more or {}))]
     shown = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=os.environ | ENVIRONMENT, cwd=HERE / "envs")
     if shown.returncode:
         raise SystemExit(f"ERROR: {measure}: {shown.stderr.strip().splitlines()[-1] if shown.stderr.strip() else 'no message'}")

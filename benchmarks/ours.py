@@ -20,6 +20,7 @@ from workloads import even, load
 from bivrec.baselines import SASRec
 from bivrec.evaluation import rank_cases
 from bivrec.model import Batch, BivRec, pad
+from bivrec.processes import average_gradients, join_processes, place
 from bivrec.recommendation import choose_interest
 from bivrec.sequences import Cases
 from bivrec.settings import load_settings
@@ -73,6 +74,7 @@ def train(workload, options) -> dict:
         loss = model.loss(batch)
         optimiser.zero_grad()
         loss.backward()
+        average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, settings.training.clip_norm)
         optimiser.step()
         return int(batch.supervised.sum())
@@ -110,13 +112,12 @@ class AuthorsWay(BivRec):
         vectors = {"id": tables["id"][batch.items], "multimodal": multimodal.project(multimodal.values[batch.items])}
         at, targets = torch.arange(len(batch.probe)), batch.targets[batch.supervised]
         read = {view: encoder(vectors[view], batch.mask, self.causal) for view, encoder in self.views.items()}
-        read = {view: (interests[at, batch.probe][:, None], allocation) for view, (interests, allocation) in read.items()}
-        rows = {view: interests[:, 0] for view, (interests, _) in read.items()}
+        rows = {view: interests[at, batch.probe] for view, (interests, _) in read.items()}
         total = 0
         for view, interests in rows.items():
             nearest = choose_interest(interests, tables[view], targets)[:, 0]
             total = total + nn.functional.cross_entropy(nearest @ tables[view].T, targets)
-        return total + self._between(batch, tables, read, batch.mask, rows, targets)
+        return total + self._between(tables, rows, {view: allocation for view, (_, allocation) in read.items()}, batch.mask, rows, targets)
 
 
 def drawn_in_python(rows, settings, max_length, multiple):
@@ -186,5 +187,8 @@ if __name__ == "__main__":
     task, path, told = sys.argv[1:]
     options = json.loads(told)
     torch.set_num_threads(options.get("threads", 1))
+    join_processes("gloo")
     workload = even(**options["even"]) if "even" in options else load(Path(path))
-    print(json.dumps({"train": train, "authors_way": authors_way, "evaluate": evaluate, "peak": peak}[task](workload, options) | {"torch": torch.__version__}))
+    found = {"train": train, "authors_way": authors_way, "evaluate": evaluate, "peak": peak}[task](workload, options)
+    if place() == 0:
+        print(json.dumps(found | {"torch": torch.__version__}))

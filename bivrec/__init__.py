@@ -5,7 +5,7 @@ Read the files in this order; each imports only from those above it. `from bivre
 READING_ORDER = (
     "settings", "results",
     "sequences", "sources", "fetch", "planted", "features", "domains",
-    "recommendation", "embedding", "decomposition", "cross_view", "model", "baselines",
+    "processes", "recommendation", "embedding", "decomposition", "cross_view", "model", "baselines",
     "evaluation", "training", "field", "studies", "report", "figures", "study_figures", "pipeline", "explore", "explorer",
 )  # fmt: skip
 

@@ -84,12 +84,13 @@ class NeuralBaseline(SequentialModel):
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Cross-entropy at the supervised positions, with several interests that of the one nearest to the target."""
-        table, targets = self.tables()[self.view], batch.targets[batch.supervised]
-        interests = self.read(batch.items, batch.mask, table)[batch.supervised]
+        own = batch.own()
+        table, targets = self.tables()[self.view], own.targets[own.supervised]
+        interests = self.read(own.items, own.mask, table)[own.supervised]
         if interests.shape[1] > 1:
             interests = choose_interest(interests, table, targets)
         drawn = draw_items(len(table), self.settings.training.num_negatives, targets.device)
-        return interest_softmax(interests, table, targets, kind=self.kind, drawn=drawn)
+        return own.weight * interest_softmax(interests, table, targets, kind=self.kind, drawn=drawn)
 
 
 class CausalTransformer(nn.Module):

@@ -3,16 +3,16 @@
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
+from bivrec.recommendation import interest_softmax
 from bivrec.settings import CrossView
 
 
 def info_nce(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"], temperature: float) -> Float[Tensor, ""]:
     """Symmetric InfoNCE in nats: row i of one view against all rows of the other, its own row the positive."""
-    similarity = normalize(a, dim=-1) @ normalize(b, dim=-1).T / temperature
-    own = torch.arange(len(a), device=a.device)
-    return (cross_entropy(similarity, own) + cross_entropy(similarity.T, own)) / 2
+    a, b, own = normalize(a, dim=-1), normalize(b, dim=-1), torch.arange(len(a), device=a.device)
+    return (interest_softmax(a[:, None] / temperature, b, own) + interest_softmax(b[:, None] / temperature, a, own)) / 2
 
 
 def allocation_difference(

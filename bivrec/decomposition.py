@@ -102,7 +102,8 @@ class GaussianAttention(nn.Module):
     ) -> Float[Tensor, "scale batch position dim"]:
         num_positions, mixed = x.shape[2], self.project(x)
         if self.bias is None and self.kernel == "softmax" and causal and scales == (1,):
-            return self.out(self._split(mixed, lambda *heads: nn.functional.scaled_dot_product_attention(*heads, is_causal=True)))
+            heads = (part[0] for part in self._heads(mixed))
+            return self.out(nn.functional.scaled_dot_product_attention(*heads, is_causal=True).transpose(1, 2).flatten(-2)[None])
         own, itself = own_patches(num_positions, scales, x.device)[:, None], torch.eye(num_positions, dtype=torch.bool, device=x.device)
         allowed = own if causal else (own | own.mT) & (mask[:, None, :] | itself)
         forbidden = torch.zeros(allowed.shape, device=x.device).masked_fill_(~allowed, float("-inf"))[:, :, None]
@@ -129,9 +130,12 @@ class GaussianAttention(nn.Module):
         return self._split(mixed, lambda query, key, value: gaussian_weights(query, key, bias, self.kernel) @ value)
 
     def _split(self, mixed: Float[Tensor, "scale batch position mixed"], attend: Callable) -> Float[Tensor, "scale batch position dim"]:
-        """Attention with queries, keys and values by head: [scale batch head position dim]."""
-        heads = mixed.unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
-        return attend(*heads.unbind(0)).transpose(2, 3).flatten(-2)
+        """Attention with queries, keys and values by head."""
+        return attend(*self._heads(mixed)).transpose(2, 3).flatten(-2)
+
+    def _heads(self, mixed: Float[Tensor, "scale batch position mixed"]) -> tuple[Float[Tensor, "scale batch head position dim"], ...]:
+        """Queries, keys and values by head."""
+        return mixed.unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)
 
 
 class Block(nn.Module):

@@ -23,7 +23,7 @@ class Dropout(nn.Module):
         self.generator = np.random.Generator(np.random.SFC64(torch.randint(1 << 62, ()).item()))
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        if not (self.training and self.dropped):
+        if not (self.training and self.dropped and x.numel()):
             return x
         if x.device.type != "cpu":
             return nn.functional.dropout(x, self.dropped / 256)

@@ -21,11 +21,13 @@ def target_ranks(
     as ahead, so that a model which scores all alike earns nothing. Targets never occur in their history."""
     if not torch.isfinite(scores).all():
         raise ValueError("a model gave scores that are not finite; lower training.learning_rate in params.yaml")
-    ranks = []
-    for row, history, wanted in zip(scores.clone(), histories, targets):
-        row[torch.as_tensor(history)] = float("-inf")
-        ranks.append((row[None] >= row[torch.as_tensor(wanted)][:, None]).sum(1).cpu().numpy())
-    return ranks
+    met, counts = (np.repeat(np.arange(len(part)), [len(items) for items in part]) for part in (histories, targets))
+    scores, row = scores.clone(), torch.from_numpy(counts)
+    scores[torch.from_numpy(met), torch.from_numpy(np.concatenate(histories))] = float("-inf")
+    own = scores[row, torch.from_numpy(np.concatenate(targets))][:, None]
+    blocks = zip(row.split(256), own.split(256))
+    ranks = torch.cat([(scores[rows] >= wanted).sum(1) for rows, wanted in blocks]).cpu().numpy()
+    return np.split(ranks, np.cumsum([len(wanted) for wanted in targets])[:-1])
 
 
 def rank_cases(model, cases: Cases, batch_size: int = 256) -> pd.DataFrame:

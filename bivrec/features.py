@@ -277,5 +277,7 @@ def load_features(folder: Path, modality: Modality) -> ItemFeatures:
     try:
         with open(folder / f"{modality}.npz", "rb") as file, np.load(file, allow_pickle=False) as kept:
             return ItemFeatures(kept["values"].astype("float32"), kept["mask"], str(kept["source"]))
+    except PermissionError as error:
+        raise DataError(f"{error.filename} may not be read; make it readable") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
         raise DataError(f"{folder / modality}.npz is damaged ({error.__class__.__name__}); remove it, and `make repro` makes it anew") from None

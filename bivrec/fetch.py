@@ -107,6 +107,8 @@ def download(url: str, part: Path) -> None:
             return download(url, part)
         answer.raise_for_status()
         rest = answer.status_code == 206
+        if not rest:  # before the new mark is written: old bytes never stand under it
+            part.unlink(missing_ok=True)
         mark.write_text(answer.headers.get("ETag", answer.headers.get("Last-Modified", "")), "utf-8")
         size = int(answer.headers.get("Content-Length", 0)) or None
         told = {"unit": "B", "unit_scale": True, "disable": not sys.stderr.isatty(), "initial": have * rest, "total": size and size + have * rest}

@@ -36,7 +36,7 @@ FAMILIES = {  # the slower to train, the earlier
     "bivrec": BivRec, "sasrec-sum": SummedSASRec, "fdsa": FDSA, "mmmlp": MMMLP, "dif-sr": DIFSR, "nova": NOVA, "mmsrec": MMSRec,
     "gru4rec": GRU4Rec, "sasrec": SASRec, "comirec-sa": ComiRecSA, "itemknn": ItemNeighbours, "popularity": Popularity,
 }  # fmt: skip
-CODE = ("sequences", "features", "recommendation", "embedding", "decomposition", "cross_view", "model", "baselines", "training")
+CODE = ("sequences", "features", "processes", "recommendation", "embedding", "decomposition", "cross_view", "model", "baselines", "training")
 
 
 @dataclass(frozen=True)

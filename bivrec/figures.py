@@ -10,6 +10,7 @@ import seaborn as sns
 from jaxtyping import Float, Int64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor
@@ -122,6 +123,9 @@ def draw_cost(curves: pd.DataFrame, metric: str, cost: str) -> Figure:
         means = line.groupby("step")[[cost, "value"]].mean()
         axis.plot(means[cost], means["value"], color=colour_of(model), label=model, lw=2.4 if model.startswith("bivrec") else 1.2)
     axis.set(xscale="log", xlabel=f"{cost}, one training", ylabel=f"{metric.upper()}, validation users", ylim=(0, None))
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
     return figure
 

@@ -1,8 +1,8 @@
 """BivRec: two views of the same history, each recommends, and each learns from the other."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from bivrec.cross_view import CrossViewLearning
 from bivrec.decomposition import ViewEncoder, information
 from bivrec.embedding import ItemTable, recompute
+from bivrec.processes import alike, gather, num_processes, own_rows
 from bivrec.recommendation import catalogue_type, choose_interest, combine, draw_items, interest_softmax, recommendations, score_catalogue
 from bivrec.settings import Settings
 
 Tables = dict[str, Float[Tensor, "catalogue dim"]]
 Interests = dict[str, Float[Tensor, "batch position interest dim"]]
 Scores = dict[str, Float[Tensor, "batch catalogue"]]
-HELD_CELLS = 1 << 19  # one_target: numbers in a batch's items of one view above which rows go in parts, of which nothing is kept
+HELD_CELLS = 3 << 18  # one_target: numbers in a batch's items of one view above which rows go in parts, of which nothing is kept
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,22 @@ class Batch:
     targets: Int64[Tensor, "batch position"]
     supervised: Bool[Tensor, "batch position"]
     probe: Int64[Tensor, "batch"]
+    weight: float | Tensor = 1.0  # of its mean over targets in the mean over processes
+    first: int | Tensor = 0  # its first target's place among those of all processes
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return replace(self, **{name: change(getattr(self, name)) for name in ("items", "mask", "targets", "supervised", "probe")})
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+        return self._each(lambda tensor: tensor.to(device))
+
+    def own(self) -> "Batch":
+        """This process's rows of it; all of them where there is one process."""
+        if num_processes() == 1:
+            return self
+        rows = own_rows(len(self.items))
+        part, counts = self._each(lambda tensor: tensor[rows]), self.supervised.sum(1)
+        return replace(part, weight=num_processes() * counts[rows].sum() / counts.sum(), first=counts[: rows.start].sum())
 
 
 def pad(histories: Sequence[Int64[ndarray, "_"]], max_length: int, multiple: int) -> tuple[Int64[Tensor, "batch position"], Bool[Tensor, "batch position"]]:
@@ -134,39 +148,47 @@ class BivRec(SequentialModel):
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Each view's recommendation loss at the supervised positions, and the losses between the views."""
-        tables, settings = self.tables(), self.settings
+        tables, settings, own = self.tables(), self.settings, batch.own()
         if self.causal:
-            read, real = self.read(batch.items, batch.mask, tables), batch.mask
-            rows = {view: interests[batch.supervised] for view, (interests, _) in read.items()}
+            read, real = self.read(own.items, own.mask, tables), batch.mask
+            rows = {view: interests[own.supervised] for view, (interests, _) in read.items()}
         else:  # one target a row: no other prefix is asked for
-            read, real = self.read_newest(batch.items, batch.probe, tables)
+            read, real = self.read_newest(own.items, own.probe, tables)
             rows = {view: interests[:, 0] for view, (interests, _) in read.items()}
+            real = gather(real.float(), len(batch.items)) > 0
         weights = {"id": settings.cross_view.id_weight, "multimodal": settings.cross_view.multimodal_weight}
-        targets, total = batch.targets[batch.supervised], 0
+        targets, total = own.targets[own.supervised], 0
+        allocations = {view: gather(allocation.transpose(0, 1), len(batch.items)).transpose(0, 1) for view, (_, allocation) in read.items()}
         drawn = draw_items(len(next(iter(tables.values()))), settings.training.num_negatives, targets.device)
-        for view, (_, allocation) in read.items():
+        for view, allocation in allocations.items():
             chosen = choose_interest(rows[view], tables[view], targets) if settings.model.readout == "hard" else rows[view]
             if weights[view]:
                 loss = interest_softmax(chosen, tables[view], targets, settings.model.readout == "max", self.kind, drawn)
-                total = total + weights[view] * loss
+                total = total + weights[view] * own.weight * loss
             if settings.model.information_weight and settings.model.pooling == "cluster":
                 total = total - settings.model.information_weight * information(allocation, real)
-        return total if self.cross_view is None else total + self._between(batch, tables, read, real, rows, targets)
+        if self.cross_view is None:
+            return total
+        at = (torch.arange(len(own.probe)), own.probe if self.causal else 0)
+        probed = {view: gather(interests[at], len(batch.items)) for view, (interests, _) in read.items()}
+        return total + self._between(tables, probed, allocations, real, rows, batch.targets[batch.supervised], own.first)
 
-    def _between(self, batch: Batch, tables: dict, read: dict, real: Tensor, rows: dict, targets: Int64[Tensor, "row"]) -> Float[Tensor, ""]:
-        """The losses between the views; a view that is not to learn from them is held fixed."""
-        settings, few, views = self.settings.cross_view, slice(None), ("id", "multimodal")
+    def _between(
+        self, tables: dict, probed: dict, allocations: dict, real: Tensor, rows: dict, targets: Int64[Tensor, "row"], first: int | Tensor = 0
+    ) -> Float[Tensor, ""]:
+        """The losses between the views; a view that is not to learn from them is held fixed. All but `rows`, whose first is
+        that of the target `first`, are of the whole batch, whatever number of processes shares it."""
+        settings, views, recommended = self.settings.cross_view, ("id", "multimodal"), []
         items = torch.unique(targets) if settings.item_weight else targets[:1]
         if len(items) > settings.item_rows:
-            items = items[torch.randperm(len(items), device=items.device)[: settings.item_rows]]
+            items = items[alike(torch.randperm(len(items), device=items.device))[: settings.item_rows]]
         if settings.mutual_weight:
-            few = torch.randperm(len(targets), device=targets.device)[: settings.mutual_rows]
+            few = alike(torch.randperm(len(targets), device=targets.device))[: settings.mutual_rows] - first
+            here = ((few >= 0) & (few < len(rows["id"]))).nonzero()[:, 0]
+            recommended = [recommendations(gather(rows[view][few[here]], len(few), here), tables[view]) for view in views]
 
         def held(view: str, x: Tensor) -> Tensor:
             return x if settings.learner in ("both", view) else x.detach()
 
-        at = (torch.arange(len(batch.probe)), batch.probe if self.causal else 0)
-        probed = [held(view, read[view][0][at]) for view in views]
-        allocations = [held(view, read[view][1]) for view in views]
-        recommended = [recommendations(rows[view][few], tables[view]) for view in views] if settings.mutual_weight else []
-        return self.cross_view(probed, allocations, real, [held(view, tables[view][items]) for view in views], recommended)
+        whole = ([held(view, part[view]) for view in views] for part in (probed, allocations))
+        return self.cross_view(*whole, real, [held(view, tables[view][items]) for view in views], recommended)

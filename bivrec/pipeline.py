@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -165,6 +166,13 @@ def leave_out(executed: Path, build: Path, why: str) -> None:
     write_whole(build / LEFT_OUT, json.dumps({"left out": why}, indent=1) + "\n")
 
 
+def share_among_processes(command: list[str]) -> None:
+    """Goes on as several processes, on one machine or many, where BIVREC_TORCHRUN has torchrun's arguments: each runs the
+    same notebook, and trainings share their batches."""
+    if (told := os.environ.get("BIVREC_TORCHRUN")) and "RANK" not in os.environ:
+        os.execv(sys.executable, [sys.executable, "-m", "torch.distributed.run", *shlex.split(told), "-m", "bivrec", *command])
+
+
 def end_with_caller() -> None:
     """Ends this stage, and so its kernel, when the DVC that began it is killed alone: nothing runs on unseen (Linux)."""
 
@@ -174,15 +182,20 @@ def end_with_caller() -> None:
         except OSError:
             return 0
 
-    shell = os.getppid()
-    caller = parent_of(shell)
+    def line() -> list[int]:
+        found = [os.getppid()]
+        for _ in range(2 if "RANK" in os.environ else 1):  # the shell; or torchrun, and its shell
+            found.append(parent_of(found[-1]))
+        return found
+
+    callers = line()
 
     def watch() -> None:
-        while os.getppid() == shell and parent_of(shell) == caller:
+        while line() == callers:
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    if caller and "DVC_STAGE" in os.environ:
+    if callers[-1] and "DVC_STAGE" in os.environ:
         threading.Thread(target=watch, daemon=True).start()
 
 
@@ -190,6 +203,7 @@ def run_notebook(name: str, parameters: Mapping[str, Any]) -> None:
     """Runs a notebook as a stage of its profile. Results are put in place only when all of it ran; after a failure the
     partial notebook waits in build/failed and everything else is as before."""
     root, settings, started = project_root(), check_params(), time.perf_counter()
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of this machine's processes, the one that keeps what all of them found
     if not re.fullmatch(r"\w+", name):
         raise NotebookError(f"{name!r} is no notebook's name but a path; name one of the folder notebooks/, as 01_data_prep")
     profile, names = str(parameters.get("profile", "default")), [v for k, v in parameters.items() if isinstance(v, str) and k != "profile"]
@@ -208,7 +222,7 @@ def run_notebook(name: str, parameters: Mapping[str, Any]) -> None:
             run_kernel(root / "build" / "notebooks" / f"{name}.ipynb", output, parameters, folders)
         except NotebookError as error:
             told, failed = f"{name} ({label}), {error}", profile_folder("build/failed", profile) / f"{name}-{label}.ipynb"
-            if output.is_file():
+            if output.is_file() and first:
                 failed.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(output, failed)
                 told += f"; the notebook up to there: {failed.relative_to(root)}"
@@ -216,6 +230,8 @@ def run_notebook(name: str, parameters: Mapping[str, Any]) -> None:
         except LeftOut as error:
             leave_out(output, Path(folders["BIVREC_BUILD"]), str(error))
             print(f"{name} ({label}) is left out: {error}")
+        if not first:
+            return
         write_whole(temporary / "results" / f"{name}.ipynb", nbformat.writes(scrub(nbformat.read(output, as_version=4))) + "\n")
         for path in (temporary / "top").iterdir():
             os.replace(path, results / path.name)
@@ -246,6 +262,7 @@ def record_stage(profile: str, stage: str, seconds: float) -> None:
         "processor": processor.group(1) if processor else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "memory, GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        **({"processes": int(os.environ["WORLD_SIZE"])} if "WORLD_SIZE" in os.environ else {}),
         "GPU": told_by("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"),
         "system": platform.platform(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
@@ -390,6 +407,7 @@ def main(arguments: list[str] | None = None) -> int:
             write_sources()
             check_files("default")
         elif command == "run" and rest:
+            share_among_processes([command, *rest])
             end_with_caller()
             run_notebook(rest[0], {key: typed(value) for key, _, value in (argument.partition("=") for argument in rest[1:])})
         elif command == "notebooks":

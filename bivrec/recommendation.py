@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from bivrec.processes import alike
+
 CHUNK_CELLS = 1 << 20  # scores held at a time: few enough to stay in a core's cache
 LARGEST_POWER = 100.0  # of 2 that a score may reach before rows are shifted; sums over a catalogue stay finite
 
@@ -24,7 +26,7 @@ class _InterestSoftmax(torch.autograd.Function):
         rows, num_interests, dim = interests.shape
         wanted = table[targets][:, None]
         left, right = (interests * math.log2(math.e)).to(kind), (table if drawn is None else table[drawn]).to(kind)
-        shifted = bool(left.float().norm(dim=-1).amax() * table.norm(dim=-1).amax() > LARGEST_POWER)
+        shifted = rows > 0 and bool(left.float().norm(dim=-1).amax() * table.norm(dim=-1).amax() > LARGEST_POWER)
         own = (interests * wanted).sum(-1)
         if largest:
             own = own.masked_fill(own < own.amax(1, keepdim=True), float("-inf"))
@@ -34,11 +36,11 @@ class _InterestSoftmax(torch.autograd.Function):
             weight = (len(table) - 1) / (len(drawn) - (place >= 0).to(table.dtype))
         shares, total, shift = own.softmax(1)[..., None], interests.new_empty(rows), interests.new_zeros(rows)
         interests_grad, table_grad = torch.empty_like(interests), torch.zeros_like(table)
-        chunk = min(rows, max(1, CHUNK_CELLS // (num_interests * len(right))))
-        held, right_grad = left.new_empty(chunk * num_interests, len(right)), table.new_zeros(right.shape)
+        chunk = max(1, min(rows, CHUNK_CELLS // (num_interests * len(right))))
+        held, right_grad, across = left.new_empty(chunk * num_interests, len(right)), table.new_zeros(right.shape), right.T.contiguous()
         for start in range(0, rows, chunk):
             here = slice(start, min(start + chunk, rows))
-            powers = torch.mm(left[here].flatten(0, 1), right.T, out=held[: (here.stop - start) * num_interests])
+            powers = torch.mm(left[here].flatten(0, 1), across, out=held[: (here.stop - start) * num_interests])
             whole = powers.view(-1, num_interests, len(right))
             if shifted:
                 shift[here] = torch.maximum(whole.amax((1, 2)).to(shift.dtype), own[here].amax(1) * math.log2(math.e))
@@ -55,7 +57,10 @@ class _InterestSoftmax(torch.autograd.Function):
             per_item = (total[here] / weight[here])[:, None, None]
             part = interests[here] / per_item
             interests_grad[here] = (powers @ right).view(part.shape) / per_item
-            right_grad += powers.T @ part.flatten(0, 1).to(kind)
+            if kind == table.dtype:
+                right_grad.addmm_(powers.T, part.flatten(0, 1))
+            else:
+                right_grad += powers.T @ part.flatten(0, 1).to(kind)
         if drawn is None:
             table_grad = right_grad
         else:
@@ -103,7 +108,7 @@ def interest_softmax(
 
 def draw_items(num_items: int, num_negatives: int, device: torch.device) -> Int64[Tensor, "drawn"] | None:
     """The items of a step's sampled softmax; None for the full one."""
-    return torch.randperm(num_items, device=device)[:num_negatives] if 0 < num_negatives < num_items else None
+    return alike(torch.randperm(num_items, device=device)[:num_negatives]) if 0 < num_negatives < num_items else None
 
 
 def choose_interest(

@@ -44,7 +44,7 @@ def progress(work: Iterable, what: str, unit: str, total: int | None = None) -> 
         from tqdm import tqdm as plain
 
         with open(terminal, "w") as file:
-            yield from plain(work, what, total, leave=False, unit=f" {unit}", file=file, dynamic_ncols=True)
+            yield from plain(work, what, total, leave=False, unit=f" {unit}", file=file)
     else:
         yield from work
 

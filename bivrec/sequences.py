@@ -149,6 +149,8 @@ def load_sequences(folder: Path) -> Sequences:
         catalogue, tags = (pd.read_csv(folder / f"{name}.csv", keep_default_na=False, dtype={"id": str}) for name in ("catalogue", "tags"))
         with open(folder / "arrays.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return Sequences(**arrays, catalogue=catalogue, tags=tags)
+    except PermissionError as error:
+        raise DataError(f"{error.filename} may not be read; make it readable") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
         raise DataError(f"{folder} is damaged ({error.__class__.__name__}); remove it, and `make repro` makes it anew") from None
 

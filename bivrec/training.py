@@ -21,6 +21,7 @@ from torch import Tensor
 from bivrec.embedding import Dropout
 from bivrec.evaluation import mean_metrics, rank_cases
 from bivrec.model import Batch, SequentialModel
+from bivrec.processes import agree, average_gradients, join_processes, num_processes, place
 from bivrec.results import progress
 from bivrec.sequences import Parts
 from bivrec.settings import Machine, SettingsError, Training
@@ -34,10 +35,16 @@ def seed_of(seed: int, *names: str) -> int:
 
 
 def choose_device(settings: Machine) -> torch.device:
-    """The device that `machine.device` names; `auto` is the GPU where there is one."""
+    """The device that `machine.device` names; `auto` is the GPU where there is one, for each process of a machine its own."""
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("params.yaml: machine.device: 'cuda' is set, but PyTorch finds no GPU; set 'auto' or 'cpu'")
-    return torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if settings.device == "cpu" or not torch.cuda.is_available():
+        join_processes("gloo")
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    torch.cuda.set_device(device)
+    join_processes("nccl")
+    return device
 
 
 def draw_batches(train: Sequence[Int64[ndarray, "_"]], settings: Training, max_length: int, multiple: int, seed: int) -> Iterator[Batch]:
@@ -126,7 +133,14 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
     warm = max(1, min(settings.warmup_steps, num_steps))
     batches = draw_batches(parts.train, settings, model.max_length, model.multiple, seed)
     noise = [part.generator.bit_generator for part in model.modules() if isinstance(part, Dropout)]
+    if place():
+        torch.manual_seed(seed_of(seed, f"process {place()}"))
+        for number, generator in enumerate(noise):
+            generator.state = np.random.SFC64(seed_of(seed, f"process {place()}", str(number))).state
+        kept = kept and kept.with_suffix(f".{place()}")
     told, tensors = _load_run(kept) if kept else ({}, {})
+    if not agree(told.get("step", 0), model.device):
+        told, tensors = {}, {}
     told = told or {"step": 0, "best": -1.0, "best_step": 0, "num_targets": 0, "seconds": 0.0, "curve": []}
     best = tensors.get("best", [])
     if 0 < told["step"] < num_steps:
@@ -150,6 +164,7 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
         optimiser.param_groups[0]["lr"] = settings.learning_rate * min(step / warm, 1 - 0.9 * (step - 1) / num_steps)
         optimiser.zero_grad()
         loss.backward()
+        average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
         optimiser.step()
         decay = min(settings.average_decay, (1 + step) / (10 + step))
@@ -185,5 +200,5 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
 
 
 def num_workers(settings: Machine) -> int:
-    """How many trainings run side by side: one a core on a CPU, one after the other on a GPU."""
-    return 1 if choose_device(settings).type == "cuda" else settings.num_workers or len(os.sched_getaffinity(0))
+    """How many trainings run side by side: one a core on a CPU, one after the other on a GPU or where several processes share each."""
+    return 1 if choose_device(settings).type == "cuda" or num_processes() > 1 else settings.num_workers or len(os.sched_getaffinity(0))
