@@ -6,6 +6,7 @@ CHROMIUM = /usr/bin/chromium
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
+export BIVREC_TORCHRUN := $(TORCHRUN)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup data fetch repro restore test test-pages course grade test-course lab explore site notebooks readme verify bench bench-curves bench-datasets lint clean

@@ -26,7 +26,7 @@ ENVIRONMENT = {
     "BIVREC_ROOT": str(HERE.parent),
     "PYTHONPATH": str(HERE.parent),
 }
-ROUNDS = 3
+ROUNDS = 2
 
 MEASURES = {  # name: environment, task, workload, options
     "ours, authors' supervision": ("ours", "train", "baby-size", {"model": "bivrec", "max_length": 20, "batch_size": 2048, "steps": 6, "changes": {"training.supervision": "one_target", "model.readout": "hard"}}),
@@ -166,7 +166,11 @@ def main(names: list[str]) -> None:
     if (name := "ours, full softmax") in found:
         flops = run(name, {"count_flops": True})["flops_per_target"]
         reached, limit = flops * best(found[name])["targets_per_second"] / 1e9, best(found["peak"])
-        share = {"share_of_peak": round(reached / limit["float32"], 2), "share_of_peak_bfloat16": round(reached / limit["bfloat16"], 2)}
+        share = {
+            "share_of_peak" if kind == "float32" else f"share_of_peak_{kind}": round(reached / limit[kind], 2)
+            for kind in ("float32", "bfloat16")
+            if kind in limit
+        }
     if not names:
         write(found, ratios, share)
     print(json.dumps(ratios | share, indent=1))

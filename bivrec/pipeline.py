@@ -141,7 +141,7 @@ def run_kernel(source: Path, output: Path, parameters: Mapping[str, Any], folder
     options = {"kernel_name": "python3", "progress_bar": False, "start_timeout": 120, "config": Config({"KernelManager": {"transport_encryption": "auto"}})}
     try:
         with quiet_stderr(output.with_suffix(".log")) as terminal:
-            os.environ["BIVREC_TERMINAL"] = f"/proc/{os.getpid()}/fd/{terminal}" if os.isatty(terminal) else ""
+            os.environ["BIVREC_TERMINAL"] = f"/proc/{os.getpid()}/fd/{terminal}" if os.isatty(terminal) and keeps_results() else ""
             papermill.execute_notebook(str(source), str(output), dict(parameters), cwd=str(project_root() / "notebooks"), **options)
     except papermill.PapermillExecutionError as error:
         if error.ename == "LeftOut":
@@ -168,9 +168,14 @@ def leave_out(executed: Path, build: Path, why: str) -> None:
 
 def share_among_processes(command: list[str]) -> None:
     """Goes on as several processes, on one machine or many, where BIVREC_TORCHRUN has torchrun's arguments: each runs the
-    same notebook, and trainings share their batches."""
-    if (told := os.environ.get("BIVREC_TORCHRUN")) and "RANK" not in os.environ:
+    same notebook, and trainings share their batches. Notebooks that train nothing run once."""
+    if (told := os.environ.get("BIVREC_TORCHRUN")) and "RANK" not in os.environ and not command[1].startswith(("01", "02", "08")):
         os.execv(sys.executable, [sys.executable, "-m", "torch.distributed.run", *shlex.split(told), "-m", "bivrec", *command])
+
+
+def keeps_results() -> bool:
+    """Of a machine's processes, one keeps what all of them found alike."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def end_with_caller() -> None:
@@ -203,7 +208,6 @@ def run_notebook(name: str, parameters: Mapping[str, Any]) -> None:
     """Runs a notebook as a stage of its profile. Results are put in place only when all of it ran; after a failure the
     partial notebook waits in build/failed and everything else is as before."""
     root, settings, started = project_root(), check_params(), time.perf_counter()
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of this machine's processes, the one that keeps what all of them found
     if not re.fullmatch(r"\w+", name):
         raise NotebookError(f"{name!r} is no notebook's name but a path; name one of the folder notebooks/, as 01_data_prep")
     profile, names = str(parameters.get("profile", "default")), [v for k, v in parameters.items() if isinstance(v, str) and k != "profile"]
@@ -222,7 +226,7 @@ def run_notebook(name: str, parameters: Mapping[str, Any]) -> None:
             run_kernel(root / "build" / "notebooks" / f"{name}.ipynb", output, parameters, folders)
         except NotebookError as error:
             told, failed = f"{name} ({label}), {error}", profile_folder("build/failed", profile) / f"{name}-{label}.ipynb"
-            if output.is_file() and first:
+            if output.is_file() and keeps_results():
                 failed.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(output, failed)
                 told += f"; the notebook up to there: {failed.relative_to(root)}"
@@ -230,7 +234,7 @@ def run_notebook(name: str, parameters: Mapping[str, Any]) -> None:
         except LeftOut as error:
             leave_out(output, Path(folders["BIVREC_BUILD"]), str(error))
             print(f"{name} ({label}) is left out: {error}")
-        if not first:
+        if not keeps_results():
             return
         write_whole(temporary / "results" / f"{name}.ipynb", nbformat.writes(scrub(nbformat.read(output, as_version=4))) + "\n")
         for path in (temporary / "top").iterdir():

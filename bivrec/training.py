@@ -133,11 +133,12 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
     warm = max(1, min(settings.warmup_steps, num_steps))
     batches = draw_batches(parts.train, settings, model.max_length, model.multiple, seed)
     noise = [part.generator.bit_generator for part in model.modules() if isinstance(part, Dropout)]
+    if num_processes() > 1:
+        kept = kept and kept.with_name(f"{place()}-of-{num_processes()}-{kept.name}")
     if place():
         torch.manual_seed(seed_of(seed, f"process {place()}"))
         for number, generator in enumerate(noise):
             generator.state = np.random.SFC64(seed_of(seed, f"process {place()}", str(number))).state
-        kept = kept and kept.with_suffix(f".{place()}")
     told, tensors = _load_run(kept) if kept else ({}, {})
     if not agree(told.get("step", 0), model.device):
         told, tensors = {}, {}

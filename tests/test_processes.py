@@ -1,13 +1,23 @@
 """Several processes share a batch, and train what one would: by torchrun, as a user starts them."""
 
+import json
 import os
 import subprocess
 import sys
 
+import nbformat
 import pytest
 import torch
+from nbformat.v4 import new_code_cell, new_notebook
 from safetensors.torch import load_file
 from shared_steps import CASES
+
+STAGE = """from bivrec.domains import Domain
+from bivrec.field import train_models
+from bivrec.processes import num_processes
+from bivrec.results import keep
+trained = train_models(Domain(dataset, changes={"training.num_steps": 10, "machine.num_workers": 2}), ["bivrec"], [0, 1])
+keep({"processes": num_processes(), "steps": int(trained[1].record.curve["step"].max())}, "found.json")"""
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +47,19 @@ def test_a_whole_training_ends_alike_everywhere(trained):
     alone, first, second = (found["fit/weights"] for found in trained.values())
     assert torch.equal(first, second) and not torch.equal(first, alone)
     assert trained["0-of-2"]["fit/first"].isfinite()
+
+
+def test_a_stage_in_two_processes(root, tmp_path):
+    """The same notebook in each, and one of them keeps what both found."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "params.yaml").write_text((root / "params.yaml").read_text())
+    cells = [new_code_cell('dataset = "planted"', metadata={"tags": ["parameters"]}), new_code_cell(STAGE)]
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "x"}}), tmp_path / "notebooks/03_small.ipynb")
+    told = {"BIVREC_ROOT": str(tmp_path), "PYTHONPATH": str(root), "BIVREC_TORCHRUN": "--standalone --nproc-per-node 2"}
+    for command in (["source"], ["run", "03_small", "dataset=planted"]):
+        shown = subprocess.run([sys.executable, "-m", "bivrec", *command], cwd=tmp_path, env=os.environ | told, capture_output=True, text=True)
+        assert shown.returncode == 0, shown.stderr[-3000:]
+    kept = json.loads((tmp_path / "results/03_small/planted/found.json").read_text())
+    assert kept["processes"] == 2 and kept["steps"] == 10
+    assert json.loads((tmp_path / "build/log/provenance.json").read_text())["made by"][0]["processes"] == 2
+    assert not list((tmp_path / "build").glob(".running-*"))
