@@ -8,9 +8,8 @@ from torch import Tensor
 
 from bivrec.processes import alike
 
-CHUNK_CELLS = (
-    1 << 20
-)  # scores held at a time: few enough to stay in a core's cache, or four times as many as the table has numbers: rows enough that its items are not read anew for a few
+CHUNK_CELLS = 1 << 20  # scores held at a time, few enough to stay in a core's cache;
+CELLS_PER_NUMBER = 4  # or this many a number of the table, where that is more: rows enough for each reading of a large table
 LARGEST_POWER = 100.0  # of 2 that a score may reach before rows are shifted; sums over a catalogue stay finite
 
 
@@ -38,7 +37,7 @@ class _InterestSoftmax(torch.autograd.Function):
             weight = (len(table) - 1) / (len(drawn) - (place >= 0).to(table.dtype))
         shares, total, shift = own.softmax(1)[..., None], interests.new_empty(rows), interests.new_zeros(rows)
         interests_grad, table_grad = torch.empty_like(interests), torch.zeros_like(table)
-        chunk = max(1, min(rows, max(CHUNK_CELLS, 4 * right.numel()) // (num_interests * len(right))))
+        chunk = max(1, min(rows, max(CHUNK_CELLS, CELLS_PER_NUMBER * right.numel()) // (num_interests * len(right))))
         held, right_grad, across = left.new_empty(chunk * num_interests, len(right)), table.new_zeros(right.shape), right.T.contiguous()
         for start in range(0, rows, chunk):
             here = slice(start, min(start + chunk, rows))
