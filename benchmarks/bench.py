@@ -3,7 +3,8 @@
 Every measure is a process of its own, on one thread; the measures of a ratio are taken in turn, several rounds, and the best
 round of each counts. Peers live in environments of their own under benchmarks/envs. Writes results.json and README.md.
 
-    python benchmarks/bench.py [NAME ...]     only the ratios whose names begin so
+    python benchmarks/bench.py [NAME ...]     only the ratios whose names begin so, nothing written
+    python benchmarks/bench.py tables         results.json into README.md
 """
 
 import json
@@ -15,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 from workloads import SIZES, generated, movielens_100k, save
 
 HERE = Path(__file__).resolve().parent
@@ -113,12 +115,14 @@ def best(rounds: list[dict]) -> dict:
 
 
 def write(found: dict[str, list[dict]], ratios: dict[str, float], share: dict) -> None:
+    """results.json, and its tables in README.md."""
     cpu = Path("/proc/cpuinfo")
     processor = re.search(r"model name\s*: (.+)", cpu.read_text()) if cpu.is_file() else None
     about = {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout.strip(),
         "processor": processor.group(1) if processor else platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": len(os.sched_getaffinity(0)),
         "threads a measure": 1,
         "rounds": ROUNDS,
@@ -128,19 +132,21 @@ def write(found: dict[str, list[dict]], ratios: dict[str, float], share: dict) -
     part = HERE / "results.json.part"
     part.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(part, HERE / "results.json")
-    lines = ["| ratio, ours over theirs | |", "|---|---|", *(f"| {name} | {value:.2f} |" for name, value in content["ratios"].items())]
+    write_tables()
+
+
+def write_tables() -> None:
+    """The tables of results.json, into README.md."""
+    content = json.loads((HERE / "results.json").read_text())
+    about = content["made by"]
+    lines = [f"{about['processor']}, {about['instructions']}, {about['cores']} cores, {about['date']}.", "", "| ratio, ours over theirs | |", "|---|---|"]
+    lines += [f"| {name} | {value:.2f} |" for name, value in content["ratios"].items()]
     lines += ["", "| measure | set | step, ms (median) | targets a second (best round) | peak memory, MB |", "|---|---|---|---|---|"]
-    for name, rounds in found.items():
-        one = best(rounds)
+    for name, measured in content["measures"].items():
+        one = measured["best"]
         if "targets_per_second" in one:
-            cells = (
-                name,
-                MEASURES[name][2],
-                f"{one['step_ms_best']:.0f} ({one['step_ms_median']:.0f})",
-                f"{one['targets_per_second']:,.0f}",
-                f"{one['rss_mb']:,.0f}",
-            )
-            lines.append("| " + " | ".join(cells) + " |")
+            step = f"{one['step_ms_best']:.0f} ({one['step_ms_median']:.0f})"
+            lines.append(f"| {name} | {MEASURES[name][2]} | {step} | {one['targets_per_second']:,.0f} | {one['rss_mb']:,.0f} |")
     readme = HERE / "README.md"
     text = re.sub(r"<!-- results -->.*<!-- /results -->", "<!-- results -->\n" + "\n".join(lines) + "\n<!-- /results -->", readme.read_text(), flags=re.DOTALL)
     readme.write_text(text)
@@ -177,4 +183,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    write_tables() if sys.argv[1:] == ["tables"] else main(sys.argv[1:])

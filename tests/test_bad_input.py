@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -326,6 +327,21 @@ def test_what_a_stage_kept_is_damaged(project, capsys, damage):
         (folder / name).write_bytes(damage((folder / name).read_bytes()))
         told = refuses(partial(load, folder), project, capsys)
         assert str(folder) in told and "is damaged" in told and told.endswith("remove it, and `make repro` makes it anew")
+
+
+def test_what_a_stage_kept_may_not_be_read(project, capsys, monkeypatch):
+    """Not ours to read is not damaged: removing it would be the wrong mend."""
+
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    folder = project.root / "build"
+    save_features(folder, "text", ItemFeatures(np.ones((9, 2), "float32"), np.ones(9, bool), "mine"))
+    save_sequences(Domain("planted").sequences, folder)
+    monkeypatch.setattr("builtins.open", refuse)
+    for load, name in ((lambda: load_features(folder, "text"), "text.npz"), (lambda: load_sequences(folder), "catalogue.csv")):
+        with pytest.raises(DataError, match=f"{re.escape(str(folder / name))} may not be read; make it readable"):
+            load()
 
 
 @pytest.mark.parametrize("change", [{"item_ids": None}, {"item_ids": ["a", "b"]}, {"item_ids": [1]}, {"item_ids": [1, 1 << 70]}, None, [1]])

@@ -7,11 +7,12 @@ import threading
 import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
 
-from bivrec.fetch import checksums, fetch
+from bivrec.fetch import checksums, download, fetch
 from bivrec.pipeline import choose, main
 from bivrec.sequences import DataError
 from bivrec.settings import Dataset, SettingsError, check_params
@@ -137,6 +138,19 @@ def test_a_download_goes_on_where_it_broke_off(server, raw, monkeypatch):
         published["cut"] = True
     assert asked[0] == 0 and 0 < asked[1] < asked[2] < len(content)
     assert not list((raw / "mine").glob(".*"))
+
+
+def test_old_bytes_never_stand_under_a_new_mark(server, tmp_path, monkeypatch):
+    """Killed just as it learns that the published file is another: the next download must not go on from the old part."""
+    folder, url = server
+    (folder / "a.csv").write_text("the new file")
+    part = tmp_path / ".a.csv.part"
+    part.write_text("the old")
+    part.with_suffix(".mark").write_text('"old"')
+    monkeypatch.setattr(Path, "write_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        download(f"{url}/a.csv", part)
+    assert not part.exists()
 
 
 def test_files_placed_by_hand_are_taken(server, raw):

@@ -52,12 +52,14 @@ def test_a_whole_training_ends_alike_everywhere(trained):
 def test_a_stage_in_two_processes(root, tmp_path):
     """The same notebook in each, and one of them keeps what both found."""
     (tmp_path / "notebooks").mkdir()
+    (tmp_path / "bivrec").symlink_to(root / "bivrec")
     (tmp_path / "params.yaml").write_text((root / "params.yaml").read_text())
     cells = [new_code_cell('dataset = "planted"', metadata={"tags": ["parameters"]}), new_code_cell(STAGE)]
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "x"}}), tmp_path / "notebooks/03_small.ipynb")
     told = {"BIVREC_ROOT": str(tmp_path), "PYTHONPATH": str(root), "BIVREC_TORCHRUN": "--standalone --nproc-per-node 2"}
-    for command in (["source"], ["run", "03_small", "dataset=planted"]):
-        shown = subprocess.run([sys.executable, "-m", "bivrec", *command], cwd=tmp_path, env=os.environ | told, capture_output=True, text=True)
+    sources = ["-c", "from bivrec.pipeline import write_sources; write_sources()"]
+    for command in (sources, ["-m", "bivrec", "run", "03_small", "dataset=planted"]):
+        shown = subprocess.run([sys.executable, *command], cwd=tmp_path, env=os.environ | told, capture_output=True, text=True)
         assert shown.returncode == 0, shown.stderr[-3000:]
     kept = json.loads((tmp_path / "results/03_small/planted/found.json").read_text())
     assert kept["processes"] == 2 and kept["steps"] == 10
