@@ -1,6 +1,9 @@
 """`make bench-curves`: what a training step of BivRec costs as one size grows and the others stay. Writes curves.csv and curves.png.
 
 Each point is a process of its own, on one thread; the median of a few steps after two that are not counted.
+
+    python benchmarks/curves.py [SIZE ...]     these sizes alone (num_items, length, ...), the others' points kept
+    python benchmarks/curves.py draw           the figure alone
 """
 
 import sys
@@ -10,6 +13,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from bench import HERE, MEASURES, run
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 from bivrec.figures import COLOURS, set_theme
 
@@ -37,9 +41,9 @@ def point(sizes: dict, num_negatives: int) -> dict:
     return run("point")
 
 
-def main() -> None:
+def main(sizes: list[str]) -> None:
     rows = []
-    for size, values in GROWING.items():
+    for size, values in ((size, GROWING[size]) for size in sizes or GROWING):
         for name, num_negatives in NEGATIVES.items() if size == "num_items" else [("full softmax", 0)]:
             for value in values:
                 if not num_negatives or num_negatives < value:
@@ -47,6 +51,9 @@ def main() -> None:
                     rows.append((size, name, value, found["step_ms_median"], found["rss_mb"], found["torch"]))
                     print(rows[-1], flush=True)
     table = pd.DataFrame(rows, columns=["size", "softmax", "value", "step_ms", "rss_mb", "torch"])
+    if sizes:
+        known = pd.read_csv(HERE / "curves.csv")
+        table = pd.concat([table, known[~known["size"].isin(sizes)]]).sort_values("size", key=lambda names: names.map(list(GROWING).index), kind="stable")
     table.to_csv(HERE / "curves.csv", index=False, float_format="%.1f")
     draw(table)
 
@@ -61,6 +68,8 @@ def draw(table: pd.DataFrame) -> None:
                 part, x="value", y=figure_of, hue="softmax", palette=[COLOURS["bivrec"], COLOURS["sasrec"]][: part["softmax"].nunique()], marker="o", ax=axis
             )
             axis.set(xscale="log", yscale="log", xlabel=NAMES[size], ylabel=label)
+            axis.set_xticks(GROWING[size], [EngFormatter(sep="")(value) for value in GROWING[size]])
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.legend(fontsize=8) if size == "num_items" and figure_of == "step_ms" else axis.get_legend().remove()
         ends = np.array([part["value"].min(), part["value"].max()])
         column[0].plot(ends, part["step_ms"].max() * ends / ends[1], color="#9a9a9a", lw=0.8, ls="--", zorder=0)
@@ -68,4 +77,4 @@ def draw(table: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    draw(pd.read_csv(HERE / "curves.csv")) if sys.argv[1:] == ["draw"] else main()
+    draw(pd.read_csv(HERE / "curves.csv")) if sys.argv[1:] == ["draw"] else main(sys.argv[1:])
