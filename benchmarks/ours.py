@@ -19,6 +19,7 @@ from workloads import even, load
 
 from bivrec.baselines import SASRec
 from bivrec.evaluation import rank_cases
+from bivrec.field import UNKNOWN_TO_COUNTER
 from bivrec.model import Batch, BivRec, pad
 from bivrec.processes import average_gradients, join_processes, place
 from bivrec.recommendation import catalogue_type, choose_interest
@@ -81,7 +82,7 @@ def train(workload, options) -> dict:
 
     batches = draw_batches(workload.rows(), settings.training, model.max_length, model.multiple, 0)
     if options.get("count_flops"):
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_COUNTER) as counter:
             targets = sum(step(batch) for batch in itertools.islice(batches, 10))
         return {"flops_per_target": counter.get_total_flops() / targets}
     return measure(step, batches, options)

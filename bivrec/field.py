@@ -19,7 +19,7 @@ import torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from bivrec.baselines import DIFSR, FDSA, MMMLP, NOVA, ComiRecSA, GRU4Rec, ItemNeighbours, MMSRec, Popularity, SASRec, SummedSASRec
 from bivrec.domains import Domain, Features
@@ -186,6 +186,13 @@ def to_runs(domain: Domain, study: str, ranks: pd.DataFrame) -> pd.DataFrame:
     return table[RUN_COLUMNS].sort_values(RUN_COLUMNS[:-1]).reset_index(drop=True)
 
 
+UNKNOWN_TO_COUNTER = {  # operators of ours that PyTorch's counter passes over: the same products in place, and attention on a CPU
+    torch.ops.aten.addmm_: lambda _, a, b, out_shape=None, **__: 2 * a[0] * a[1] * b[1],
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: sdpa_backward_flop_count(g, q, k, v),
+}
+
+
 def count_costs(domain: Domain, name: str, num_batches: int = 10) -> dict[str, float]:
     """What a training step costs on any machine. flops_per_step: floating-point operations of all matrix products that
     PyTorch's own operators take, forward and backward, the mean over a few batches, since rows of like length go together.
@@ -196,7 +203,7 @@ def count_costs(domain: Domain, name: str, num_batches: int = 10) -> dict[str, f
     weights = sum(p.nbytes for p in model.parameters())
     lasting = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in model.buffers()}
     still, most = {p.untyped_storage().data_ptr() for p in model.parameters()} | lasting.keys(), 0
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_COUNTER) as counter:
         for batch in itertools.islice(batches, num_batches):
             held: dict[int, torch.UntypedStorage] = {}  # themselves, so that no place is given out twice
 

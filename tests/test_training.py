@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from bivrec.domains import Domain
 from bivrec.evaluation import mean_metrics, rank_cases
 from bivrec.field import (
+    UNKNOWN_TO_COUNTER,
     build_model,
     compare,
     count_costs,
@@ -205,3 +207,14 @@ def test_models_hold_what_the_tuning_chose(root):
     assert [*settings.tuning.grid] == ["training.learning_rate", "model.dropout"]
     reported = {seed % settings.split.num_folds for seed in settings.studies.seeds}
     assert not {(seed + 1) % settings.split.num_folds for seed in settings.tuning.seeds} & reported  # who chose tests nothing
+
+
+def test_products_in_place_and_attention_on_a_cpu_are_counted():
+    """PyTorch's own counter passes over both, which would make the softmax a third cheaper than it is."""
+    a, b, query = torch.randn(6, 4), torch.randn(4, 5), torch.randn(2, 2, 50, 32, requires_grad=True)
+    with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_COUNTER) as counter:
+        torch.zeros(6, 5).addmm_(a, b)
+    assert counter.get_total_flops() == 2 * 6 * 4 * 5
+    with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_COUNTER) as counter:
+        torch.nn.functional.scaled_dot_product_attention(query, query, query, is_causal=True).sum().backward()
+    assert counter.get_total_flops() == 7 * (2 * 2 * 2 * 50 * 50 * 32)  # two products forward, five backward
