@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from workloads import SIZES, generated, movielens_100k, save
 
@@ -135,8 +136,45 @@ def write(found: dict[str, list[dict]], ratios: dict[str, float], share: dict) -
     write_tables()
 
 
+def gpu_lines() -> list[str]:
+    """The figures of h200.json, a part a line or a few."""
+    found = json.loads((HERE / "h200.json").read_text())
+    large, medium, twice, losses = (found[name] for name in ("large", "medium", "repeats", "softmax"))
+    about, lines = large["made by"], ["| what | figure |", "|---|---|"]
+    for how, one in large.items():
+        if how != "made by":
+            told = f"{one['seconds']} s, {one['targets a second']:,} targets a second, device busy {one['busy, %']:.0f} % of the time, at most {one['peak GiB']} GiB"
+            lines.append(
+                f"| an epoch of every position at ML-25M's size ({one['targets']:,} targets, rows of up to 200, {one['rows a step']:,} a step), {how} | {told} |"
+            )
+    one = large["full softmax"]
+    lines.append(
+        f"| its matrix products | {one['products, TFLOP/s']:.0f} TFLOP/s, {100 * one['share of the bfloat16 peak']:.0f} % of what this device reaches on large ones in bfloat16 |"
+    )
+    flash = sum(share for name, share in one["shares of the device's time, %"].items() if "flash" in name)
+    lines.append(f"| the part of the device's time that the catalogue's fused attention takes | {flash:.0f} % |")
+    steps = [(how, medium[how]["a step, ms"]) for how in medium if isinstance(medium[how], dict) and "a step, ms" in medium[how]]
+    lines.append(
+        f"| ML-1M's size (planted, {medium['items']:,} items, {medium['targets']:,} targets in {medium['steps']:,} steps) | best validation after {medium['seconds to the best validation']} s; all of it, with six looks at the validation users, {medium['seconds in all']} s |"
+    )
+    lines.append(f"| its step | {'; '.join(f'{how} {ms:.0f} ms' for how, ms in steps)} |")
+    for how, one in losses.items():
+        if how != "made by":
+            lines.append(f"| the loss of 65,536 rows over 59,047 items, forward and backward, {how} | {one['ms']} ms, {one['peak MiB above its inputs']} MiB |")
+    lines.append(
+        f"| the same training twice: {'; '.join(f'{how}' for how in twice if how != 'made by')} | {'; '.join(('the same bits' if one['same bits'] else 'other bits') + ', ' + str(one['seconds']) + ' s' for how, one in twice.items() if how != 'made by')} |"
+    )
+    pairs = {}
+    for name, part in found.items():
+        for key, one in part["ndcg@20 of the test users"].items() if name.startswith("agreement") else ():
+            pairs.setdefault(key, []).extend(b - a for a, b in zip(one["cpu, by seed"], one["gpu, by seed"]))
+    lines += ["", "| NDCG@20 of the test users, GPU less CPU | mean over seeds | its standard error | seeds |", "|---|---|---|---|"]
+    lines += [f"| {key} | {np.mean(values):+.4f} | {np.std(values, ddof=1) / len(values) ** 0.5:.4f} | {len(values)} |" for key, values in pairs.items()]
+    return [f"{about['device']}, torch {about['versions']['torch']}, CUDA {about['cuda']}, {about['date']}.", "", *lines]
+
+
 def write_tables() -> None:
-    """The tables of results.json, into README.md."""
+    """The tables of results.json and h200.json, into README.md."""
     content = json.loads((HERE / "results.json").read_text())
     about = content["made by"]
     lines = [f"{about['processor']}, {about['instructions']}, {about['cores']} cores, {about['date']}.", "", "| ratio, ours over theirs | |", "|---|---|"]
@@ -149,6 +187,7 @@ def write_tables() -> None:
             lines.append(f"| {name} | {MEASURES[name][2]} | {step} | {one['targets_per_second']:,.0f} | {one['rss_mb']:,.0f} |")
     readme = HERE / "README.md"
     text = re.sub(r"<!-- results -->.*<!-- /results -->", "<!-- results -->\n" + "\n".join(lines) + "\n<!-- /results -->", readme.read_text(), flags=re.DOTALL)
+    text = re.sub(r"<!-- gpu -->.*<!-- /gpu -->", "<!-- gpu -->\n" + "\n".join(gpu_lines()) + "\n<!-- /gpu -->", text, flags=re.DOTALL)
     readme.write_text(text)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 from scipy.sparse import csr_array
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import embedding, normalize
 
 from bivrec.cross_view import info_nce
 from bivrec.decomposition import Block, GaussianAttention
@@ -118,7 +118,7 @@ class SASRec(NeuralBaseline):
         self.encoder = CausalTransformer(self.settings)
 
     def read(self, items, mask, table):
-        return self.encoder(table[items], mask)[:, :, None]
+        return self.encode(self.encoder, embedding(items, table), mask)[:, :, None]
 
 
 class SummedSASRec(SequentialModel):
@@ -150,7 +150,7 @@ class GRU4Rec(NeuralBaseline):
         self.out = nn.Linear(self.own.inner_dim, self.dim)
 
     def read(self, items, mask, table):
-        return self.out(self.cells(self.dropout(table[items]))[0])[:, :, None]
+        return self.out(self.cells(self.dropout(embedding(items, table)))[0])[:, :, None]
 
 
 class ComiRecSA(NeuralBaseline):
@@ -163,7 +163,7 @@ class ComiRecSA(NeuralBaseline):
         self.dropout = Dropout(self.settings.model.dropout)
 
     def read(self, items, mask, table):
-        vectors, length = self.dropout(table[items]), items.shape[1]
+        vectors, length = self.dropout(embedding(items, table)), items.shape[1]
         logits = self.attend(vectors + self.position[:length]).transpose(1, 2)[:, :, None].expand(-1, -1, length, -1)
         later = torch.ones(length, length, dtype=torch.bool, device=items.device).triu(1)
         shares = logits.masked_fill(later, float("-inf")).softmax(-1)  # batch interest prefix position
@@ -190,7 +190,7 @@ class FDSA(SideInformed):
     def read(self, items, mask, table):
         parts = torch.stack([*self.items.parts(items).values()], 2)  # batch position modality dim
         mixed = (self.attend(parts).softmax(2) * parts).sum(2)
-        states = [encoder(vectors, mask) for encoder, vectors in zip(self.encoders, (table[items], mixed))]
+        states = [self.encode(encoder, vectors, mask) for encoder, vectors in zip(self.encoders, (embedding(items, table), mixed))]
         return self.join(torch.cat(states, -1))[:, :, None]
 
 
@@ -225,7 +225,7 @@ class NOVA(SideInformed):
 
     def read(self, items, mask, table):
         first, last, *norms = self.norms
-        x = self.dropout(first(table[items]))
+        x = self.dropout(first(embedding(items, table)))
         sides = [self.position[None, : items.shape[1]], *(norm(part) for norm, part in zip(norms, self.items.parts(items).values()))]
         for block in self.blocks:
             x = block(x, *sides)
@@ -267,7 +267,7 @@ class MMMLP(SideInformed):
         self.join = nn.Sequential(nn.LayerNorm(count * dim), nn.Linear(count * dim, dim), nn.LayerNorm(dim))
 
     def read(self, items, mask, table):
-        states = [stream(vectors) for stream, vectors in zip(self.streams, (table[items], *self.items.parts(items).values()))]
+        states = [stream(vectors) for stream, vectors in zip(self.streams, (embedding(items, table), *self.items.parts(items).values()))]
         return self.join(torch.cat(states, -1))[:, :, None]
 
 
@@ -287,7 +287,7 @@ class MMSRec(NeuralBaseline):
         return {self.view: normalize(self.fuse(torch.cat(parts, -1)), dim=-1)}
 
     def read(self, items, mask, table):
-        return normalize(self.encoder(table[items], mask), dim=-1)[:, :, None] / self.own.temperature
+        return normalize(self.encode(self.encoder, embedding(items, table), mask), dim=-1)[:, :, None] / self.own.temperature
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """The recommendation loss, and the alignment of those items of the batch that have both modalities."""

@@ -91,8 +91,8 @@ class GaussianAttention(nn.Module):
 
     def place_bias(self, num_positions: int, scales: tuple[int, ...]) -> Float[Tensor, "scale head position position"]:
         """A learned number a distance, or the Gaussian prior $-(i-j)^2 / 2\\sigma^2$ of kernel `distance` (both in patches)."""
-        place, device = torch.arange(num_positions, device=self.out.weight.device), self.out.weight.device
-        distance = (place[:, None] - place).abs() // torch.tensor(scales, device=device)[:, None, None]
+        place = torch.arange(num_positions, device=self.out.weight.device)
+        distance = torch.stack([(place[:, None] - place).abs() // scale for scale in scales])
         if self.width is not None:
             return -distance[:, None].square() / (2 * self.width.square()[:, None, None] + 1e-6)
         return nn.functional.embedding(distance, self.bias).permute(0, 3, 1, 2)

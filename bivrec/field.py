@@ -1,5 +1,6 @@
 """The field: every model by its name, trained side by side, kept, ranked, compared and tuned alike."""
 
+import copy
 import ctypes
 import hashlib
 import itertools
@@ -48,9 +49,19 @@ class Trained:
     model: Any
     record: Fit | None = None
 
+    def __reduce__(self):
+        """A model on a GPU travels between processes by way of the CPU."""
+        device = getattr(self.model, "device", torch.device("cpu"))
+        model = self.model if device.type == "cpu" else copy.deepcopy(self.model).cpu()
+        return _arrive, (self.name, self.seed, model, self.record, device)
+
     @property
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters()) if self.record else 0
+
+
+def _arrive(name: str, seed: int, model: Any, record: Fit | None, device: torch.device) -> Trained:
+    return Trained(name, seed, model if device.type == "cpu" else model.to(device), record)
 
 
 def build_model(domain: Domain, name: str, seed: int, features: Features | None = None, num_items: int | None = None):
@@ -199,7 +210,7 @@ def count_costs(domain: Domain, name: str, num_batches: int = 10) -> dict[str, f
     memory_mb: weights, gradients, the optimiser's two moments, the average, frozen features, and the most that any of the
     batches keeps for its backward pass; what is let go at once is not counted."""
     model, settings = build_model(domain, name, 0).train(), vary(domain.settings, domain.variant(name), name).training
-    batches = draw_batches(domain.parts(0).train, settings, model.max_length, model.multiple, 0)
+    batches = draw_batches(domain.parts(0).train, settings, model.max_length, model.multiple, 0, model.device)
     weights = sum(p.nbytes for p in model.parameters())
     lasting = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in model.buffers()}
     still, most = {p.untyped_storage().data_ptr() for p in model.parameters()} | lasting.keys(), 0
@@ -212,7 +223,7 @@ def count_costs(domain: Domain, name: str, num_batches: int = 10) -> dict[str, f
                 return tensor
 
             with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
-                loss = model.loss(batch.to(model.device))
+                loss = model.loss(batch)
             most = max(most, sum(storage.nbytes() for place, storage in held.items() if place not in still))
             loss.backward()
     return {"flops_per_step": counter.get_total_flops() / num_batches, "memory_mb": (5 * weights + sum(lasting.values()) + most) / 1e6}

@@ -2,13 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from bivrec.cross_view import CrossViewLearning
 from bivrec.decomposition import ViewEncoder, information
@@ -36,19 +38,14 @@ class Batch:
     weight: float | Tensor = 1.0  # of its mean over targets in the mean over processes
     first: int | Tensor = 0  # its first target's place among those of all processes
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        return replace(self, **{name: change(getattr(self, name)) for name in ("items", "mask", "targets", "supervised", "probe")})
-
-    def to(self, device: torch.device) -> "Batch":
-        return self._each(lambda tensor: tensor.to(device))
-
     def own(self) -> "Batch":
         """This process's rows of it; all of them where there is one process."""
         if num_processes() == 1:
             return self
         rows = own_rows(len(self.items))
-        part, counts = self._each(lambda tensor: tensor[rows]), self.supervised.sum(1)
-        return replace(part, weight=num_processes() * counts[rows].sum() / counts.sum(), first=counts[: rows.start].sum())
+        counts = self.supervised.sum(1)
+        part = {name: getattr(self, name)[rows] for name in ("items", "mask", "targets", "supervised", "probe")}
+        return Batch(**part, weight=num_processes() * counts[rows].sum() / counts.sum(), first=counts[: rows.start].sum())
 
 
 def pad(histories: Sequence[Int64[ndarray, "_"]], max_length: int, multiple: int) -> tuple[Int64[Tensor, "batch position"], Bool[Tensor, "batch position"]]:
@@ -63,6 +60,21 @@ def pad(histories: Sequence[Int64[ndarray, "_"]], max_length: int, multiple: int
     return torch.from_numpy(items), torch.from_numpy(mask)
 
 
+def record(encoder: nn.Module, inputs: Sequence[Tensor], pool: Any) -> Callable:
+    """The encoder, its parameters among its inputs, as a CUDA graph for inputs of these shapes: forward and backward."""
+    names, values = zip(*encoder.named_parameters())
+
+    def call(*given: Tensor) -> Any:
+        return torch.func.functional_call(encoder, dict(zip(names, given[len(inputs) :])), given[: len(inputs)])
+
+    samples = [part.detach().clone().requires_grad_(part.requires_grad) for part in inputs]
+    samples += [value.detach().requires_grad_(value.requires_grad) for value in values]  # read where they are
+    torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)  # recorded on a stream of its own, as is to be
+    with torch.random.fork_rng([inputs[0].device]):
+        recorded = torch.cuda.make_graphed_callables(call, tuple(samples), allow_unused_input=True, pool=pool)
+    return lambda *given: recorded(*given, *values)
+
+
 class SequentialModel(nn.Module, ABC):
     """What BivRec and its neural rivals share: histories in, scores of the whole catalogue out."""
 
@@ -70,10 +82,31 @@ class SequentialModel(nn.Module, ABC):
     max_length: int
     multiple: int = 1
     causal: bool = True
+    graphs: dict[tuple, Callable] | None = None  # while a GPU trains small batches: its encoders, recorded
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    def encode(self, encoder: nn.Module, *inputs: Tensor) -> Any:
+        """What the encoder gives. Where `graphs` are kept, a shape of inputs that comes again is recorded as a CUDA graph, forward
+        and backward, and from then on the device starts its hundreds of small kernels by itself."""
+        if self.graphs is None or not (self.training and torch.is_grad_enabled()):
+            return encoder(*inputs)
+        key = (id(encoder), *(tuple(part.shape) for part in inputs))
+        if key not in self.graphs:
+            self.graphs[key] = encoder
+        elif self.graphs[key] is encoder:
+            if (id(encoder),) not in self.graphs:
+                self.graphs[(id(encoder),)] = torch.cuda.graph_pool_handle()  # one memory for all shapes: one at a time is under way
+            self.graphs[key] = record(encoder, inputs, self.graphs[(id(encoder),)])
+        return self.graphs[key](*inputs)
+
+    def record_encoders(self, on: bool) -> None:
+        """Whether encoders are recorded from here on, this model's and its parts'; what was recorded is let go."""
+        for part in self.modules():
+            if isinstance(part, SequentialModel):
+                part.graphs = {} if on else None
 
     def anneal(self, progress: float) -> None:
         """What changes as training goes on, from 0 to 1: nothing, unless a model says otherwise."""
@@ -117,6 +150,8 @@ class BivRec(SequentialModel):
         self.cross_view = CrossViewLearning(settings.cross_view, settings.model.dim) if both else None
 
     def anneal(self, progress: float) -> None:
+        if self.settings.model.final_temperature is not None:
+            self.record_encoders(False)  # a recording would hold the temperature fixed
         for view in self.views.values():
             view.clusters.anneal(progress)
 
@@ -125,7 +160,9 @@ class BivRec(SequentialModel):
 
     def read(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], tables: dict) -> dict:
         """Interests after every position [batch position interest dim] and allocation scores, by view."""
-        return {view: encoder(tables[view][items], mask, self.causal) for view, encoder in self.views.items()}
+        if not self.causal:
+            return {view: encoder(embedding(items, tables[view]), mask, False) for view, encoder in self.views.items()}
+        return {view: self.encode(encoder, embedding(items, tables[view]), mask) for view, encoder in self.views.items()}
 
     def read_newest(self, items: Int64[Tensor, "batch position"], ends: Int64[Tensor, "batch"], tables: dict) -> tuple[dict, Bool[Tensor, "batch patch"]]:
         """Interests after the prefix that ends at `ends` [batch 1 interest dim] and the allocation scores of its own
@@ -133,7 +170,7 @@ class BivRec(SequentialModel):
         place = ends[:, None] - torch.arange(items.shape[1], device=items.device)
         mask, items, read = place >= 0, items.gather(1, place.clamp_min(0)), {}
         for view, encoder in self.views.items():
-            vectors = tables[view][items]
+            vectors = embedding(items, tables[view])
             if vectors.requires_grad and vectors.numel() > HELD_CELLS:
                 rows = max(1, HELD_CELLS // vectors[0].numel())
                 parts = [recompute(encoder, encoder.newest, *part) for part in zip(vectors.split(rows), mask.split(rows))]
@@ -151,7 +188,8 @@ class BivRec(SequentialModel):
         tables, settings, own = self.tables(), self.settings, batch.own()
         if self.causal:
             read, real = self.read(own.items, own.mask, tables), batch.mask
-            rows = {view: interests[own.supervised] for view, (interests, _) in read.items()}
+            places = own.supervised.flatten().nonzero()[:, 0]
+            rows = {view: interests.flatten(0, 1).index_select(0, places) for view, (interests, _) in read.items()}
         else:  # one target a row: no other prefix is asked for
             read, real = self.read_newest(own.items, own.probe, tables)
             rows = {view: interests[:, 0] for view, (interests, _) in read.items()}

@@ -1,6 +1,7 @@
 """Recommendation: the next-item loss over the full catalogue, for one interest or many, without keeping the scores."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int64
@@ -8,9 +9,10 @@ from torch import Tensor
 
 from bivrec.processes import alike
 
-CHUNK_CELLS = 1 << 20  # scores held at a time, few enough to stay in a core's cache;
+CHUNK_CELLS = {"cpu": 1 << 20, "cuda": 1 << 26}  # scores held at a time: few enough for a core's cache, enough for all of a GPU;
 CELLS_PER_NUMBER = 4  # or this many a number of the table, where that is more: rows enough for each reading of a large table
 LARGEST_POWER = 100.0  # of 2 that a score may reach before rows are shifted; sums over a catalogue stay finite
+GROUP = 4096  # interests that attend to the catalogue together on a GPU: a small catalogue too keeps all of it at work
 
 
 class _InterestSoftmax(torch.autograd.Function):
@@ -27,7 +29,7 @@ class _InterestSoftmax(torch.autograd.Function):
         rows, num_interests, dim = interests.shape
         wanted = table[targets][:, None]
         left, right = (interests * math.log2(math.e)).to(kind), (table if drawn is None else table[drawn]).to(kind)
-        shifted = rows > 0 and bool(left.float().norm(dim=-1).amax() * table.norm(dim=-1).amax() > LARGEST_POWER)
+        shifted = rows > 0 and (left.is_cuda or bool(left.float().norm(dim=-1).amax() * table.norm(dim=-1).amax() > LARGEST_POWER))  # a GPU is not waited for
         own = (interests * wanted).sum(-1)
         if largest:
             own = own.masked_fill(own < own.amax(1, keepdim=True), float("-inf"))
@@ -37,7 +39,7 @@ class _InterestSoftmax(torch.autograd.Function):
             weight = (len(table) - 1) / (len(drawn) - (place >= 0).to(table.dtype))
         shares, total, shift = own.softmax(1)[..., None], interests.new_empty(rows), interests.new_zeros(rows)
         interests_grad, table_grad = torch.empty_like(interests), torch.zeros_like(table)
-        chunk = max(1, min(rows, max(CHUNK_CELLS, CELLS_PER_NUMBER * right.numel()) // (num_interests * len(right))))
+        chunk = max(1, min(rows, max(CHUNK_CELLS[left.device.type], CELLS_PER_NUMBER * right.numel()) // (num_interests * len(right))))
         held, right_grad, across = left.new_empty(chunk * num_interests, len(right)), table.new_zeros(right.shape), right.T.contiguous()
         for start in range(0, rows, chunk):
             here = slice(start, min(start + chunk, rows))
@@ -79,6 +81,56 @@ class _InterestSoftmax(torch.autograd.Function):
         return interests_grad * (upstream * ctx.scale), table_grad * (upstream * ctx.scale), None, None, None, None
 
 
+class _CatalogueAttention(torch.autograd.Function):
+    """The same on a GPU, by PyTorch's fused attention, which holds no scores in memory at all: interests attend to the catalogue.
+
+    What the kernel gives beside its output is $\\log Z$ of each interest, and the output, a mean of items, is that number's
+    gradient. The table's is what the kernel takes back to its values when their upstream gradient is the interests themselves,
+    each by its part of the row's $Z$ (that to queries and keys is not asked for).
+    """
+
+    @staticmethod
+    def forward(ctx, interests, table, targets, kind):
+        rows, num_interests, dim = interests.shape
+        wanted = table[targets][:, None]
+        own = (interests * wanted).sum(-1)
+        shares = own.softmax(1)[..., None]
+
+        def grouped(x: Tensor) -> Tensor:
+            flat = x.flatten(0, 1).to(kind)
+            return torch.nn.functional.pad(flat, (0, 0, 0, -len(flat) % GROUP)).view(-1, 1, GROUP, dim)
+
+        query = grouped(interests)
+        key = table.to(kind).expand(len(query), 1, -1, -1)
+        taken, logs, take_back = _attend(query, key)
+        logs = logs.flatten()[: rows * num_interests].view(rows, num_interests)
+        total = logs.logsumexp(1)
+        part = (logs - total[:, None]).exp()[..., None]
+        interests_grad = taken.flatten(0, 2)[: rows * num_interests].view(interests.shape) * part - shares * wanted
+        table_grad = take_back(grouped(part * interests)).sum((0, 1), dtype=table.dtype)
+        table_grad.index_add_(0, targets, -(shares * interests).sum(1))
+        ctx.save_for_backward(interests_grad, table_grad)
+        ctx.scale = 1 / max(1, rows)
+        return (total - own.logsumexp(1)).sum() * ctx.scale
+
+    @staticmethod
+    def backward(ctx, upstream):
+        interests_grad, table_grad = ctx.saved_tensors
+        return interests_grad * (upstream * ctx.scale), table_grad * (upstream * ctx.scale), None, None
+
+
+def _attend(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Callable]:
+    """Attention whose values are its keys, the logarithms of its sums, and the way back from the output's gradient to the values'."""
+    kernels, exact = torch.ops.aten, {"scale": 1.0}
+    if not query.is_cuda:
+        out, logs = kernels._scaled_dot_product_flash_attention_for_cpu(query, key, key, **exact)
+        back = kernels._scaled_dot_product_flash_attention_for_cpu_backward
+        return out, logs, lambda upstream: back(upstream, query, key, key, out, logs, 0.0, False, **exact)[2]
+    out, logs, *context, seed, offset, _ = kernels._scaled_dot_product_flash_attention(query, key, key, **exact)
+    back = kernels._scaled_dot_product_flash_attention_backward
+    return out, logs, lambda upstream: back(upstream, query, key, key, out, logs, *context, 0.0, False, seed, offset, **exact)[2]
+
+
 def catalogue_type(precision: str) -> torch.dtype:
     """The type in which matrix products over the catalogue are taken: what is named, or under `auto` bfloat16 where the
     processor multiplies it by itself (twice as fast) and float32 elsewhere (where bfloat16 would be emulated)."""
@@ -104,6 +156,8 @@ def interest_softmax(
     `drawn`: a sampled softmax; these items, drawn alike from the whole catalogue and none twice, stand for all (their
     chance of being drawn is what logQ corrects for), which makes the denominator right in the mean.
     """
+    if interests.is_cuda and kind == torch.bfloat16 and drawn is None and not largest and len(interests) and interests.shape[-1] % 8 == 0:
+        return _CatalogueAttention.apply(interests, table, targets, kind)
     return _InterestSoftmax.apply(interests.contiguous(), table, targets, largest, kind, drawn)
 
 

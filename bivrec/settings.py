@@ -60,6 +60,7 @@ class Machine(Section):
 
     device: Literal["auto", "cpu", "cuda"]
     num_workers: Whole
+    deterministic: bool
 
 
 class Transfer(Section):

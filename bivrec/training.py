@@ -27,6 +27,7 @@ from bivrec.sequences import Parts
 from bivrec.settings import Machine, SettingsError, Training
 
 BATCHES_AHEAD = 16  # drawn at a time under one_target
+SMALL = 1 << 22  # numbers in the vectors of a batch's items, under which a GPU waits for the host and records encoders
 
 
 def seed_of(seed: int, *names: str) -> int:
@@ -35,47 +36,55 @@ def seed_of(seed: int, *names: str) -> int:
 
 
 def choose_device(settings: Machine) -> torch.device:
-    """The device that `machine.device` names; `auto` is the GPU where there is one, for each process of a machine its own."""
+    """The device that `machine.device` names; `auto` is the GPU where there is one, for each process of a machine its own,
+    which repeats itself to the last bit, more slowly, where `machine.deterministic` asks for it."""
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("params.yaml: machine.device: 'cuda' is set, but PyTorch finds no GPU; set 'auto' or 'cpu'")
     if settings.device == "cpu" or not torch.cuda.is_available():
         join_processes("gloo")
         return torch.device("cpu")
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     torch.cuda.set_device(device)
     join_processes("nccl")
     return device
 
 
-def draw_batches(train: Sequence[Int64[ndarray, "_"]], settings: Training, max_length: int, multiple: int, seed: int) -> Iterator[Batch]:
-    """Batches without end.
+def draw_batches(
+    train: Sequence[Int64[ndarray, "_"]], settings: Training, max_length: int, multiple: int, seed: int, device: torch.device | None = None
+) -> Iterator[Batch]:
+    """Batches without end, cut on the device, which holds all sequences; only rows' places go there.
 
     every_position: each epoch cuts every sequence, from a random place on, into windows of at most `max_length`
     targets; every position is supervised. one_target: a random user and a random cut, as the paper samples; one target a
     row. Rows of like length go together, of an epoch or of some batches drawn ahead.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
-    packed, lengths = np.concatenate(train), np.array([len(row) for row in train])
+    packed, lengths = torch.from_numpy(np.concatenate(train)).to(device), np.array([len(row) for row in train])
     starts, usable = np.cumsum(lengths) - lengths, np.flatnonzero(lengths >= 2)
     if not len(usable):
         raise ValueError("no training sequence has two items; nothing can be predicted")
 
     def gather(first: Int64[ndarray, "row"], size: Int64[ndarray, "row"], every: bool) -> Batch:
         """Rows of `size` inputs from place `first` of the packed items; the target of a position is the item after it."""
-        place = np.arange(-(-size.max() // multiple) * multiple)
-        mask = place < size[:, None]
-        spot = np.minimum(first[:, None] + place, len(packed) - 2)
-        supervised = mask if every else place == size[:, None] - 1
+        position = torch.arange(-(-size.max() // multiple) * multiple, device=device)
         probe = (generator.random(len(size)) * size).astype("int64") if every else size - 1
-        return Batch(*map(torch.from_numpy, (packed[spot] * mask, mask, packed[spot + 1] * mask, supervised, probe)))
+        first, size, probe = torch.from_numpy(np.stack([first, size, probe])).to(device)
+        mask = position < size[:, None]
+        spot = (first[:, None] + position).clamp_max(len(packed) - 2)
+        return Batch(packed[spot] * mask, mask, packed[spot + 1] * mask, mask if every else position == size[:, None] - 1, probe)
 
     every = settings.supervision == "every_position"
     while True:
         if every:
-            cut = generator.integers(max_length, size=len(usable))
-            edges = [np.unique([0, *range(offset, lengths[user] - 1, max_length), lengths[user] - 1]) for user, offset in zip(usable, cut)]
-            first = np.concatenate([starts[user] + edge[:-1] for user, edge in zip(usable, edges)])
-            size = np.concatenate([np.diff(edge) for edge in edges])
+            cut, end = generator.integers(max_length, size=len(usable)), lengths[usable] - 1
+            windows = np.maximum(0, -((cut - end) // max_length)) + (cut > 0)
+            user = np.repeat(np.arange(len(usable)), windows)
+            number = np.arange(len(user)) - (np.cumsum(windows) - windows)[user] + (cut == 0)[user]
+            begin = np.maximum(0, cut[user] + (number - 1) * max_length)
+            first, size = starts[usable][user] + begin, np.minimum(end[user], cut[user] + number * max_length) - begin
         else:
             user = generator.choice(usable, size=BATCHES_AHEAD * settings.batch_size)
             cut = 1 + (generator.random(len(user)) * (lengths[user] - 1)).astype("int64")
@@ -131,7 +140,12 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
     averages = [value.clone() for value in values]
     optimiser = torch.optim.AdamW(parameters, settings.learning_rate, (0.9, 0.98), weight_decay=settings.weight_decay, fused=True)
     warm = max(1, min(settings.warmup_steps, num_steps))
-    batches = draw_batches(parts.train, settings, model.max_length, model.multiple, seed)
+    multiple = model.multiple
+    if model.device.type == "cuda" and settings.batch_size * model.max_length * model.settings.model.dim <= SMALL:
+        lengths = range(multiple, model.max_length + 1, multiple)
+        multiple = min((length for length in lengths if not model.max_length % length and model.max_length <= 6 * length), default=multiple)
+        model.record_encoders(True)  # of few lengths
+    batches = draw_batches(parts.train, settings, model.max_length, multiple, seed, model.device)
     noise = [part.generator.bit_generator for part in model.modules() if isinstance(part, Dropout)]
     if num_processes() > 1:
         kept = kept and kept.with_name(f"{place()}-of-{num_processes()}-{kept.name}")
@@ -157,9 +171,9 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
             generator.state = {**state, "state": {"state": np.array(state["state"]["state"], dtype="uint64")}}
         for _ in range(told["step"]):
             next(batches)
-    losses, before = [], told["seconds"]
+    losses, counts, before = [], [], told["seconds"]
     for step in progress(range(told["step"] + 1, num_steps + 1), "training", "steps"):
-        batch = next(batches).to(model.device)
+        batch = next(batches)
         model.anneal(step / num_steps)
         loss = model.loss(batch)
         optimiser.param_groups[0]["lr"] = settings.learning_rate * min(step / warm, 1 - 0.9 * (step - 1) / num_steps)
@@ -171,9 +185,10 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
         decay = min(settings.average_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(averages, values, 1 - decay)
         losses.append(loss.detach())
-        told["num_targets"] += int(batch.supervised.sum())
+        counts.append(batch.supervised.sum())
         if step % settings.evaluate_every == 0 or step == num_steps:
             mean_loss = float(torch.stack(losses).mean())
+            told["num_targets"] += int(torch.stack(counts).sum())
             if not np.isfinite(mean_loss):
                 raise ValueError(f"training diverged before step {step}; lower training.learning_rate in params.yaml")
             trained = [value.clone() for value in values]
@@ -185,7 +200,7 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
             if judged > told["best"]:
                 told["best"], told["best_step"], best = float(judged), step, [average.clone() for average in averages]
             torch._foreach_copy_(values, trained)
-            losses = []
+            losses, counts = [], []
             if kept and step < num_steps:
                 told["noise"] = [{**generator.state, "state": {"state": generator.state["state"]["state"].tolist()}} for generator in noise]
                 told["moved"] = [number for number, p in enumerate(parameters) if optimiser.state[p]]  # the rest no loss reaches
@@ -196,10 +211,12 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
             elif kept:
                 _save_run(kept, told, best=best)
     torch._foreach_copy_(values, best)
+    model.record_encoders(False)
     model.eval()
     return Fit(pd.DataFrame(told["curve"]), told["best_step"], told["num_targets"], told["seconds"])
 
 
 def num_workers(settings: Machine) -> int:
-    """How many trainings run side by side: one a core on a CPU, one after the other on a GPU or where several processes share each."""
-    return 1 if choose_device(settings).type == "cuda" or num_processes() > 1 else settings.num_workers or len(os.sched_getaffinity(0))
+    """How many trainings run side by side: `machine.num_workers`, or one a core, on a GPU one; one where several processes share each."""
+    usual = 1 if choose_device(settings).type == "cuda" else len(os.sched_getaffinity(0))
+    return 1 if num_processes() > 1 else settings.num_workers or usual

@@ -1,6 +1,7 @@
 """`make trust [PARTS=...]`: the long part. Each part enters its figures into report.json, from which the table of
-tests/README.md is written. chain: the pipeline killed at random moments and starved of disk, until it ends; memory: a long
-training; kernels: one notebook many times; fuzz and determinism: the quick tests with far more inputs and ways."""
+tests/README.md is written. default: the whole study killed at random moments, until it ends with the committed bytes; chain:
+the profile smoke, which is starved of disk too; memory: a long training; kernels: one notebook many times; fuzz and
+determinism: the quick tests with far more inputs and ways. TRUST_KEEP=1 leaves the clone of `default` where it is."""
 
 import hashlib
 import json
@@ -45,17 +46,17 @@ def fresh_signals() -> None:
 class Clone:
     """A clone of the last commit on a small disk of its own, or, where none may be mounted, in an ordinary folder."""
 
-    def __init__(self):
-        self.disk = Path(tempfile.mkdtemp(prefix="bivrec-trust-"))
-        mount = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "none", self.disk], capture_output=True)
-        self.mounted = mount.returncode == 0
+    def __init__(self, profile: str = "smoke"):
+        self.disk, self.profile, self.mounted = Path(tempfile.mkdtemp(prefix="bivrec-trust-")), profile, False
+        if profile == "smoke":
+            self.mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "none", self.disk], capture_output=True).returncode == 0
         self.root = self.disk / "clone"
         subprocess.run(["git", "clone", "-q", "--shared", str(ROOT), str(self.root)], check=True)
         (self.root / ".venv").symlink_to((ROOT / ".venv").resolve())
         for name in ("requirements.lock", "pyproject.toml"):  # older than .venv/ready, so that nothing is installed
             os.utime(self.root / name, (0, 0))
         params = (self.root / "params.yaml").read_text("utf-8")
-        for old, new in SHORTER.items():
+        for old, new in SHORTER.items() if profile == "smoke" else ():
             assert params.count(f"{old}\n") == 1, old
             params = params.replace(old, new)
         (self.root / "params.yaml").write_text(params, "utf-8")
@@ -63,7 +64,7 @@ class Clone:
     def start(self, log: Path) -> subprocess.Popen:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("BIVREC_", "PYTHON", "MAKE"))}
         with open(log, "a") as file:
-            return subprocess.Popen(["make", "repro", "PROFILE=smoke"], cwd=self.root, stdout=file, stderr=file, env=kept, preexec_fn=fresh_signals)
+            return subprocess.Popen(["make", "repro", f"PROFILE={self.profile}"], cwd=self.root, stdout=file, stderr=file, env=kept, preexec_fn=fresh_signals)
 
     def alive(self) -> list[psutil.Process]:
         """Every process that works in the clone."""
@@ -76,15 +77,22 @@ class Clone:
                 continue
         return found
 
+    @property
+    def kept(self) -> list[Path]:
+        """The profile's files in results/: the default's lie in numbered folders and beside them."""
+        if self.profile != "default":
+            return [path for path in (self.root / "results" / self.profile).rglob("*") if path.is_file()]
+        places = [place for place in (self.root / "results").glob("*") if place.is_file() or place.name[:2].isdigit()]
+        return [path for place in places for path in ([place] if place.is_file() else place.rglob("*")) if path.is_file()]
+
     def results(self) -> dict[str, str]:
-        files = (path for path in (self.root / "results" / "smoke").rglob("*") if path.is_file())
-        return {path.relative_to(self.root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        return {path.relative_to(self.root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in self.kept}
 
     def half_written(self) -> list[str]:
         """What of results/ is there and cannot be read: JSON, tables, notebooks, pictures cut short."""
         broken = []
-        for path in (self.root / "results" / "smoke").rglob("*"):
-            content = path.read_bytes() if path.is_file() else b"\n"
+        for path in self.kept:
+            content = path.read_bytes()
             whole = {".png": content.endswith(b"IEND\xaeB`\x82"), ".ipynb": content.endswith(b"}\n"), ".json": content.endswith(b"}\n")}
             if not whole.get(path.suffix, content.endswith(b"\n")):
                 broken.append(path.name)
@@ -192,6 +200,39 @@ def chain() -> dict:
         clone.remove()
 
 
+def default() -> dict:
+    """`make repro`, from a clone whose results are gone, killed and started again: at last its results beside the committed ones."""
+    generator, clone = random.Random(0), Clone("default")
+    log = Path(tempfile.mkdtemp(prefix="bivrec-trust-log-")) / "make.log"
+    try:
+        committed, started = clone.results(), time.monotonic()
+        sizes = {name: (clone.root / name).stat().st_size for name in committed}
+        for path in clone.kept:
+            path.unlink()
+        kinds = [kind for kind in SIGNALS for _ in range(KILLS // 3)]
+        generator.shuffle(kinds)
+        tried, orphans, broken = Counter(), 0, []
+        for kind in kinds:
+            how, left = disturb(clone, kind, generator.uniform(10, 240), log, generator)
+            tried[kind] += how == "killed"
+            orphans, broken = orphans + left, broken + clone.half_written()
+            print(f"{kind}: {how}, {left} left behind", flush=True)
+            if how == "ended":
+                break
+        after, _ = undisturbed(clone, log)
+        differ = sorted(name for name in committed.keys() | after.keys() if committed.get(name) != after.get(name))
+        return {
+            "minutes": round((time.monotonic() - started) / 60), "disturbed runs": sum(tried.values()), "by": dict(tried), "files compared": len(committed),
+            "bytes compared": sum(sizes.values()), "files that differ": differ, "processes left behind": orphans, "half-written files": broken,
+        }  # fmt: skip
+    finally:
+        shutil.copy(log, tempfile.gettempdir())
+        if "TRUST_KEEP" in os.environ:
+            print(f"kept: {clone.root}", flush=True)
+        else:
+            clone.remove()
+
+
 LONG_TRAINING = """
 from bivrec.domains import Domain
 from bivrec.field import train_model
@@ -285,12 +326,27 @@ def determinism() -> dict:
     return {"ways": pytest_with("tests/test_determinism.py", "TRUST_RECORD")}
 
 
-PARTS = {"fuzz": fuzz, "determinism": determinism, "kernels": kernels, "memory": memory, "chain": chain}
+PARTS = {"fuzz": fuzz, "determinism": determinism, "kernels": kernels, "memory": memory, "chain": chain, "default": default}
 
 
 def table(report: dict) -> str:
     """The figures of the report as the table of tests/README.md."""
     rows = []
+    if d := report.get("default"):
+        figure = f"{d['disturbed runs']} kills in {d['minutes']} minutes: of {d['files compared']} files ({d['bytes compared']:,} bytes) {len(d['files that differ'])} differ"
+        told = ", ".join(f"{count} by {kind}" for kind, count in sorted(d["by"].items()))
+        rows += [
+            (
+                "killed at any moment, the whole study ends with the committed bytes",
+                f"`default` from nothing, killed ({told}) and started again until it ended",
+                figure,
+            ),
+            (
+                "no half-written file, no kernel and no worker behind",
+                "looked for after each of these kills",
+                f"{len(d['half-written files'])} and {d['processes left behind']} found",
+            ),
+        ]
     if c := report.get("chain"):
         killed, full = [f"{count} by {kind}" for kind, count in sorted(c["by"].items()) if kind != "full disk"], c["by"].get("full disk", 0)
         compared = f"of {c['files compared']} files ({c['bytes compared']:,} bytes) {len(c['files that differ'])} differ; {len(c['left out, as they hold seconds'])} that hold seconds left out"
