@@ -89,7 +89,10 @@ def script(letter: str) -> str:
 def math(source: str, display: str = "inline") -> str:
     """A formula as MathML, in a box that scrolls where it is wider than the page."""
     shown = re.sub(r'<mi mathvariant="script">([A-Z])</mi>', lambda found: f"<mi>{script(found[1])}</mi>", convert(source.strip(), display=display))
-    return f'<div class="scroll">{shown}</div>' if display == "block" else f'<span class="mathbox">{shown}</span>' if len(source) > 40 else shown
+    if display != "block" and len(source) <= 40:
+        return shown
+    kind, name = ("div", "scroll") if display == "block" else ("span", "mathbox")
+    return f'<{kind} class="{name}" tabindex="0" role="group" aria-label="Formula, scrolls sideways">{shown}</{kind}>'
 
 
 class Renderer(mistune.HTMLRenderer):
@@ -314,7 +317,7 @@ def resolve(site: Path, page: Page, url: str, known: dict[str, str], ids: set[st
         elif name in known:
             target = known[name]
         elif path.is_file() and path.stat().st_size <= LARGEST:
-            target = copy_file(site, path)
+            target, anchor = copy_file(site, path), ""  # a file as it is has no anchors
         elif not path.exists():
             raise BuildError(f"{page.source or page.path} points at {url!r}, which is not there; mend the link")
     return target and os.path.normpath(f"{up}/{target}") + (f"#{anchor}" if anchor else "")
@@ -341,7 +344,7 @@ def finish(site: Path, page: Page, body: str, known: dict[str, str]) -> str:
         if node.name == "img":
             if not node.get("alt", "").strip():
                 raise BuildError(f"{page.path}: the image {node['src'][:60]!r} has no text; add one to FIGURES in docs/build.py")
-            file = site / Path(page.path).parent / node["src"]
+            file = Path(os.path.normpath(site / Path(page.path).parent / node["src"]))  # the page's folder may not be there yet
             if file.suffix == ".png":
                 node["width"], node["height"] = Image.open(file).size
             box = node.parent if node.parent.name == "picture" else node
