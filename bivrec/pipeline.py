@@ -55,12 +55,22 @@ def strip(notebook: nbformat.NotebookNode, outputs: bool = False) -> nbformat.No
 
 
 def scrub(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """An executed notebook without times, machine paths and versions: the same bytes whenever and wherever it ran."""
-    for output in (output for cell in strip(notebook, outputs=True).cells for output in cell.get("outputs", [])):
-        if "metadata" in output:
-            output["metadata"] = {}
-        for key in {"text", "data"} & set(output):
-            output[key] = json.loads(json.dumps(output[key]).replace(str(project_root()), "."))
+    """An executed notebook without times, machine paths and versions: the same bytes whenever and wherever it ran. What a cell
+    printed is one text, in however many parts the kernel sent it."""
+    for cell in strip(notebook, outputs=True).cells:
+        whole = []
+        for output in cell.get("outputs", []):
+            if whole and output["output_type"] == whole[-1]["output_type"] == "stream" and output["name"] == whole[-1]["name"]:
+                whole[-1]["text"] += output["text"]
+            else:
+                whole.append(output)
+        for output in whole:
+            if "metadata" in output:
+                output["metadata"] = {}
+            for key in {"text", "data"} & set(output):
+                output[key] = json.loads(json.dumps(output[key]).replace(str(project_root()), "."))
+        if whole:
+            cell["outputs"] = whole
     return notebook
 
 

@@ -152,6 +152,14 @@ def test_saved_outputs_never_count(project):
     assert source.read_bytes() == before and source.stat().st_mtime_ns == stamp
 
 
+def test_scrub_joins_what_a_cell_printed():
+    """The kernel sends text in parts, as its clock has it; a killed run's notebook differed by that alone."""
+    cell, streams = new_code_cell("print()"), [("stdout", "a"), ("stdout", "b"), ("stderr", "c"), ("stdout", "d")]
+    cell.outputs = [new_output("stream", name=name, text=text) for name, text in streams]
+    outputs = scrub(new_notebook(cells=[cell])).cells[0].outputs
+    assert [(output["name"], output["text"]) for output in outputs] == [("stdout", "ab"), ("stderr", "c"), ("stdout", "d")]
+
+
 def test_scrub_removes_times_and_paths(project):
     project("1")
     cell = new_code_cell("x", metadata={"papermill": {"duration": 1.5}, "tags": ["injected-parameters"]})
