@@ -155,7 +155,7 @@ def test_saved_outputs_never_count(project):
 def test_scrub_joins_what_a_cell_printed():
     """The kernel sends text in parts, as its clock has it; a killed run's notebook differed by that alone."""
     cell, streams = new_code_cell("print()"), [("stdout", "a"), ("stdout", "b"), ("stderr", "c"), ("stdout", "d")]
-    cell.outputs = [new_output("stream", name=name, text=text) for name, text in streams]
+    cell.outputs = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in streams]
     outputs = scrub(new_notebook(cells=[cell])).cells[0].outputs
     assert [(output["name"], output["text"]) for output in outputs] == [("stdout", "ab"), ("stderr", "c"), ("stdout", "d")]
 
