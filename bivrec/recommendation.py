@@ -131,12 +131,19 @@ def _attend(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Callable]:
     return out, logs, lambda upstream: back(upstream, query, key, key, out, logs, *context, 0.0, False, seed, offset, **exact)[2]
 
 
+def knows_bfloat16() -> bool:
+    """Whether the GPU, or where there is none the processor, multiplies bfloat16 by itself; such a GPU has fused attention too."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_capability() >= (8, 0)
+    known = torch.cpu.get_capabilities()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
 def catalogue_type(precision: str) -> torch.dtype:
     """The type in which matrix products over the catalogue are taken: what is named, or under `auto` bfloat16 where the
     processor multiplies it by itself (twice as fast) and float32 elsewhere (where bfloat16 would be emulated)."""
     if precision == "auto":
-        known = torch.cpu.get_capabilities()
-        precision = "bfloat16" if torch.cuda.is_available() or known.get("avx512_bf16") or known.get("amx_bf16") else "float32"
+        precision = "bfloat16" if knows_bfloat16() else "float32"
     return getattr(torch, precision)
 
 
@@ -156,7 +163,8 @@ def interest_softmax(
     `drawn`: a sampled softmax; these items, drawn alike from the whole catalogue and none twice, stand for all (their
     chance of being drawn is what logQ corrects for), which makes the denominator right in the mean.
     """
-    if interests.is_cuda and kind == torch.bfloat16 and drawn is None and not largest and len(interests) and interests.shape[-1] % 8 == 0:
+    fused = interests.is_cuda and kind == torch.bfloat16 and knows_bfloat16() and interests.shape[-1] % 8 == 0
+    if fused and drawn is None and not largest and len(interests):
         return _CatalogueAttention.apply(interests, table, targets, kind)
     return _InterestSoftmax.apply(interests.contiguous(), table, targets, largest, kind, drawn)
 

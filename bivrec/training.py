@@ -130,8 +130,9 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
     """Trains on the training users; keeps the averaged weights whose validation metric is best.
 
     The metric is the mean over the model's views, so that no view is left behind; AdamW, a linear warm-up, then a linear
-    decay to a tenth. All that changes is written to the file `kept` at every look at the validation users (weights,
-    moments, averages, random generators), and a training that finds it goes on from there, to the same last bit.
+    decay to a tenth. Processes that share the training average their gradients. All that changes is written to the file
+    `kept` at every look at the validation users (weights, moments, averages, random generators), and a training that finds
+    it goes on from there, to the same last bit.
     """
     num_steps, started = num_steps or round(settings.num_steps * settings.step_factor), time.perf_counter()
     model.train()

@@ -1,6 +1,8 @@
 """The model's parts against loops that follow the words of the paper, and what must not reach where."""
 
+import itertools
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +12,13 @@ import torch
 from bivrec.baselines import ItemNeighbours, Popularity
 from bivrec.cross_view import allocation_difference, info_nce, mutual_learning
 from bivrec.decomposition import ClusterAttention, GaussianAttention, _GaussianMixture, assign, gaussian_weights, information, own_patches, sum_prefixes
+from bivrec.domains import Domain
 from bivrec.embedding import Dropout, ItemTable, MultiScaleEmbedding, cut_patches
-from bivrec.field import FAMILIES
+from bivrec.field import FAMILIES, build_model
 from bivrec.model import Batch, BivRec, pad
-from bivrec.recommendation import catalogue_type, choose_interest, combine, draw_items, interest_softmax, recommendations, score_catalogue
+from bivrec.recommendation import _CatalogueAttention, catalogue_type, choose_interest, combine, draw_items, interest_softmax, recommendations, score_catalogue
 from bivrec.settings import SettingsError, load_settings, vary
+from bivrec.training import draw_batches
 
 KERNELS = ["rbf", "rbf_normalised", "distance", "softmax"]
 NEURAL = [name for name, variant in load_settings().models.items() if variant.family not in ("popularity", "itemknn")]
@@ -230,6 +234,45 @@ def test_the_fused_loss_is_autograds(num_interests):
         assert torch.allclose(loss, torch.nn.functional.cross_entropy(scores[:, 0], targets), rtol=1e-5)
 
 
+@pytest.mark.parametrize("rows, num_interests, num_items", [(1, 1, 5), (700, 3, 900), (2500, 2, 77)])
+def test_attention_to_the_catalogue_is_the_same_loss(rows, num_interests, num_items):
+    """The way of a GPU, by PyTorch's attention kernel for CPUs: the loss and both gradients, below and above a group of rows."""
+    interests, table = torch.randn(rows, num_interests, 64) * 0.4, torch.randn(num_items, 64) * 0.4
+    interests.requires_grad_(), table.requires_grad_()
+    targets = torch.randint(num_items, (rows,))
+    losses = _CatalogueAttention.apply(interests, table, targets, torch.float32), interest_softmax(interests, table, targets)
+    assert torch.allclose(*losses, rtol=1e-5)
+    for found, exact in zip(*(torch.autograd.grad(loss, (interests, table)) for loss in losses)):
+        assert (found - exact).norm() < 1e-5 * exact.norm()
+
+
+def test_a_recorded_encoder_is_the_encoder(monkeypatch):
+    """With a stand-in for CUDA's recording, which hands the function back: a shape is recorded when it comes again, and
+    gradients reach the encoder's own parameters."""
+    shapes = []
+
+    def stand_in(call, samples, **_):
+        shapes.append(samples[0].shape)
+        return call
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", stand_in)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda _: nullcontext())
+    domain = Domain("planted", {"model.dropout": 0.0, "model.assignment": "soft"})
+    for name in ("bivrec", "sasrec-sum"):
+        found = []
+        for recorded in (False, True):
+            model = build_model(domain, name, 0).train()
+            model.record_encoders(recorded)
+            torch.manual_seed(0)
+            for batch in itertools.islice(draw_batches(domain.parts(0).train, model.settings.training, 24, 12, 0), 12):
+                loss = model.loss(batch)
+                loss.backward()
+            found.append([loss.detach(), *(p.grad for p in model.parameters())])
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*found))
+    assert len(shapes) >= 4 and len(set(shapes)) >= 2
+
+
 def test_the_fused_loss_on_the_largest_score_and_in_half_precision():
     interests, table = torch.randn(300, 3, 8, requires_grad=True), torch.randn(500, 8, requires_grad=True)
     targets = torch.randint(500, (300,))
@@ -266,6 +309,10 @@ def test_the_type_of_products_over_the_catalogue(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for known, kind in (({"avx512_bf16": True}, torch.bfloat16), ({"avx2": True, "avx512_bf16": False}, torch.float32)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda known=known: known)
+        assert catalogue_type("auto") is kind
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for capability, kind in (((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
         assert catalogue_type("auto") is kind
 
 
