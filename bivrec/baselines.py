@@ -15,7 +15,7 @@ from torch.nn.functional import embedding, normalize
 from bivrec.cross_view import info_nce
 from bivrec.decomposition import Block, GaussianAttention
 from bivrec.embedding import Dropout, ItemTable, MultiScaleEmbedding
-from bivrec.model import Batch, Interests, Scores, SequentialModel, Tables
+from bivrec.model import Batch, Interests, Newest, Scores, SequentialModel, Tables
 from bivrec.recommendation import catalogue_type, choose_interest, draw_items, interest_softmax
 from bivrec.settings import ItemKNN, Settings
 
@@ -82,6 +82,10 @@ class NeuralBaseline(SequentialModel):
     def interests(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]) -> Interests:
         return {view: self.read(items, mask, table) for view, table in self.tables().items()}
 
+    def newest(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], tables: Tables) -> Newest:
+        at = torch.arange(len(items), device=items.device), mask.sum(1) - 1
+        return {view: self.read(items, mask, table)[at] for view, table in tables.items()}
+
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Cross-entropy at the supervised positions, with several interests that of the one nearest to the target."""
         own = batch.own()
@@ -110,6 +114,13 @@ class CausalTransformer(nn.Module):
             x = block(x, mask, (1,), True)
         return self.norm(x[0])
 
+    def last(self, vectors: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"]) -> Float[Tensor, "batch dim"]:
+        """The same at each row's last position; of the last block nothing else is computed."""
+        x, (*blocks, block) = self.embedding(vectors, mask), self.blocks
+        for each in blocks:
+            x = each(x, mask, (1,), True)
+        return self.norm(block.last(x[0], mask.sum(1) - 1))
+
 
 class SASRec(NeuralBaseline):
     """Self-attentive sequential recommendation, with the full softmax in place of the original's one negative."""
@@ -119,6 +130,9 @@ class SASRec(NeuralBaseline):
 
     def read(self, items, mask, table):
         return self.encode(self.encoder, embedding(items, table), mask)[:, :, None]
+
+    def newest(self, items, mask, tables):
+        return {view: self.encoder.last(embedding(items, table), mask)[:, None] for view, table in tables.items()}
 
 
 class SummedSASRec(SequentialModel):
@@ -135,6 +149,9 @@ class SummedSASRec(SequentialModel):
 
     def interests(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]) -> Interests:
         return {view: part.interests(items, mask)[view] for view, part in self.parts.items()}
+
+    def newest(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], tables: Tables) -> Newest:
+        return {view: part.newest(items, mask, {view: tables[view]})[view] for view, part in self.parts.items()}
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """The sum of two losses that share no parameter."""

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import linear, normalize
 
 from bivrec.embedding import Dropout, MultiScaleEmbedding
 from bivrec.settings import Model
@@ -110,18 +110,29 @@ class GaussianAttention(nn.Module):
         bias = forbidden if self.bias is None and self.width is None else forbidden + self.place_bias(num_positions, scales)[:, None]
         return self.out(self._mix(mixed, bias))
 
-    def among(self, x: Float[Tensor, "batch patch dim"], mask: Bool[Tensor, "batch patch"], sizes: list[int]) -> Float[Tensor, "batch patch dim"]:
-        """The same, not causal, among one prefix's own patches, `sizes` of them a scale, scale after scale, newest first."""
+    def among(self, x: Float[Tensor, "batch patch dim"], mask: Bool[Tensor, "batch patch"], sizes: list[int], causal: bool) -> Float[Tensor, "batch patch dim"]:
+        """The same among one prefix's own patches, `sizes` of them a scale, scale after scale, newest first."""
         taken = []
         for mixed, seen in zip(self.project(x)[None].split(sizes, 2), mask.split(sizes, 1)):
             count = mixed.shape[2]
             bias = mixed.new_zeros(1, 1, 1, 1, 1) if self.bias is None and self.width is None else self.place_bias(count, (1,))[:, None]
+            if causal:
+                bias = bias.masked_fill(torch.ones(count, count, dtype=torch.bool, device=x.device).tril(-1), float("-inf"))  # what came after
             if self.kernel == "rbf":
                 taken.append(self._mix(mixed, bias.expand(-1, -1, -1, count, count), seen[..., None].to(mixed.dtype)))
             else:
                 hidden = ~(seen[:, None, :] | torch.eye(count, dtype=torch.bool, device=x.device))[:, None]
                 taken.append(self._mix(mixed, bias.masked_fill(hidden, float("-inf"))))
         return self.out(torch.cat(taken, 2)[0])
+
+    def last(self, x: Float[Tensor, "batch position dim"], ends: Int64[Tensor, "batch"]) -> Float[Tensor, "batch dim"]:
+        """What one position a row takes from those up to it, of kernel `softmax` without a bias and of one scale."""
+        dim, rows, place = x.shape[-1], torch.arange(len(x), device=x.device), torch.arange(x.shape[1], device=x.device)
+        query, *others = zip(self.project.weight.split(dim), self.project.bias.split(dim))
+        key, value = (linear(x, *part).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in others)
+        query = linear(x[rows, ends], *query).unflatten(-1, (self.num_heads, 1, -1))
+        taken = nn.functional.scaled_dot_product_attention(query, key, value, (place <= ends[:, None])[:, None, None])
+        return self.out(taken.flatten(1))
 
     def _mix(self, mixed: Float[Tensor, "scale batch position mixed"], bias: Tensor, seen: Tensor | None = None) -> Float[Tensor, "scale batch position dim"]:
         """The values, mixed by the kernel's weights."""
@@ -151,6 +162,11 @@ class Block(nn.Module):
     def forward(self, x: Float[Tensor, "*group position dim"], *context: Any, attend: Callable | None = None) -> Float[Tensor, "*group position dim"]:
         x = x + self.dropout((attend or self.attention)(self.norms[0](x), *context))
         return x + self.dropout(self.feed(self.norms[1](x)))
+
+    def last(self, x: Float[Tensor, "batch position dim"], ends: Int64[Tensor, "batch"]) -> Float[Tensor, "batch dim"]:
+        """The same at one position a row, where nothing reads the others."""
+        state = x[torch.arange(len(x), device=x.device), ends] + self.dropout(self.attention.last(self.norms[0](x), ends))
+        return state + self.dropout(self.feed(self.norms[1](state)))
 
 
 def assign(logits: Float[Tensor, "*group interest"], num_nearest: int, temperature: float, hard: bool, noisy: bool) -> Float[Tensor, "*group interest"]:
@@ -262,12 +278,12 @@ class ViewEncoder(nn.Module):
         return self.clusters(x, mask, self.embedding.scales)
 
     def newest(
-        self, items: Float[Tensor, "batch age dim"], mask: Bool[Tensor, "batch age"]
+        self, items: Float[Tensor, "batch age dim"], mask: Bool[Tensor, "batch age"], causal: bool
     ) -> tuple[Float[Tensor, "batch interest dim"], Float[Tensor, "batch patch interest"], Bool[Tensor, "batch patch"]]:
         """The K interests after one prefix a row, whose items come newest first; its own patches' scores; which are real.
-        Not causal. Nothing else is computed: at scales 1, 2, 4 that is 7 patches of 12."""
+        Nothing else is computed: at scales 1, 2, 4 that is 7 patches of 12."""
         sizes = [items.shape[1] // scale for scale in self.embedding.scales]
         x, real = self.embedding.newest(items, mask)
         for block in self.blocks:
-            x = block(x, real, sizes, attend=block.attention.among)
+            x = block(x, real, sizes, causal, attend=block.attention.among)
         return *self.clusters.newest(x, real, sizes), real

@@ -31,7 +31,7 @@ class Dropout(nn.Module):
         return x * (drawn >= self.dropped).view(x.shape).to(x.dtype).mul_(256 / (256 - self.dropped))
 
 
-def recompute(module: nn.Module, call: Callable, *inputs: Tensor) -> Any:
+def recompute(module: nn.Module, call: Callable, *inputs: Any) -> Any:
     """What a call of the module's gives, with nothing of it kept for the backward pass, which computes it again with the same
     dropout: slower by a third, for memory of the inputs alone."""
     generators = [part.generator.bit_generator for part in module.modules() if isinstance(part, Dropout)]
@@ -92,6 +92,8 @@ def cut_patches(items: Float[Tensor, "batch position dim"], scales: tuple[int, .
     The prefix that ends at t is cut from its newest item backwards, so its patches end at t, t - scale, t - 2 scale...:
     every prefix finds its own non-overlapping patches among these. The oldest patch may be incomplete.
     """
+    if scales == (1,):
+        return items[None]
     place = torch.arange(items.shape[1], device=items.device)
     behind = place[:, None] - place
     inside = torch.stack([(behind >= 0) & (behind < scale) for scale in scales]).to(items.dtype)

@@ -19,15 +19,17 @@ def target_ranks(
 ) -> list[Int64[ndarray, "_"]]:
     """Each target's rank, from 1, among all items outside the history, by counting; an item with the same score counts
     as ahead, so that a model which scores all alike earns nothing. Targets never occur in their history."""
-    if not torch.isfinite(scores).all():
+    if not torch.stack(torch.aminmax(scores)).isfinite().all():
         raise ValueError("a model gave scores that are not finite; lower training.learning_rate in params.yaml")
     met, counts = (np.repeat(np.arange(len(part)), [len(items) for items in part]) for part in (histories, targets))
     scores, row = scores.clone(), torch.from_numpy(counts)
     scores[torch.from_numpy(met), torch.from_numpy(np.concatenate(histories))] = float("-inf")
     own = scores[row, torch.from_numpy(np.concatenate(targets))][:, None]
-    blocks = zip(row.split(256), own.split(256))
-    ranks = torch.cat([(scores[rows] >= wanted).sum(1) for rows, wanted in blocks]).cpu().numpy()
-    return np.split(ranks, np.cumsum([len(wanted) for wanted in targets])[:-1])
+    if np.array_equal(counts, np.arange(len(scores))):  # one target a row
+        ranks = (scores >= own).sum(1)
+    else:
+        ranks = torch.cat([(scores[rows] >= wanted).sum(1) for rows, wanted in zip(row.split(256), own.split(256))])
+    return np.split(ranks.cpu().numpy(), np.cumsum([len(wanted) for wanted in targets])[:-1])
 
 
 def rank_cases(model, cases: Cases, batch_size: int = 256) -> pd.DataFrame:

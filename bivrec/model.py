@@ -21,6 +21,7 @@ from bivrec.settings import Settings
 
 Tables = dict[str, Float[Tensor, "catalogue dim"]]
 Interests = dict[str, Float[Tensor, "batch position interest dim"]]
+Newest = dict[str, Float[Tensor, "batch interest dim"]]
 Scores = dict[str, Float[Tensor, "batch catalogue"]]
 HELD_CELLS = 3 << 18  # one_target: numbers in a batch's items of one view above which rows go in parts, of which nothing is kept
 
@@ -116,6 +117,10 @@ class SequentialModel(nn.Module, ABC):
         """The interests after every position, by view."""
 
     @abstractmethod
+    def newest(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], tables: Tables) -> Newest:
+        """The interests after the last position of each row, by view: what is scored."""
+
+    @abstractmethod
     def tables(self) -> Tables:
         """The items' vectors, by view."""
 
@@ -128,9 +133,8 @@ class SequentialModel(nn.Module, ABC):
         was_training = self.training
         self.eval()
         items, mask = (part.to(self.device) for part in pad(histories, self.max_length, self.multiple))
-        last, rows = mask.sum(1) - 1, torch.arange(len(items), device=self.device)
         tables = self.tables()
-        scores = {view: score_catalogue(interests[rows, last], tables[view]) for view, interests in self.interests(items, mask).items()}
+        scores = {view: score_catalogue(interests, tables[view]) for view, interests in self.newest(items, mask, tables).items()}
         self.train(was_training)
         settings = self.settings.model
         return scores | ({"both": combine(scores, settings.combination, settings.multimodal_share)} if len(scores) == 2 else {})
@@ -173,15 +177,18 @@ class BivRec(SequentialModel):
             vectors = embedding(items, tables[view])
             if vectors.requires_grad and vectors.numel() > HELD_CELLS:
                 rows = max(1, HELD_CELLS // vectors[0].numel())
-                parts = [recompute(encoder, encoder.newest, *part) for part in zip(vectors.split(rows), mask.split(rows))]
+                parts = [recompute(encoder, encoder.newest, *part, self.causal) for part in zip(vectors.split(rows), mask.split(rows))]
                 interests, allocation, real = map(torch.cat, zip(*parts))
             else:
-                interests, allocation, real = encoder.newest(vectors, mask)
+                interests, allocation, real = encoder.newest(vectors, mask, self.causal)
             read[view] = interests[:, None], allocation[None]
         return read, real
 
     def interests(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]) -> Interests:
         return {view: interests for view, (interests, _) in self.read(items, mask, self.tables()).items()}
+
+    def newest(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], tables: Tables) -> Newest:
+        return {view: interests[:, 0] for view, (interests, _) in self.read_newest(items, mask.sum(1) - 1, tables)[0].items()}
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Each view's recommendation loss at the supervised positions, and the losses between the views."""

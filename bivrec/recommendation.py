@@ -184,7 +184,8 @@ def choose_interest(
 
 def score_catalogue(interests: Float[Tensor, "row interest dim"], table: Float[Tensor, "catalogue dim"]) -> Float[Tensor, "row catalogue"]:
     """An item's score is its largest product with any interest."""
-    return torch.einsum("rkd,nd->rkn", interests, table).amax(1)
+    scores = torch.einsum("rkd,nd->rkn", interests, table)
+    return scores[:, 0] if scores.shape[1] == 1 else scores.amax(1)
 
 
 def recommendations(interests: Float[Tensor, "row interest dim"], table: Float[Tensor, "catalogue dim"]) -> Float[Tensor, "row catalogue"]:

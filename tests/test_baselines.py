@@ -99,6 +99,18 @@ def test_gru4rec_by_loop():
     assert torch.allclose(got[0], model.out(state), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", NEURAL)
+def test_what_is_scored_is_what_all_positions_have_at_the_last(name):
+    """However little of a history's other positions a model computes for it; rows end where they may."""
+    model, items = model_of(name, model__max_length=8), torch.randint(NUM_ITEMS, (5, 8))
+    last = torch.tensor([7, 0, 3, 4, 6])
+    mask = torch.arange(8) <= last[:, None]
+    with torch.no_grad():
+        newest, whole = model.newest(items, mask, model.tables()), model.interests(items, mask)
+    assert newest.keys() == whole.keys()
+    assert all(torch.allclose(newest[view], whole[view][torch.arange(5), last], atol=1e-5) for view in whole)
+
+
 @pytest.mark.parametrize("scale", [1.0, 300.0])
 def test_comirec_by_loop(scale):
     """Also where the scores are so large that their exponentials overflow."""

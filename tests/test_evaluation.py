@@ -35,10 +35,11 @@ def test_more_targets_than_places():
     assert table["ndcg@20"][0] == pytest.approx(1) and table["recall@20"][0] == pytest.approx(2 / 3)
 
 
-def test_ranks_by_sorting(generator):
+@pytest.mark.parametrize("num_targets", [5, 1])
+def test_ranks_by_sorting(generator, num_targets):
     scores = torch.from_numpy(generator.normal(size=(4, 50))).float()
     histories = [generator.choice(50, 8, replace=False) for _ in range(4)]
-    targets = [np.setdiff1d(np.arange(50), history)[:5] for history in histories]
+    targets = [np.setdiff1d(np.arange(50), history)[:num_targets] for history in histories]
     for row, ranks in enumerate(target_ranks(scores, histories, targets)):
         order = [item for item in scores[row].argsort(descending=True).tolist() if item not in histories[row]]
         assert ranks.tolist() == [order.index(item) + 1 for item in targets[row]]
@@ -52,6 +53,10 @@ def test_equal_scores_count_against_the_target():
 def test_scores_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="not finite"):
         target_ranks(torch.full((1, 5), float("nan")), [np.array([0])], [np.array([1])])
+    for strange in ("nan", "inf", "-inf"):
+        scores = torch.zeros(2, 5).index_put_((torch.tensor(1), torch.tensor(3)), torch.tensor(float(strange)))
+        with pytest.raises(ValueError, match="not finite"):
+            target_ranks(scores, [np.array([0])] * 2, [np.array([1])] * 2)
 
 
 def test_batches_of_cases_do_not_matter(planted):

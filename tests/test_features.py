@@ -178,6 +178,17 @@ def test_a_domain_keeps_its_profile_and_seeds_of_a_fold_share_features(monkeypat
     assert [domain.item_features(*case).source for case in (("text", 3), ("text", 13), ("image", 13))] == ["seed-3", "seed-3", "movies-classic"]
 
 
+def test_texts_read_together_keep_their_order(monkeypatch):
+    """Batches are of like lengths, as the library makes them of all at once, with the same numbers to the last bit; a bar tells of them."""
+    from bivrec import features
+
+    told = []
+    monkeypatch.setattr(features, "progress", lambda work, what, unit: told.append((len(work), what, unit)) or work)
+    texts = [" ".join(["harbour", "quiet", "a storm"][number % 3] for _ in range(1 + number % 7)) + f" {number}" for number in range(70)]
+    at_once = features._transformer("minilm").encode(texts, batch_size=32, show_progress_bar=False)
+    assert np.array_equal(encode_texts(texts, "minilm"), at_once) and told == [(3, "encoding", "batches of texts")]
+
+
 def test_any_sentence_transformer_by_its_folder(tmp_path):
     """MiniLM by its folder gives MiniLM's numbers; a CLIP (tiny, untrained) reads texts and images into one space."""
     from transformers import CLIPConfig, CLIPModel

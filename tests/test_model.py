@@ -566,9 +566,10 @@ def test_drawn_items_are_distinct(num_negatives, count):
 
 
 @pytest.mark.parametrize("changes", [{}, {"model.patch": "mean"}, *({"model.kernel": kernel} for kernel in ("rbf_normalised", "distance", "softmax"))])
-def test_one_prefix_a_row_is_that_of_all_prefixes(planted, batch, changes):
-    """What one_target reads, and how it learns from it, is what reading every prefix gives there."""
-    model = model_of(planted, "bivrec", {"training.supervision": "one_target", **changes})
+@pytest.mark.parametrize("supervision", ["one_target", "every_position"])
+def test_one_prefix_a_row_is_that_of_all_prefixes(planted, batch, changes, supervision):
+    """What one_target reads, and how it learns from it, and what either scores by, is what reading every prefix gives there."""
+    model = model_of(planted, "bivrec", {"training.supervision": supervision, **changes})
     ends, rows = batch.mask.sum(1) - 1, torch.arange(len(batch.items))
     found = []
     for newest in (True, False):
