@@ -1,7 +1,7 @@
 """Intra-view interest decomposition: Gaussian attention within each scale, then Cluster attention into K interests."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -42,40 +42,52 @@ def gaussian_weights(
 class _GaussianMixture(torch.autograd.Function):
     """The values mixed by the rbf kernel's weights, and the exact gradient, a scale and a head at a time: queries, keys and
     values are read where the projection left them, and what is quadratic in the patches is passed over a few times only.
-    `seen`, where not all patches are: weights are not normalised, so nothing is taken from a patch whose value is nought."""
+    Scales are the first axis, or lie one after the other along that of patches, `sizes` of them each. `seen`, where not
+    all patches are: weights are not normalised, so nothing is taken from a patch whose value is nought."""
 
     @staticmethod
-    def forward(ctx, mixed, bias, num_heads, seen=None):
-        scales, batch, positions, width = mixed.shape
-        dim, taken = width // 3 // num_heads, mixed.new_empty(scales, batch, positions, width // 3)
-        weights, factor = mixed.new_empty(scales, num_heads, batch, positions, positions), dim**-0.5
-        for scale, head in itertools.product(range(scales), range(num_heads)):
-            query, key, value = mixed[scale].split(dim, -1)[head::num_heads]
-            part = torch.add(bias[scale, :, head], key.square().sum(-1)[:, None], alpha=-factor / 2, out=weights[scale, head])
-            torch.baddbmm(part, query, key.mT, alpha=factor, out=part).sub_(query.square().sum(-1)[..., None], alpha=factor / 2).exp_()
-            taken[scale, :, :, head * dim : (head + 1) * dim] = part @ (value if seen is None else value * seen)
-        ctx.save_for_backward(mixed, weights, seen)
-        ctx.shared = bias.shape[1] == 1
+    def forward(ctx, mixed, num_heads, sizes, seen, *biases):
+        width = mixed.shape[-1] // 3
+        dim, taken, kept = width // num_heads, mixed.new_empty(*mixed.shape[:-1], width), []
+        parts = zip(*(_cut(whole, sizes) for whole in (mixed, taken)), biases, [None] * len(biases) if seen is None else seen.split(sizes, 1))
+        for whole, given, bias, real in parts:
+            weights, factor = mixed.new_empty(num_heads, *whole.shape[:2], whole.shape[1]), dim**-0.5
+            for head, part in enumerate(weights):
+                query, key, value = whole.split(dim, -1)[head::num_heads]
+                torch.add(bias[:, head], key.square().sum(-1)[:, None], alpha=-factor / 2, out=part)
+                torch.baddbmm(part, query, key.mT, alpha=factor, out=part).sub_(query.square().sum(-1)[..., None], alpha=factor / 2).exp_()
+                given[..., head * dim : (head + 1) * dim] = part @ (value if real is None else value * real)
+            kept.append(weights)
+        ctx.save_for_backward(mixed, seen, *kept)
+        ctx.sizes, ctx.shared = sizes, biases[0].shape[0] == 1
         return taken
 
     @staticmethod
     def backward(ctx, upstream):
-        mixed, weights, seen = ctx.saved_tensors
-        scales, num_heads, batch, positions, _ = weights.shape
-        dim, grad = mixed.shape[-1] // 3 // num_heads, torch.empty_like(mixed)
-        bias_grad = mixed.new_empty(scales, 1 if ctx.shared else batch, num_heads, positions, positions)
-        for scale, head in itertools.product(range(scales), range(num_heads)):
-            query, key, value = mixed[scale].split(dim, -1)[head::num_heads]
-            query_grad, key_grad, value_grad = grad[scale].split(dim, -1)[head::num_heads]
-            part, above = weights[scale, head], upstream[scale, :, :, head * dim : (head + 1) * dim]
-            value_grad.copy_(part.mT @ above)
-            if seen is not None:
-                value, value_grad = value * seen, value_grad.mul_(seen)
-            logits = (above @ value.mT).mul_(part)
-            bias_grad[scale, :, head] = logits.sum(0, keepdim=True) if ctx.shared else logits
-            query_grad.copy_(logits @ key).addcmul_(query, logits.sum(2)[..., None], value=-1).mul_(dim**-0.5)
-            key_grad.copy_(logits.mT @ query).addcmul_(key, logits.sum(1)[..., None], value=-1).mul_(dim**-0.5)
-        return grad, bias_grad, None, None
+        mixed, seen, *kept = ctx.saved_tensors
+        num_heads, grad, bias_grads = len(kept[0]), torch.empty_like(mixed), []
+        dim = mixed.shape[-1] // 3 // num_heads
+        parts = zip(*(_cut(whole, ctx.sizes) for whole in (mixed, grad, upstream)), kept, [None] * len(kept) if seen is None else seen.split(ctx.sizes, 1))
+        for whole, whole_grad, given, weights, real in parts:
+            bias_grad = mixed.new_empty(1 if ctx.shared else len(whole), num_heads, *weights.shape[2:])
+            for head, part in enumerate(weights):
+                query, key, value = whole.split(dim, -1)[head::num_heads]
+                query_grad, key_grad, value_grad = whole_grad.split(dim, -1)[head::num_heads]
+                above = given[..., head * dim : (head + 1) * dim]
+                value_grad.copy_(part.mT @ above)
+                if real is not None:
+                    value, value_grad = value * real, value_grad.mul_(real)
+                logits = (above @ value.mT).mul_(part)
+                bias_grad[:, head] = logits.sum(0, keepdim=True) if ctx.shared else logits
+                query_grad.copy_(logits @ key).addcmul_(query, logits.sum(2)[..., None], value=-1).mul_(dim**-0.5)
+                key_grad.copy_(logits.mT @ query).addcmul_(key, logits.sum(1)[..., None], value=-1).mul_(dim**-0.5)
+            bias_grads.append(bias_grad)
+        return grad, None, None, None, *bias_grads
+
+
+def _cut(x: Tensor, sizes: list[int] | None) -> Sequence[Tensor]:
+    """Its scales [batch patch ...], the first axis or `sizes` along that of patches."""
+    return x.unbind(0) if sizes is None else x.split(sizes, 1)
 
 
 class GaussianAttention(nn.Module):
@@ -102,7 +114,7 @@ class GaussianAttention(nn.Module):
     ) -> Float[Tensor, "scale batch position dim"]:
         num_positions, mixed = x.shape[2], self.project(x)
         if self.bias is None and self.kernel == "softmax" and causal and scales == (1,):
-            heads = (part[0] for part in self._heads(mixed))
+            heads = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in mixed[0].chunk(3, -1))
             return self.out(nn.functional.scaled_dot_product_attention(*heads, is_causal=True).transpose(1, 2).flatten(-2)[None])
         own, itself = own_patches(num_positions, scales, x.device)[:, None], torch.eye(num_positions, dtype=torch.bool, device=x.device)
         allowed = own if causal else (own | own.mT) & (mask[:, None, :] | itself)
@@ -112,18 +124,20 @@ class GaussianAttention(nn.Module):
 
     def among(self, x: Float[Tensor, "batch patch dim"], mask: Bool[Tensor, "batch patch"], sizes: list[int], causal: bool) -> Float[Tensor, "batch patch dim"]:
         """The same among one prefix's own patches, `sizes` of them a scale, scale after scale, newest first."""
-        taken = []
-        for mixed, seen in zip(self.project(x)[None].split(sizes, 2), mask.split(sizes, 1)):
-            count = mixed.shape[2]
-            bias = mixed.new_zeros(1, 1, 1, 1, 1) if self.bias is None and self.width is None else self.place_bias(count, (1,))[:, None]
+        mixed, biases = self.project(x), []
+        for count in sizes:
+            bias = mixed.new_zeros(1, 1, count, count) if self.bias is None and self.width is None else self.place_bias(count, (1,))
             if causal:
                 bias = bias.masked_fill(torch.ones(count, count, dtype=torch.bool, device=x.device).tril(-1), float("-inf"))  # what came after
-            if self.kernel == "rbf":
-                taken.append(self._mix(mixed, bias.expand(-1, -1, -1, count, count), seen[..., None].to(mixed.dtype)))
-            else:
-                hidden = ~(seen[:, None, :] | torch.eye(count, dtype=torch.bool, device=x.device))[:, None]
-                taken.append(self._mix(mixed, bias.masked_fill(hidden, float("-inf"))))
-        return self.out(torch.cat(taken, 2)[0])
+            biases.append(bias)
+        if self.kernel == "rbf":
+            seen = mask[..., None].to(mixed.dtype)
+            return self.out(_GaussianMixture.apply(mixed, self.num_heads, sizes, seen, *(bias.expand(-1, self.num_heads, -1, -1) for bias in biases)))
+        taken = []
+        for part, bias, seen in zip(mixed.split(sizes, 1), biases, mask.split(sizes, 1)):
+            hidden = ~(seen[:, None, :] | torch.eye(seen.shape[1], dtype=torch.bool, device=x.device))[:, None]
+            taken.append(self._mix(part[None], bias.masked_fill(hidden, float("-inf"))[None])[0])
+        return self.out(torch.cat(taken, 1))
 
     def last(self, x: Float[Tensor, "batch position dim"], ends: Int64[Tensor, "batch"]) -> Float[Tensor, "batch dim"]:
         """What one position a row takes from those up to it, of kernel `softmax` without a bias and of one scale."""
@@ -134,10 +148,10 @@ class GaussianAttention(nn.Module):
         taken = nn.functional.scaled_dot_product_attention(query, key, value, (place <= ends[:, None])[:, None, None])
         return self.out(taken.flatten(1))
 
-    def _mix(self, mixed: Float[Tensor, "scale batch position mixed"], bias: Tensor, seen: Tensor | None = None) -> Float[Tensor, "scale batch position dim"]:
+    def _mix(self, mixed: Float[Tensor, "scale batch position mixed"], bias: Tensor) -> Float[Tensor, "scale batch position dim"]:
         """The values, mixed by the kernel's weights."""
         if self.kernel == "rbf":
-            return _GaussianMixture.apply(mixed, bias.expand(-1, -1, self.num_heads, -1, -1), self.num_heads, seen)
+            return _GaussianMixture.apply(mixed, self.num_heads, None, None, *bias.expand(-1, -1, self.num_heads, -1, -1))
         return self._split(mixed, lambda query, key, value: gaussian_weights(query, key, bias, self.kernel) @ value)
 
     def _split(self, mixed: Float[Tensor, "scale batch position mixed"], attend: Callable) -> Float[Tensor, "scale batch position dim"]:
@@ -248,7 +262,7 @@ class ClusterAttention(nn.Module):
             shares = assign(allocation, settings.num_nearest, self.temperature, settings.assignment == "hard", self.training)
         else:
             shares = allocation.exp() if settings.pooling == "attention" else torch.ones_like(allocation)
-        return allocation, shares * mask[..., None], self.value(patches)
+        return allocation, shares * mask[..., None].to(shares.dtype), self.value(patches)
 
     def _gather(
         self, given: Float[Tensor, "*prefix interest dim"], count: Float[Tensor, "*prefix interest"], newest: Float[Tensor, "*prefix dim"]

@@ -27,8 +27,8 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return nn.functional.dropout(x, self.dropped / 256)
-        drawn = torch.frombuffer(bytearray(self.generator.bytes(x.numel())), dtype=torch.uint8)
-        return x * (drawn >= self.dropped).view(x.shape).to(x.dtype).mul_(256 / (256 - self.dropped))
+        kept = np.frombuffer(self.generator.bytes(x.numel()), "uint8") >= self.dropped  # by NumPy: PyTorch's own is 20 times slower
+        return (x * torch.from_numpy(kept.view("uint8")).view(x.shape)).mul_(256 / (256 - self.dropped))
 
 
 def recompute(module: nn.Module, call: Callable, *inputs: Any) -> Any:
@@ -107,7 +107,8 @@ def cut_newest_patches(
 ) -> list[Float[Tensor, "batch patch dim"]]:
     """The patches of one prefix a row, a tensor a scale: only those that it is cut into, so its length over the scale of
     them. Items and patches come newest first; scales divide the number of ages."""
-    cut = [(items * mask[..., None]).unflatten(1, (-1, scale)).sum(2) for scale in scales]
+    items = items * mask[..., None].to(items.dtype)
+    cut = [items.unflatten(1, (-1, scale)).sum(2) for scale in scales]
     if mean:
         cut = [part / mask.unflatten(1, (-1, scale)).sum(2, keepdim=True).clamp_min(1) for part, scale in zip(cut, scales)]
     return cut
@@ -126,7 +127,7 @@ class MultiScaleEmbedding(nn.Module):
         self.dropout = Dropout(settings.dropout)
 
     def forward(self, items: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"]) -> Float[Tensor, "scale batch position dim"]:
-        items = items * mask[..., None]
+        items = items * mask[..., None].to(items.dtype)
         patches = cut_patches(items, self.scales, self.mean)
         return self.dropout(self.norm(patches) + self.position[: items.shape[1]] + self.scale[:, None, None])
 

@@ -131,11 +131,13 @@ class SequentialModel(nn.Module, ABC):
         if any(len(history) == 0 for history in histories):
             raise ValueError("a history without items cannot be ranked by a sequential model")
         was_training = self.training
-        self.eval()
+        if was_training:
+            self.eval()
         items, mask = (part.to(self.device) for part in pad(histories, self.max_length, self.multiple))
         tables = self.tables()
         scores = {view: score_catalogue(interests, tables[view]) for view, interests in self.newest(items, mask, tables).items()}
-        self.train(was_training)
+        if was_training:
+            self.train()
         settings = self.settings.model
         return scores | ({"both": combine(scores, settings.combination, settings.multimodal_share)} if len(scores) == 2 else {})
 

@@ -70,7 +70,7 @@ class _InterestSoftmax(torch.autograd.Function):
             table_grad.index_add_(0, drawn, right_grad)
             shares = shares - ((own * math.log2(math.e) - shift[:, None]).exp2() / total[:, None])[..., None]
         interests_grad -= shares * wanted
-        table_grad.index_add_(0, targets, -(shares * interests).sum(1))
+        table_grad.index_add_(0, targets, (shares * interests).sum(1), alpha=-1)
         ctx.save_for_backward(interests_grad, table_grad)
         ctx.scale = 1 / max(1, rows)
         return (total.log() + shift * math.log(2) - own.logsumexp(1)).sum() * ctx.scale
@@ -108,7 +108,7 @@ class _CatalogueAttention(torch.autograd.Function):
         part = (logs - total[:, None]).exp()[..., None]
         interests_grad = taken.flatten(0, 2)[: rows * num_interests].view(interests.shape) * part - shares * wanted
         table_grad = take_back(grouped(part * interests)).sum((0, 1), dtype=table.dtype)
-        table_grad.index_add_(0, targets, -(shares * interests).sum(1))
+        table_grad.index_add_(0, targets, (shares * interests).sum(1), alpha=-1)
         ctx.save_for_backward(interests_grad, table_grad)
         ctx.scale = 1 / max(1, rows)
         return (total - own.logsumexp(1)).sum() * ctx.scale

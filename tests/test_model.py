@@ -106,21 +106,28 @@ def test_gaussian_attention_by_loop(kernel, causal):
         assert torch.allclose(got[t], attention.out(torch.cat(out)), atol=1e-5)
 
 
+@pytest.mark.parametrize("newest", [True, False])
 @pytest.mark.parametrize("causal", [True, False])
-def test_the_fused_gaussian_attention_is_autograds(causal):
+def test_the_fused_gaussian_attention_is_autograds(causal, newest):
     attention = GaussianAttention(8, 2, "rbf", 8)
     torch.nn.init.normal_(attention.bias)
-    x, mask, scales = torch.randn(2, 3, 8, 8, requires_grad=True), torch.arange(8) < torch.tensor([[8], [5], [1]]), (1, 4)
-    upstream, found = torch.randn(2, 3, 8, 8), []
+    shape = (3, 14, 8) if newest else (2, 3, 8, 8)
+    x, upstream, found = torch.randn(shape, requires_grad=True), torch.randn(shape), []
+    mask, sizes = torch.arange(8) < torch.tensor([[8], [5], [1]]), [8, 4, 2]
+    real = torch.cat([mask[:, :: 8 // size] for size in sizes], 1)
 
-    def plain(mixed, bias, num_heads, seen=None):
-        query, key, value = mixed.unflatten(-1, (3, num_heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)
-        return (gaussian_weights(query, key, bias, "rbf") @ value).transpose(2, 3).flatten(-2)
+    def plain(mixed, num_heads, sizes, seen, *biases):
+        taken = []
+        parts = mixed.unbind(0) if sizes is None else (mixed * torch.cat([torch.ones_like(mixed[..., :16]), seen.expand(-1, -1, 8)], -1)).split(sizes, 1)
+        for part, bias in zip(parts, biases):
+            query, key, value = part.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+            taken.append((gaussian_weights(query, key, bias, "rbf") @ value).transpose(1, 2).flatten(-2))
+        return torch.stack(taken) if sizes is None else torch.cat(taken, 1)
 
     for attend in (_GaussianMixture.apply, plain):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(_GaussianMixture, "apply", attend)
-            taken = attention(x, mask, scales, causal)
+            taken = attention.among(x, real, sizes, causal) if newest else attention(x, mask, (1, 4), causal)
         taken.backward(upstream)
         found.append([taken, x.grad, attention.project.weight.grad, attention.bias.grad])
         x.grad = attention.project.weight.grad = attention.bias.grad = None
