@@ -43,7 +43,7 @@ restore: setup  ## the embedded data as published, whatever data/ holds
 	@dvc pull --quiet --force data.dvc
 
 test: data  ## every test: the module, every notebook on the planted data, dvc.lock
-	@python -m pytest
+	@python -m pytest --numprocesses 2 --dist loadfile
 
 test-pages: site .venv/pages  ## the site, the notebooks in JupyterLab and the explorer in a real Chromium (CHROMIUM=/path)
 	@CHROMIUM='$(CHROMIUM)' python -m pytest tests/browser/check_site.py tests/browser/check_jupyter.py

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from torch.nn.functional import linear, normalize
+from torch.nn.functional import normalize
 
 from bivrec.embedding import Dropout, MultiScaleEmbedding
 from bivrec.settings import Model
@@ -140,13 +140,15 @@ class GaussianAttention(nn.Module):
         return self.out(torch.cat(taken, 1))
 
     def last(self, x: Float[Tensor, "batch position dim"], ends: Int64[Tensor, "batch"]) -> Float[Tensor, "batch dim"]:
-        """What one position a row takes from those up to it, of kernel `softmax` without a bias and of one scale."""
-        dim, rows, place = x.shape[-1], torch.arange(len(x), device=x.device), torch.arange(x.shape[1], device=x.device)
-        query, *others = zip(self.project.weight.split(dim), self.project.bias.split(dim))
-        key, value = (linear(x, *part).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in others)
-        query = linear(x[rows, ends], *query).unflatten(-1, (self.num_heads, 1, -1))
-        taken = nn.functional.scaled_dot_product_attention(query, key, value, (place <= ends[:, None])[:, None, None])
-        return self.out(taken.flatten(1))
+        """What one position a row takes from those up to it, of kernel `softmax` without a bias and of one scale. The query is
+        taken through the keys' map, and the mean through the values', so that nothing is projected at the other positions."""
+        rows, place = torch.arange(len(x), device=x.device), torch.arange(x.shape[1], device=x.device)
+        maps = self.project.weight.unflatten(0, (3, self.num_heads, -1))
+        biases = self.project.bias.unflatten(0, (3, self.num_heads, -1))  # that of the keys is the same for all of a row
+        query = torch.einsum("bd,hed->bhe", x[rows, ends], maps[0]) + biases[0]
+        logits = torch.einsum("bhe,hed->bhd", query, maps[1]) @ x.mT * maps.shape[2] ** -0.5
+        shares = logits.masked_fill((place > ends[:, None])[:, None], float("-inf")).softmax(-1)
+        return self.out((torch.einsum("bhd,hed->bhe", shares @ x, maps[2]) + biases[2]).flatten(1))
 
     def _mix(self, mixed: Float[Tensor, "scale batch position mixed"], bias: Tensor) -> Float[Tensor, "scale batch position dim"]:
         """The values, mixed by the kernel's weights."""
