@@ -90,7 +90,7 @@ class NeuralBaseline(SequentialModel):
         """Cross-entropy at the supervised positions, with several interests that of the one nearest to the target."""
         own = batch.own()
         table, targets = self.tables()[self.view], own.targets[own.supervised]
-        interests = self.read(own.items, own.mask, table)[own.supervised]
+        interests = self.read(own.items, own.mask, table).flatten(0, 1).index_select(0, own.supervised.flatten().nonzero()[:, 0])
         if interests.shape[1] > 1:
             interests = choose_interest(interests, table, targets)
         drawn = draw_items(len(table), self.settings.training.num_negatives, targets.device)
@@ -112,14 +112,14 @@ class CausalTransformer(nn.Module):
         x = self.embedding(vectors, mask)
         for block in self.blocks:
             x = block(x, mask, (1,), True)
-        return self.norm(x[0])
+        return self.norm(x.flatten(0, 1))
 
     def last(self, vectors: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"]) -> Float[Tensor, "batch dim"]:
         """The same at each row's last position; of the last block nothing else is computed."""
         x, (*blocks, block) = self.embedding(vectors, mask), self.blocks
         for each in blocks:
             x = each(x, mask, (1,), True)
-        return self.norm(block.last(x[0], mask.sum(1) - 1))
+        return self.norm(block.last(x.flatten(0, 1), mask.sum(1) - 1))
 
 
 class SASRec(NeuralBaseline):

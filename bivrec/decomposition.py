@@ -114,7 +114,7 @@ class GaussianAttention(nn.Module):
     ) -> Float[Tensor, "scale batch position dim"]:
         num_positions, mixed = x.shape[2], self.project(x)
         if self.bias is None and self.kernel == "softmax" and causal and scales == (1,):
-            heads = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in mixed[0].chunk(3, -1))
+            heads = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in mixed.flatten(0, 1).chunk(3, -1))
             return self.out(nn.functional.scaled_dot_product_attention(*heads, is_causal=True).transpose(1, 2).flatten(-2)[None])
         own, itself = own_patches(num_positions, scales, x.device)[:, None], torch.eye(num_positions, dtype=torch.bool, device=x.device)
         allowed = own if causal else (own | own.mT) & (mask[:, None, :] | itself)

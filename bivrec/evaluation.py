@@ -1,6 +1,5 @@
 """Evaluation: exact ranks in the full catalogue with the history masked, metrics from ranks, intervals over users."""
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,12 +26,10 @@ def target_ranks(
     scores[torch.from_numpy(met), torch.from_numpy(np.concatenate(histories))] = float("-inf")
     own = scores[row, torch.from_numpy(np.concatenate(targets))][:, None]
     if np.array_equal(counts, np.arange(len(scores))):  # one target a row
-        ahead = [scores >= own]
+        ranks = (scores >= own).sum(1)
     else:
-        ahead = (scores[rows] >= wanted for rows, wanted in zip(row.split(256), own.split(256)))
-    ranks = torch.cat([part.view(torch.uint8).sum(1, dtype=torch.int32) for part in ahead]).long().cpu().numpy()
-    ends = itertools.accumulate(len(wanted) for wanted in targets)
-    return [ranks[end - len(wanted) : end] for end, wanted in zip(ends, targets)]
+        ranks = torch.cat([(scores[rows] >= wanted).sum(1) for rows, wanted in zip(row.split(256), own.split(256))])
+    return np.split(ranks.cpu().numpy(), np.cumsum([len(wanted) for wanted in targets])[:-1])
 
 
 def rank_cases(model, cases: Cases, batch_size: int = 256) -> pd.DataFrame:

@@ -23,7 +23,7 @@ Tables = dict[str, Float[Tensor, "catalogue dim"]]
 Interests = dict[str, Float[Tensor, "batch position interest dim"]]
 Newest = dict[str, Float[Tensor, "batch interest dim"]]
 Scores = dict[str, Float[Tensor, "batch catalogue"]]
-HELD_CELLS = 3 << 18  # one_target: numbers in a batch's items of one view above which rows go in parts, of which nothing is kept
+HELD_CELLS = 1 << 19  # one_target: numbers in a batch's items of one view above which rows go in parts, of which nothing is kept
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,9 @@ class _InterestSoftmax(torch.autograd.Function):
         shares, total, shift = own.softmax(1)[..., None], interests.new_empty(rows), interests.new_zeros(rows)
         interests_grad, table_grad = torch.empty_like(interests), torch.zeros_like(table)
         chunk = max(1, min(rows, max(CHUNK_CELLS[left.device.type], CELLS_PER_NUMBER * right.numel()) // (num_interests * len(right))))
-        held, right_grad, across = left.new_empty(chunk * num_interests, len(right)), table.new_zeros(right.shape), right.T.contiguous()
+        held, across = (_apart(left, length, len(right)) for length in (chunk * num_interests, dim))
+        across.copy_(right.T)
+        right_grad = table.new_zeros(right.shape)
         for start in range(0, rows, chunk):
             here = slice(start, min(start + chunk, rows))
             powers = torch.mm(left[here].flatten(0, 1), across, out=held[: (here.stop - start) * num_interests])
@@ -79,6 +81,12 @@ class _InterestSoftmax(torch.autograd.Function):
     def backward(ctx, upstream):
         interests_grad, table_grad = ctx.saved_tensors
         return interests_grad * (upstream * ctx.scale), table_grad * (upstream * ctx.scale), None, None, None, None
+
+
+def _apart(like: Tensor, num_rows: int, num_columns: int) -> Tensor:
+    """An empty matrix for products over the catalogue. In float32 its rows lie an odd number of cache lines apart: each starts
+    with one, and no two of them far apart share a place in the cache, whatever the number of items."""
+    return like.new_empty(num_rows, (-(-num_columns // 16) | 1) * 16 if like.dtype == torch.float32 else num_columns)[:, :num_columns]
 
 
 class _CatalogueAttention(torch.autograd.Function):
@@ -184,14 +192,18 @@ def choose_interest(
 
 def score_catalogue(interests: Float[Tensor, "row interest dim"], table: Float[Tensor, "catalogue dim"]) -> Float[Tensor, "row catalogue"]:
     """An item's score is its largest product with any interest."""
-    scores = torch.einsum("rkd,nd->rkn", interests, table)
+    scores = _products(interests, table)
     return scores[:, 0] if scores.shape[1] == 1 else scores.amax(1)
 
 
 def recommendations(interests: Float[Tensor, "row interest dim"], table: Float[Tensor, "catalogue dim"]) -> Float[Tensor, "row catalogue"]:
     """The chance of each item that `interest_softmax` trains, in logarithms (nats)."""
-    scores = torch.einsum("rkd,nd->rkn", interests, table)
+    scores = _products(interests, table)
     return scores.flatten(1).softmax(1).view(scores.shape).sum(1).clamp_min(1e-12).log()
+
+
+def _products(interests: Float[Tensor, "row interest dim"], table: Float[Tensor, "catalogue dim"]) -> Float[Tensor, "row interest catalogue"]:
+    return (interests.flatten(0, 1) @ table.T).view(*interests.shape[:2], len(table))
 
 
 def combine(views: dict[str, Float[Tensor, "row catalogue"]], combination: str, multimodal_share: float) -> Float[Tensor, "row catalogue"]:
