@@ -192,18 +192,14 @@ def choose_interest(
 
 def score_catalogue(interests: Float[Tensor, "row interest dim"], table: Float[Tensor, "catalogue dim"]) -> Float[Tensor, "row catalogue"]:
     """An item's score is its largest product with any interest."""
-    scores = _products(interests, table)
+    scores = interests @ table.T
     return scores[:, 0] if scores.shape[1] == 1 else scores.amax(1)
 
 
 def recommendations(interests: Float[Tensor, "row interest dim"], table: Float[Tensor, "catalogue dim"]) -> Float[Tensor, "row catalogue"]:
     """The chance of each item that `interest_softmax` trains, in logarithms (nats)."""
-    scores = _products(interests, table)
+    scores = interests @ table.T
     return scores.flatten(1).softmax(1).view(scores.shape).sum(1).clamp_min(1e-12).log()
-
-
-def _products(interests: Float[Tensor, "row interest dim"], table: Float[Tensor, "catalogue dim"]) -> Float[Tensor, "row interest catalogue"]:
-    return (interests.flatten(0, 1) @ table.T).view(*interests.shape[:2], len(table))
 
 
 def combine(views: dict[str, Float[Tensor, "row catalogue"]], combination: str, multimodal_share: float) -> Float[Tensor, "row catalogue"]:
