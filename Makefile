@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export BIVREC_TORCHRUN := $(TORCHRUN)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup data fetch repro restore test test-pages course grade test-course lab explore site notebooks readme verify bench bench-curves bench-gpu bench-datasets lint clean
+.PHONY: help setup data fetch repro restore test test-pages course grade test-course lab explore site notebooks readme verify bench bench-curves bench-drawn bench-gpu bench-datasets lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */make \1\t/' | expand -t 22
@@ -84,6 +84,9 @@ bench: setup  ## our speed beside that of RecBole, RecTools and the authors' way
 
 bench-curves: setup  ## a training step's cost against catalogue, history, interests, batch; writes benchmarks/
 	@python benchmarks/curves.py
+
+bench-drawn: setup  ## what drawing the softmax's items costs in quality; writes benchmarks/
+	@python benchmarks/drawn.py
 
 bench-gpu: setup  ## training on a GPU, where there is one; writes benchmarks/h200.json
 	@python benchmarks/gpu.py

@@ -1,7 +1,9 @@
 """`make bench`: our training and evaluation beside those of RecBole, RecTools and the authors' way, in one run.
 
 Every measure is a process of its own, on one thread; the measures of a ratio are taken in turn, several rounds, and the best
-round of each counts. Peers live in environments of their own under benchmarks/envs. Writes results.json and README.md.
+round of each counts. Peers live in environments of their own under benchmarks/envs and run as installed. The settings of the
+allocator under which our runner starts every training are ours, as they are part of what is measured; what a peer gains from
+them is measured beside it. Writes results.json and README.md.
 
     python benchmarks/bench.py [NAME ...]     only the ratios whose names begin so, nothing written
     python benchmarks/bench.py tables         results.json into README.md
@@ -20,48 +22,52 @@ import numpy as np
 import torch
 from workloads import SIZES, generated, movielens_100k, save
 
-HERE = Path(__file__).resolve().parent
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "100000000000",
-    "MALLOC_TOP_PAD_": "67108864",
-    "BIVREC_ROOT": str(HERE.parent),
-    "PYTHONPATH": str(HERE.parent),
-}
-ROUNDS = 2
+from bivrec import pipeline
 
-MEASURES = {  # name: environment, task, workload, options
-    "ours, authors' supervision": ("ours", "train", "baby-size", {"model": "bivrec", "max_length": 20, "batch_size": 2048, "steps": 6, "changes": {"training.supervision": "one_target", "model.readout": "hard"}}),
-    "authors' way": ("ours", "authors_way", "baby-size", {"max_length": 20, "batch_size": 2048, "steps": 3, "changes": {"model.readout": "hard"}}),
-    "ours": ("ours", "train", "ml-1m-size", {"model": "bivrec", "max_length": 52, "batch_size": 256, "steps": 8, "changes": {"training.num_negatives": 1024}}),
-    "ours, full softmax": ("ours", "train", "ml-1m-size", {"model": "bivrec", "max_length": 52, "batch_size": 256, "steps": 8}),
-    "ours, full softmax, two processes": ("ours", "train", "ml-1m-size", {"model": "bivrec", "max_length": 52, "batch_size": 256, "steps": 8, "processes": 2}),
+HERE = Path(__file__).resolve().parent
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "BIVREC_ROOT": str(HERE.parent), "PYTHONPATH": str(HERE.parent)}
+ALLOCATOR = {name: value for name, value in pipeline.ENVIRONMENT.items() if name.startswith("MALLOC_")}
+ROUNDS = 3
+
+MEASURES = {  # name: environment, task, workload, options; `runner`: under our runner's allocator
+    "ours, authors' supervision, full softmax": ("ours", "train", "baby-size", {"model": "bivrec", "max_length": 20, "batch_size": 2048, "steps": 22, "changes": {"training.supervision": "one_target", "model.readout": "hard"}, "runner": True}),
+    "authors' way": ("ours", "authors_way", "baby-size", {"max_length": 20, "batch_size": 2048, "steps": 4, "changes": {"model.readout": "hard"}}),
+    "ours, authors' supervision": ("ours", "train", "baby-size", {"model": "bivrec", "max_length": 20, "batch_size": 2048, "steps": 22, "changes": {"training.supervision": "one_target", "model.readout": "hard", "training.num_negatives": 1024}, "runner": True}),
     "authors' way, ml-1m-size": ("ours", "authors_way", "ml-1m-size", {"max_length": 52, "batch_size": 256, "steps": 3, "changes": {"model.readout": "hard"}}),
-    "our SASRec": ("ours", "train", "ml-1m-size", {"model": "sasrec", "max_length": 50, "batch_size": 256, "steps": 12, "changes": {"model.scales": [1]}}),
     "RecBole SASRec": ("recbole", "train", "ml-1m-size", {"model": "SASRec", "max_length": 50, "batch_size": 256, "steps": 6}),
-    "RecTools SASRec": ("rectools", "train", "ml-1m-size", {"max_length": 50, "batch_size": 256, "steps": 4}),
-    "our evaluation": ("ours", "evaluate", "ml-1m-size", {"max_length": 50, "batch_size": 256, "rounds": 3, "changes": {"model.scales": [1]}}),
-    "RecBole evaluation": ("recbole", "evaluate", "ml-1m-size", {"model": "SASRec", "max_length": 50, "batch_size": 256, "rounds": 2}),
-    "our SASRec, ml-100k": ("ours", "train", "ml-100k", {"model": "sasrec", "max_length": 50, "batch_size": 256, "steps": 12, "changes": {"model.scales": [1]}}),
+    "ours": ("ours", "train", "ml-1m-size", {"model": "bivrec", "max_length": 52, "batch_size": 256, "steps": 16, "changes": {"training.num_negatives": 1024}, "runner": True}),
+    "RecTools SASRec": ("rectools", "train", "ml-1m-size", {"max_length": 50, "batch_size": 256, "steps": 6}),
+    "our SASRec": ("ours", "train", "ml-1m-size", {"model": "sasrec", "max_length": 50, "batch_size": 256, "steps": 24, "changes": {"model.scales": [1]}, "runner": True}),
+    "ours, full softmax": ("ours", "train", "ml-1m-size", {"model": "bivrec", "max_length": 52, "batch_size": 256, "steps": 16, "runner": True}),
+    "ours, full softmax, two processes": ("ours", "train", "ml-1m-size", {"model": "bivrec", "max_length": 52, "batch_size": 256, "steps": 16, "processes": 2, "runner": True}),
+    "our evaluation": ("ours", "evaluate", "ml-1m-size", {"max_length": 50, "batch_size": 256, "rounds": 6, "changes": {"model.scales": [1]}, "runner": True}),
+    "RecBole evaluation": ("recbole", "evaluate", "ml-1m-size", {"model": "SASRec", "max_length": 50, "batch_size": 256, "rounds": 3}),
+    "our SASRec, ml-100k": ("ours", "train", "ml-100k", {"model": "sasrec", "max_length": 50, "batch_size": 256, "steps": 12, "changes": {"model.scales": [1]}, "runner": True}),
     "RecBole SASRec, ml-100k": ("recbole", "train", "ml-100k", {"model": "SASRec", "max_length": 50, "batch_size": 256, "steps": 6}),
     "RecBole GRU4Rec, ml-100k": ("recbole", "train", "ml-100k", {"model": "GRU4Rec", "max_length": 50, "batch_size": 256, "steps": 6}),
     "RecBole FDSA, ml-100k": ("recbole", "train", "ml-100k", {"model": "FDSA", "max_length": 50, "batch_size": 256, "steps": 4}),
     "peak": ("ours", "peak", "ml-100k", {}),
 }  # fmt: skip
+for one in ("authors' way", "RecTools SASRec", "RecBole evaluation"):
+    MEASURES[f"{one}, our allocator"] = (*MEASURES[one][:3], MEASURES[one][3] | {"runner": True})
 RATIOS = {  # name: ours, theirs, the figure, whether less of it is better
     "train_vs_authors_way": ("ours, authors' supervision", "authors' way", "targets_per_second", False),
-    "memory_vs_authors_way": ("ours, authors' supervision", "authors' way", "rss_mb", True),
+    "memory_vs_authors_way": ("ours, authors' supervision, full softmax", "authors' way", "rss_mb", True),
     "targets_vs_authors_way": ("ours", "authors' way, ml-1m-size", "targets_per_second", False),
     "targets_vs_recbole_sasrec": ("ours", "RecBole SASRec", "targets_per_second", False),
     "targets_vs_rectools_sasrec": ("ours", "RecTools SASRec", "targets_per_second", False),
+    "sasrec_vs_recbole": ("our SASRec", "RecBole SASRec", "targets_per_second", False),
+    "sasrec_vs_rectools": ("our SASRec", "RecTools SASRec", "targets_per_second", False),
+    "evaluation_vs_recbole": ("our evaluation", "RecBole evaluation", "seconds_best", True),
+    "train_vs_authors_way_full_softmax": ("ours, authors' supervision, full softmax", "authors' way", "targets_per_second", False),
+    "train_vs_authors_way_our_allocator": ("ours, authors' supervision", "authors' way, our allocator", "targets_per_second", False),
+    "targets_vs_rectools_sasrec_our_allocator": ("ours", "RecTools SASRec, our allocator", "targets_per_second", False),
+    "sasrec_vs_rectools_our_allocator": ("our SASRec", "RecTools SASRec, our allocator", "targets_per_second", False),
+    "evaluation_vs_recbole_our_allocator": ("our evaluation", "RecBole evaluation, our allocator", "seconds_best", True),
     "targets_vs_authors_way_full_softmax": ("ours, full softmax", "authors' way, ml-1m-size", "targets_per_second", False),
     "targets_vs_recbole_sasrec_full_softmax": ("ours, full softmax", "RecBole SASRec", "targets_per_second", False),
     "targets_vs_rectools_sasrec_full_softmax": ("ours, full softmax", "RecTools SASRec", "targets_per_second", False),
     "two_processes_vs_one": ("ours, full softmax, two processes", "ours, full softmax", "targets_per_second", False),
-    "sasrec_vs_recbole": ("our SASRec", "RecBole SASRec", "targets_per_second", False),
-    "sasrec_vs_rectools": ("our SASRec", "RecTools SASRec", "targets_per_second", False),
-    "evaluation_vs_recbole": ("our evaluation", "RecBole evaluation", "seconds_best", True),
     "sasrec_vs_recbole_gru4rec_ml100k": ("our SASRec, ml-100k", "RecBole GRU4Rec, ml-100k", "targets_per_second", False),
     "sasrec_vs_recbole_fdsa_ml100k": ("our SASRec, ml-100k", "RecBole FDSA, ml-100k", "targets_per_second", False),
     "sasrec_vs_recbole_ml100k": ("our SASRec, ml-100k", "RecBole SASRec, ml-100k", "targets_per_second", False),
@@ -88,7 +94,9 @@ def run(measure: str, more: dict | None = None) -> dict:
     script = HERE / ("ours.py" if where == "ours" else f"{where}_peer.py")
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", options["processes"]] if "processes" in options else []
     command = [environment(where), *several, script, task, HERE / "envs" / f"{workload}.npz", json.dumps({"warm": 2} | options | (more or {}))]
-    shown = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=os.environ | ENVIRONMENT, cwd=HERE / "envs")
+    around = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    around |= ENVIRONMENT | (ALLOCATOR if options.get("runner") else {})
+    shown = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=around, cwd=HERE / "envs")
     if shown.returncode:
         raise SystemExit(f"ERROR: {measure}: {shown.stderr.strip().splitlines()[-1] if shown.stderr.strip() else 'no message'}")
     return json.loads(shown.stdout.strip().splitlines()[-1])
@@ -115,7 +123,7 @@ def best(rounds: list[dict]) -> dict:
     return found
 
 
-def write(found: dict[str, list[dict]], ratios: dict[str, float], share: dict) -> None:
+def write(found: dict[str, list[dict]], ratios: dict[str, float], share: dict, spread: dict[str, list[float]]) -> None:
     """results.json, and its tables in README.md."""
     cpu = Path("/proc/cpuinfo")
     processor = re.search(r"model name\s*: (.+)", cpu.read_text()) if cpu.is_file() else None
@@ -129,7 +137,7 @@ def write(found: dict[str, list[dict]], ratios: dict[str, float], share: dict) -
         "rounds": ROUNDS,
     }
     raw = {name: {"best": best(rounds), "rounds": rounds} for name, rounds in found.items()}
-    content = {"ratios": {name: round(value, 2) for name, value in ratios.items()} | share, "made by": about, "measures": raw}
+    content = {"ratios": {name: round(value, 2) for name, value in ratios.items()} | share, "ratios by round": spread, "made by": about, "measures": raw}
     part = HERE / "results.json.part"
     part.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(part, HERE / "results.json")
@@ -177,8 +185,15 @@ def write_tables() -> None:
     """The tables of results.json and h200.json, into README.md."""
     content = json.loads((HERE / "results.json").read_text())
     about = content["made by"]
-    lines = [f"{about['processor']}, {about['instructions']}, {about['cores']} cores, {about['date']}.", "", "| ratio, ours over theirs | |", "|---|---|"]
-    lines += [f"| {name} | {value:.2f} |" for name, value in content["ratios"].items()]
+    lines = [
+        f"{about['processor']}, {about['instructions']}, {about['cores']} cores, {about['date']}.",
+        "",
+        "| ratio, ours over theirs | best rounds | round by round |",
+        "|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {value:.2f} | {', '.join(f'{one:.2f}' for one in content['ratios by round'].get(name, []))} |" for name, value in content["ratios"].items()
+    ]
     lines += ["", "| measure | set | step, ms (median) | targets a second (best round) | peak memory, MB |", "|---|---|---|---|---|"]
     for name, measured in content["measures"].items():
         one = measured["best"]
@@ -203,10 +218,12 @@ def main(names: list[str]) -> None:
                 f"round {number + 1}: {name}: {json.dumps({key: round(value, 1) for key, value in found[name][-1].items() if not isinstance(value, str)})}",
                 flush=True,
             )
-    ratios = {}
+    ratios, spread = {}, {}
     for name, (ours, theirs, figure, less) in wanted.items():
         a, b = best(found[ours])[figure], best(found[theirs])[figure]
         ratios[name] = b / a if less else a / b
+        rounds = [(one[figure], other[figure]) for one, other in zip(found[ours], found[theirs])]
+        spread[name] = [round(other / one if less else one / other, 2) for one, other in rounds]
     share = {}
     if (name := "ours, full softmax") in found:
         flops = run(name, {"count_flops": True})["flops_per_target"]
@@ -217,7 +234,7 @@ def main(names: list[str]) -> None:
             if kind in limit
         }
     if not names:
-        write(found, ratios, share)
+        write(found, ratios, share, spread)
     print(json.dumps(ratios | share, indent=1))
 
 

@@ -36,7 +36,7 @@ def point(sizes: dict, num_negatives: int) -> dict:
         "ours",
         "train",
         "none",
-        {"model": "bivrec", "max_length": length, "batch_size": sizes["training.batch_size"], "steps": 5, "even": even, "changes": changes},
+        {"model": "bivrec", "max_length": length, "batch_size": sizes["training.batch_size"], "steps": 5, "even": even, "changes": changes, "runner": True},
     )
     return run("point")
 
