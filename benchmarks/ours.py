@@ -19,7 +19,6 @@ from workloads import even, load
 
 from bivrec.baselines import SASRec
 from bivrec.evaluation import rank_cases
-from bivrec.field import UNKNOWN_TO_COUNTER
 from bivrec.model import Batch, BivRec, pad
 from bivrec.processes import average_gradients, join_processes, place
 from bivrec.recommendation import catalogue_type, choose_interest
@@ -82,6 +81,8 @@ def train(workload, options) -> dict:
 
     batches = draw_batches(workload.rows(), settings.training, model.max_length, model.multiple, 0)
     if options.get("count_flops"):
+        from bivrec.field import UNKNOWN_TO_COUNTER  # with it come plots and tables, which are no part of a training's memory
+
         with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_COUNTER) as counter:
             targets = sum(step(batch) for batch in itertools.islice(batches, 10))
         return {"flops_per_target": counter.get_total_flops() / targets}

@@ -1,18 +1,53 @@
 """Cross-view interest learning: whole interests alike (coarse), and patches allocated alike (fine)."""
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from bivrec.recommendation import interest_softmax
+from bivrec.recommendation import CHUNK_CELLS, LARGEST_POWER, interest_softmax
 from bivrec.settings import CrossView
+
+
+class _BothSoftmaxes(torch.autograd.Function):
+    """The mean of two cross-entropies, of rows among columns and of columns among rows, and the exact gradient: similarities and
+    their exponentials serve both directions, and are computed twice, in chunks of rows that stay in the cache, but never kept."""
+
+    @staticmethod
+    def forward(ctx, a, b):
+        left, num_rows = a * math.log2(math.e), max(1, CHUNK_CELLS[a.device.type] // (4 * len(b)))
+        chunks = [slice(start, min(start + num_rows, len(a))) for start in range(0, len(a), num_rows)]
+        held, rows, columns = a.new_empty(num_rows, len(b)), a.new_empty(len(a)), b.new_zeros(len(b))
+
+        def powers(here: slice) -> Tensor:
+            return torch.mm(left[here], b.T, out=held[: here.stop - here.start]).exp2_()
+
+        for here in chunks:
+            part = powers(here)
+            rows[here] = part.sum(1)
+            columns += part.sum(0)
+        a_grad, b_grad, by_row, by_column = torch.empty_like(a), -a, 1 / rows[:, None], 1 / columns
+        for here in chunks:
+            part = powers(here).mul_((by_row[here] + by_column) / 2)
+            torch.mm(part, b, out=a_grad[here])
+            b_grad.addmm_(part.T, a[here])
+        ctx.save_for_backward(a_grad - b, b_grad)
+        return ((rows.log() + columns.log()) / 2 - (a * b).sum(1)).mean()
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return tuple(part * (upstream / len(part)) for part in ctx.saved_tensors)
 
 
 def info_nce(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"], temperature: float) -> Float[Tensor, ""]:
     """Symmetric InfoNCE in nats: row i of one view against all rows of the other, its own row the positive."""
-    a, b, own = normalize(a, dim=-1), normalize(b, dim=-1), torch.arange(len(a), device=a.device)
-    return (interest_softmax(a[:, None] / temperature, b, own) + interest_softmax(b[:, None] / temperature, a, own)) / 2
+    a, b = normalize(a, dim=-1) / temperature, normalize(b, dim=-1)
+    if math.log2(math.e) / temperature <= LARGEST_POWER and len(a):
+        return _BothSoftmaxes.apply(a, b)
+    own = torch.arange(len(a), device=a.device)
+    return (interest_softmax(a[:, None], b, own) + interest_softmax(b[:, None], a, own)) / 2
 
 
 def allocation_difference(

@@ -1,6 +1,7 @@
 """Intra-view interest decomposition: Gaussian attention within each scale, then Cluster attention into K interests."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch.nn.functional import normalize
 
 from bivrec.embedding import Dropout, MultiScaleEmbedding
 from bivrec.settings import Model
+
+FEW_PATCHES = 24  # that attend in one product, whatever their scale and prefix: cheaper than many small products
 
 
 def own_patches(num_positions: int, scales: tuple[int, ...], device: torch.device | None = None) -> Bool[Tensor, "scale position position"]:
@@ -43,7 +46,8 @@ class _GaussianMixture(torch.autograd.Function):
     """The values mixed by the rbf kernel's weights, and the exact gradient, a scale and a head at a time: queries, keys and
     values are read where the projection left them, and what is quadratic in the patches is passed over a few times only.
     Scales are the first axis, or lie one after the other along that of patches, `sizes` of them each. `seen`, where not
-    all patches are: weights are not normalised, so nothing is taken from a patch whose value is nought."""
+    all patches are: weights are not normalised, so nothing is taken from a patch whose value is nought. Powers are of 2, cheaper
+    than those of e, and much so where a bias forbids."""
 
     @staticmethod
     def forward(ctx, mixed, num_heads, sizes, seen, *biases):
@@ -51,11 +55,11 @@ class _GaussianMixture(torch.autograd.Function):
         dim, taken, kept = width // num_heads, mixed.new_empty(*mixed.shape[:-1], width), []
         parts = zip(*(_cut(whole, sizes) for whole in (mixed, taken)), biases, [None] * len(biases) if seen is None else seen.split(sizes, 1))
         for whole, given, bias, real in parts:
-            weights, factor = mixed.new_empty(num_heads, *whole.shape[:2], whole.shape[1]), dim**-0.5
+            weights, factor, bias = mixed.new_empty(num_heads, *whole.shape[:2], whole.shape[1]), math.log2(math.e) * dim**-0.5, math.log2(math.e) * bias
             for head, part in enumerate(weights):
                 query, key, value = whole.split(dim, -1)[head::num_heads]
                 torch.add(bias[:, head], key.square().sum(-1)[:, None], alpha=-factor / 2, out=part)
-                torch.baddbmm(part, query, key.mT, alpha=factor, out=part).sub_(query.square().sum(-1)[..., None], alpha=factor / 2).exp_()
+                torch.baddbmm(part, query, key.mT, alpha=factor, out=part).sub_(query.square().sum(-1)[..., None], alpha=factor / 2).exp2_()
                 given[..., head * dim : (head + 1) * dim] = part @ (value if real is None else value * real)
             kept.append(weights)
         ctx.save_for_backward(mixed, seen, *kept)
@@ -101,13 +105,17 @@ class GaussianAttention(nn.Module):
         self.bias = nn.Parameter(torch.zeros(max_length, num_heads)) if biased and kernel != "distance" else None
         self.width = nn.Parameter(torch.full((num_heads,), 2.0)) if kernel == "distance" else None
 
-    def place_bias(self, num_positions: int, scales: tuple[int, ...]) -> Float[Tensor, "scale head position position"]:
+    def place_bias(self, num_positions: int, scales: tuple[int, ...]) -> Float[Tensor, "scale #head position position"]:
         """A learned number a distance, or the Gaussian prior $-(i-j)^2 / 2\\sigma^2$ of kernel `distance` (both in patches)."""
         place = torch.arange(num_positions, device=self.out.weight.device)
-        distance = torch.stack([(place[:, None] - place).abs() // scale for scale in scales])
+        return self._distance_bias(torch.stack([(place[:, None] - place).abs() // scale for scale in scales]))
+
+    def _distance_bias(self, distance: Int64[Tensor, "*group patch patch"]) -> Float[Tensor, "*group #head patch patch"]:
         if self.width is not None:
-            return -distance[:, None].square() / (2 * self.width.square()[:, None, None] + 1e-6)
-        return nn.functional.embedding(distance, self.bias).permute(0, 3, 1, 2)
+            return -distance[..., None, :, :].square() / (2 * self.width.square()[:, None, None] + 1e-6)
+        if self.bias is None:
+            return self.out.weight.new_zeros(distance.shape)[..., None, :, :]
+        return nn.functional.embedding(distance, self.bias).movedim(-1, -3)
 
     def forward(
         self, x: Float[Tensor, "scale batch position dim"], mask: Bool[Tensor, "batch position"], scales: tuple[int, ...], causal: bool
@@ -119,25 +127,34 @@ class GaussianAttention(nn.Module):
         own, itself = own_patches(num_positions, scales, x.device)[:, None], torch.eye(num_positions, dtype=torch.bool, device=x.device)
         allowed = own if causal else (own | own.mT) & (mask[:, None, :] | itself)
         forbidden = torch.zeros(allowed.shape, device=x.device).masked_fill_(~allowed, float("-inf"))[:, :, None]
-        bias = forbidden if self.bias is None and self.width is None else forbidden + self.place_bias(num_positions, scales)[:, None]
-        return self.out(self._mix(mixed, bias))
+        return self.out(self._mix(mixed, forbidden + self.place_bias(num_positions, scales)[:, None]))
 
     def among(self, x: Float[Tensor, "batch patch dim"], mask: Bool[Tensor, "batch patch"], sizes: list[int], causal: bool) -> Float[Tensor, "batch patch dim"]:
-        """The same among one prefix's own patches, `sizes` of them a scale, scale after scale, newest first."""
-        mixed, biases = self.project(x), []
-        for count in sizes:
-            bias = mixed.new_zeros(1, 1, count, count) if self.bias is None and self.width is None else self.place_bias(count, (1,))
-            if causal:
-                bias = bias.masked_fill(torch.ones(count, count, dtype=torch.bool, device=x.device).tril(-1), float("-inf"))  # what came after
-            biases.append(bias)
+        """The same among one prefix's own patches, `sizes` of them a scale, scale after scale, newest first. Few of them, and those
+        of several prefixes, attend in one product in which nothing passes from one scale or prefix to another."""
+        together = max((rows for rows in range(1, FEW_PATCHES // sum(sizes) + 1) if len(x) % rows == 0), default=0)
+        groups = [sizes * together] if together else [[count] for count in sizes]
+        cut, rows, mixed = [sum(counts) for counts in groups], len(x) // max(1, together), self.project(x)
+        mixed, mask = mixed.view(rows, sum(cut), mixed.shape[-1]), mask.reshape(rows, sum(cut))
+        biases = [self._own_bias(counts, causal) for counts in groups]
         if self.kernel == "rbf":
-            seen = mask[..., None].to(mixed.dtype)
-            return self.out(_GaussianMixture.apply(mixed, self.num_heads, sizes, seen, *(bias.expand(-1, self.num_heads, -1, -1) for bias in biases)))
-        taken = []
-        for part, bias, seen in zip(mixed.split(sizes, 1), biases, mask.split(sizes, 1)):
-            hidden = ~(seen[:, None, :] | torch.eye(seen.shape[1], dtype=torch.bool, device=x.device))[:, None]
-            taken.append(self._mix(part[None], bias.masked_fill(hidden, float("-inf"))[None])[0])
-        return self.out(torch.cat(taken, 1))
+            taken = _GaussianMixture.apply(mixed, self.num_heads, cut, mask[..., None].to(mixed.dtype), *biases)
+        else:
+            parts = []
+            for part, bias, seen in zip(mixed.split(cut, 1), biases, mask.split(cut, 1)):
+                hidden = ~(seen[:, None, :] | torch.eye(seen.shape[1], dtype=torch.bool, device=x.device))[:, None]
+                parts.append(self._mix(part[None], bias.masked_fill(hidden, float("-inf"))[None])[0])
+            taken = torch.cat(parts, 1)
+        return self.out(taken.view(x.shape))
+
+    def _own_bias(self, counts: list[int], causal: bool) -> Float[Tensor, "1 head patch patch"]:
+        """The biases among patches of several scales or prefixes that lie one after the other, `counts` of them each, newest first."""
+        device = self.out.weight.device
+        group = torch.cat([torch.full((count,), number, device=device) for number, count in enumerate(counts)])
+        age = torch.cat([torch.arange(count, device=device) for count in counts])
+        older = age[:, None] - age
+        hidden = (group[:, None] != group) | ((older > 0) & causal)  # another prefix or scale, or what came after
+        return self._distance_bias(older.abs()).expand(self.num_heads, -1, -1).masked_fill(hidden, float("-inf"))[None]
 
     def last(self, x: Float[Tensor, "batch position dim"], ends: Int64[Tensor, "batch"]) -> Float[Tensor, "batch dim"]:
         """What one position a row takes from those up to it, of kernel `softmax` without a bias and of one scale. The query is

@@ -178,9 +178,9 @@ class BivRec(SequentialModel):
         for view, encoder in self.views.items():
             vectors = embedding(items, tables[view])
             if vectors.requires_grad and vectors.numel() > HELD_CELLS:
-                rows = max(1, HELD_CELLS // vectors[0].numel())
-                parts = [recompute(encoder, encoder.newest, *part, self.causal) for part in zip(vectors.split(rows), mask.split(rows))]
-                interests, allocation, real = map(torch.cat, zip(*parts))
+                count = min(len(vectors), -(-vectors.numel() // HELD_CELLS))
+                parts = zip(vectors.tensor_split(count), mask.tensor_split(count))
+                interests, allocation, real = map(torch.cat, zip(*(recompute(encoder, encoder.newest, *part, self.causal) for part in parts)))
             else:
                 interests, allocation, real = encoder.newest(vectors, mask, self.causal)
             read[view] = interests[:, None], allocation[None]

@@ -16,7 +16,17 @@ from bivrec.domains import Domain
 from bivrec.embedding import Dropout, ItemTable, MultiScaleEmbedding, cut_patches
 from bivrec.field import FAMILIES, build_model
 from bivrec.model import Batch, BivRec, pad
-from bivrec.recommendation import _CatalogueAttention, catalogue_type, choose_interest, combine, draw_items, interest_softmax, recommendations, score_catalogue
+from bivrec.recommendation import (
+    CHUNK_CELLS,
+    _CatalogueAttention,
+    catalogue_type,
+    choose_interest,
+    combine,
+    draw_items,
+    interest_softmax,
+    recommendations,
+    score_catalogue,
+)
 from bivrec.settings import SettingsError, load_settings, vary
 from bivrec.training import draw_batches
 
@@ -132,6 +142,27 @@ def test_the_fused_gaussian_attention_is_autograds(causal, newest):
         found.append([taken, x.grad, attention.project.weight.grad, attention.bias.grad])
         x.grad = attention.project.weight.grad = attention.bias.grad = None
     assert all(torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(*found)) and found[0][3].abs().sum() > 1
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("causal", [True, False])
+def test_scales_and_prefixes_in_one_product_do_not_mix(monkeypatch, causal, kernel):
+    """A scale at a time, all scales of a prefix, of two and of all four together (six are not a divisor): the same, gradients too."""
+    attention, found = GaussianAttention(8, 2, kernel, 8), []
+    x, upstream = torch.randn(4, 7, 8, requires_grad=True), torch.randn(4, 7, 8)
+    mask = torch.arange(4) < torch.tensor([[4], [3], [1], [2]])
+    real = torch.cat([mask[:, ::scale] for scale in (1, 2, 4)], 1)
+    if attention.bias is not None:
+        torch.nn.init.normal_(attention.bias)
+    for most in (0, 7, 14, 42):
+        monkeypatch.setattr("bivrec.decomposition.FEW_PATCHES", most)
+        taken = attention.among(x, real, [4, 2, 1], causal)
+        leaves = {"x": x} | dict(attention.named_parameters())
+        found.append([taken, *torch.autograd.grad(taken, list(leaves.values()), upstream)])
+    assert all(torch.allclose(ours, apart, atol=1e-5) for parts in found[1:] for ours, apart in zip(parts, found[0]))
+    changed = x.detach().clone()
+    changed[2] += 1
+    assert torch.equal(attention.among(changed, real, [4, 2, 1], causal)[[0, 1, 3]], found[3][0][[0, 1, 3]])
 
 
 def test_the_fast_softmax_attention_is_the_plain_one():
@@ -380,6 +411,21 @@ def test_info_nce_by_loop():
         total -= math.log(math.exp(float(a_[i] @ b_[i]) / 0.07) / forward) + math.log(math.exp(float(a_[i] @ b_[i]) / 0.07) / backward)
     assert abs(float(info_nce(a, b, 0.07)) - total / 10) < 1e-4
     assert info_nce(a, a, 0.07) < info_nce(a, b, 0.07)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.01])
+def test_info_nce_of_both_directions_at_once_is_that_of_each(monkeypatch, temperature):
+    """In several chunks of rows; at the lower temperature powers could overflow, and each direction is computed apart."""
+    a, b, found = torch.randn(50, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True), []
+    for power, cells in ((100, 1 << 20), (100, 4 * 50 * 7), (0, 1 << 20)):
+        monkeypatch.setattr("bivrec.cross_view.LARGEST_POWER", power)
+        monkeypatch.setitem(CHUNK_CELLS, "cpu", cells)
+        loss = info_nce(a, b, temperature)
+        found.append([loss, *torch.autograd.grad(3 * loss, (a, b))])
+    similarity = torch.nn.functional.normalize(a.double()) @ torch.nn.functional.normalize(b.double()).T / temperature
+    exact = -(similarity.log_softmax(1) + similarity.log_softmax(0)).diagonal().mean() / 2
+    exact = [exact, *torch.autograd.grad(3 * exact, (a, b))]
+    assert all(torch.allclose(ours, wanted.float(), rtol=1e-4, atol=1e-5) for parts in found for ours, wanted in zip(parts, exact))
 
 
 @pytest.mark.parametrize("form", ["kl", "mse", "co_assignment"])
