@@ -41,7 +41,9 @@ MEASURES = {  # name: environment, task, workload, options; `runner`: under our 
     "ours, full softmax": ("ours", "train", "ml-1m-size", {"model": "bivrec", "max_length": 52, "batch_size": 256, "steps": 16, "runner": True}),
     "ours, full softmax, two processes": ("ours", "train", "ml-1m-size", {"model": "bivrec", "max_length": 52, "batch_size": 256, "steps": 16, "processes": 2, "runner": True}),
     "our evaluation": ("ours", "evaluate", "ml-1m-size", {"max_length": 50, "batch_size": 256, "rounds": 6, "changes": {"model.scales": [1]}, "runner": True}),
-    "RecBole evaluation": ("recbole", "evaluate", "ml-1m-size", {"model": "SASRec", "max_length": 50, "batch_size": 256, "rounds": 3}),
+    "RecBole evaluation": ("recbole", "evaluate", "ml-1m-size", {"model": "SASRec", "max_length": 50, "batch_size": 256, "rounds": 6}),
+    "our evaluation, baby-size": ("ours", "evaluate", "baby-size", {"max_length": 20, "batch_size": 256, "rounds": 6, "changes": {"model.scales": [1]}, "runner": True}),
+    "RecBole evaluation, baby-size": ("recbole", "evaluate", "baby-size", {"model": "SASRec", "max_length": 20, "batch_size": 256, "rounds": 6}),
     "our SASRec, ml-100k": ("ours", "train", "ml-100k", {"model": "sasrec", "max_length": 50, "batch_size": 256, "steps": 12, "changes": {"model.scales": [1]}, "runner": True}),
     "RecBole SASRec, ml-100k": ("recbole", "train", "ml-100k", {"model": "SASRec", "max_length": 50, "batch_size": 256, "steps": 6}),
     "RecBole GRU4Rec, ml-100k": ("recbole", "train", "ml-100k", {"model": "GRU4Rec", "max_length": 50, "batch_size": 256, "steps": 6}),
@@ -50,6 +52,9 @@ MEASURES = {  # name: environment, task, workload, options; `runner`: under our 
 }  # fmt: skip
 for one in ("authors' way", "RecTools SASRec", "RecBole evaluation"):
     MEASURES[f"{one}, our allocator"] = (*MEASURES[one][:3], MEASURES[one][3] | {"runner": True})
+OUR_NET = {"net": {"inner_size": 64, "hidden_act": "relu"}}  # the feed-forward net of our SASRec and of RecTools'; RecBole's: 256, gelu
+for one in ("RecBole SASRec", "RecBole evaluation", "RecBole evaluation, baby-size"):
+    MEASURES[f"{one}, our net"] = (*MEASURES[one][:3], MEASURES[one][3] | OUR_NET)
 RATIOS = {  # name: ours, theirs, the figure, whether less of it is better
     "train_vs_authors_way": ("ours, authors' supervision", "authors' way", "targets_per_second", False),
     "memory_vs_authors_way": ("ours, authors' supervision, full softmax", "authors' way", "rss_mb", True),
@@ -64,6 +69,11 @@ RATIOS = {  # name: ours, theirs, the figure, whether less of it is better
     "targets_vs_rectools_sasrec_our_allocator": ("ours", "RecTools SASRec, our allocator", "targets_per_second", False),
     "sasrec_vs_rectools_our_allocator": ("our SASRec", "RecTools SASRec, our allocator", "targets_per_second", False),
     "evaluation_vs_recbole_our_allocator": ("our evaluation", "RecBole evaluation, our allocator", "seconds_best", True),
+    "evaluation_vs_recbole_baby_size": ("our evaluation, baby-size", "RecBole evaluation, baby-size", "seconds_best", True),
+    "targets_vs_recbole_sasrec_our_net": ("ours", "RecBole SASRec, our net", "targets_per_second", False),
+    "sasrec_vs_recbole_our_net": ("our SASRec", "RecBole SASRec, our net", "targets_per_second", False),
+    "evaluation_vs_recbole_our_net": ("our evaluation", "RecBole evaluation, our net", "seconds_best", True),
+    "evaluation_vs_recbole_baby_size_our_net": ("our evaluation, baby-size", "RecBole evaluation, baby-size, our net", "seconds_best", True),
     "targets_vs_authors_way_full_softmax": ("ours, full softmax", "authors' way, ml-1m-size", "targets_per_second", False),
     "targets_vs_recbole_sasrec_full_softmax": ("ours, full softmax", "RecBole SASRec", "targets_per_second", False),
     "targets_vs_rectools_sasrec_full_softmax": ("ours, full softmax", "RecTools SASRec", "targets_per_second", False),
@@ -200,6 +210,10 @@ def write_tables() -> None:
         if "targets_per_second" in one:
             step = f"{one['step_ms_best']:.0f} ({one['step_ms_median']:.0f})"
             lines.append(f"| {name} | {MEASURES[name][2]} | {step} | {one['targets_per_second']:,.0f} | {one['rss_mb']:,.0f} |")
+    lines += ["", "| evaluation | set | seconds (median) |", "|---|---|---|"]
+    for name, measured in content["measures"].items():
+        if "seconds_best" in (one := measured["best"]):
+            lines.append(f"| {name} | {MEASURES[name][2]} | {one['seconds_best']:.2f} ({one['seconds_median']:.2f}) |")
     readme = HERE / "README.md"
     text = re.sub(r"<!-- results -->.*<!-- /results -->", "<!-- results -->\n" + "\n".join(lines) + "\n<!-- /results -->", readme.read_text(), flags=re.DOTALL)
     text = re.sub(r"<!-- gpu -->.*<!-- /gpu -->", "<!-- gpu -->\n" + "\n".join(gpu_lines()) + "\n<!-- /gpu -->", text, flags=re.DOTALL)

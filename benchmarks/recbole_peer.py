@@ -47,7 +47,7 @@ def prepare(workload, options, folder):
         "state": "ERROR",
         "topk": [10, 20],
         "checkpoint_dir": folder,
-    }
+    } | options.get("net", {})
     config = Config(model=options["model"], dataset=workload.name, config_dict=settings)
     init_seed(0, True)
     torch.set_num_threads(options.get("threads", 1))

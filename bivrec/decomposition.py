@@ -189,7 +189,7 @@ class Block(nn.Module):
         super().__init__()
         self.norms = nn.ModuleList([nn.LayerNorm(dim), nn.LayerNorm(dim)])
         self.attention = attention
-        self.feed = nn.Sequential(nn.Linear(dim, inner_dim), nn.ReLU(), nn.Linear(inner_dim, dim))
+        self.feed = nn.Sequential(nn.Linear(dim, inner_dim), nn.ReLU(inplace=True), nn.Linear(inner_dim, dim))
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "*group position dim"], *context: Any, attend: Callable | None = None) -> Float[Tensor, "*group position dim"]:

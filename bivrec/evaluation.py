@@ -22,27 +22,29 @@ def target_ranks(
     if not torch.stack(torch.aminmax(scores)).isfinite().all():
         raise ValueError("a model gave scores that are not finite; lower training.learning_rate in params.yaml")
     met, counts = (np.repeat(np.arange(len(part)), [len(items) for items in part]) for part in (histories, targets))
-    scores, row = scores.clone(), torch.from_numpy(counts)
-    scores[torch.from_numpy(met), torch.from_numpy(np.concatenate(histories))] = float("-inf")
+    row, masked = torch.from_numpy(counts), torch.from_numpy(met * scores.shape[1] + np.concatenate(histories))
+    scores = scores.clone()
+    scores.view(-1).index_fill_(0, masked.to(scores.device), float("-inf"))
     own = scores[row, torch.from_numpy(np.concatenate(targets))][:, None]
     if np.array_equal(counts, np.arange(len(scores))):  # one target a row
-        ranks = (scores >= own).sum(1)
+        ahead = scores.ge_(own).sum(1, dtype=torch.float32)  # ones, and exact: several times faster than counting booleans
     else:
-        ranks = torch.cat([(scores[rows] >= wanted).sum(1) for rows, wanted in zip(row.split(256), own.split(256))])
-    return np.split(ranks.cpu().numpy(), np.cumsum([len(wanted) for wanted in targets])[:-1])
+        ahead = torch.cat([scores[rows].ge_(wanted).sum(1, dtype=torch.float32) for rows, wanted in zip(row.split(256), own.split(256))])
+    ranks, ends = ahead.cpu().numpy().astype("int64"), np.cumsum([len(wanted) for wanted in targets])
+    return [ranks[end - len(wanted) : end] for end, wanted in zip(ends, targets)]
 
 
 def rank_cases(model, cases: Cases, batch_size: int = 256) -> pd.DataFrame:
     """The rank of every target of every case, by view: one row a target (columns view, user, num_targets, item, rank)."""
-    parts = []
+    ranks, order = {}, np.argsort([len(history) for history in cases.histories], kind="stable")  # little is padded among like lengths
     for start in range(0, len(cases), batch_size):
-        rows = slice(start, start + batch_size)
-        histories, targets = cases.histories[rows], cases.targets[rows]
-        counts = [len(wanted) for wanted in targets]
-        asked = {"user": np.repeat(cases.users[rows], counts), "num_targets": np.repeat(counts, counts), "item": np.concatenate(targets)}
+        histories, targets = ([part[case] for case in order[start : start + batch_size]] for part in (cases.histories, cases.targets))
         for view, scores in model.score(histories).items():
             masked = histories if cases.mask_history else [history[:0] for history in histories]
-            parts.append(pd.DataFrame({"view": view, **asked, "rank": np.concatenate(target_ranks(scores, masked, targets))}))
+            ranks.setdefault(view, []).extend(target_ranks(scores, masked, targets))
+    back, counts = np.argsort(order), [len(wanted) for wanted in cases.targets]
+    asked = {"user": np.repeat(cases.users, counts), "num_targets": np.repeat(counts, counts), "item": np.concatenate(cases.targets)}
+    parts = [pd.DataFrame({"view": view, **asked, "rank": np.concatenate([found[place] for place in back])}) for view, found in ranks.items()]
     return pd.concat(parts, ignore_index=True)
 
 

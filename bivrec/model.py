@@ -52,12 +52,10 @@ class Batch:
 def pad(histories: Sequence[Int64[ndarray, "_"]], max_length: int, multiple: int) -> tuple[Int64[Tensor, "batch position"], Bool[Tensor, "batch position"]]:
     """The newest items of each history, oldest first, padded at the end to a multiple of the largest scale."""
     newest = [np.asarray(history[-max_length:]) for history in histories]
-    longest = max(1, *(len(history) for history in newest)) if newest else 1
-    items = np.zeros((len(newest), -(-longest // multiple) * multiple), dtype="int64")
-    mask = np.zeros(items.shape, dtype=bool)
-    for row, history in enumerate(newest):
-        items[row, : len(history)] = history
-        mask[row, : len(history)] = True
+    counts = np.array([len(history) for history in newest], dtype="int64")
+    mask = np.arange(-(-counts.max(initial=1) // multiple) * multiple) < counts[:, None]
+    items = np.zeros(mask.shape, dtype="int64")
+    items[mask] = np.concatenate([*newest, np.empty(0, dtype="int64")])
     return torch.from_numpy(items), torch.from_numpy(mask)
 
 

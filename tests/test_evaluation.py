@@ -50,6 +50,36 @@ def test_equal_scores_count_against_the_target():
     assert ranks.tolist() == [28, 28]  # a model that scores all alike earns nothing
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_ranks_are_counted_exactly_in_any_type(kind):
+    scores = torch.zeros(2, 5001, dtype=kind)
+    scores[0, 7] = 1
+    if kind == torch.float64:
+        scores[1, :5], scores[1, 9] = 1 + 1e-12, 1  # the same in float32; one of the five is masked
+    ranks = target_ranks(scores, [np.array([0]), np.array([1])], [np.array([7, 8]), np.array([9, 10])])
+    assert [part.tolist() for part in ranks] == [[1, 5000], [5, 5000] if kind == torch.float64 else [5000, 5000]]
+
+
+def test_ranks_keep_the_order_of_the_cases(planted):
+    """Cases are read in order of length; what is told of each is its own."""
+    cases = planted.parts(0).test
+
+    class ByUser:
+        def score(self, histories):
+            scores = -torch.arange(planted.sequences.num_items).repeat(len(histories), 1).float()
+            for row, history in zip(scores, histories):
+                place = next(i for i, h in enumerate(cases.histories) if h is history)
+                row[torch.as_tensor(cases.targets[place])] = torch.arange(len(cases.targets[place]), 0, -1.0)
+            return {"id": scores, "both": -scores}
+
+    table = rank_cases(ByUser(), cases, 7)
+    for view, part in table.groupby("view", sort=False):
+        assert part["item"].tolist() == np.concatenate(cases.targets).tolist()
+        assert part["user"].tolist() == np.repeat(cases.users, [len(wanted) for wanted in cases.targets]).tolist()
+        best = np.concatenate([np.arange(1, len(wanted) + 1) for wanted in cases.targets])
+        assert (part["rank"].to_numpy() == best).all() == (view == "id")
+
+
 def test_scores_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="not finite"):
         target_ranks(torch.full((1, 5), float("nan")), [np.array([0])], [np.array([1])])
