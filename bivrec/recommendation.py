@@ -192,7 +192,8 @@ def choose_interest(
 
 def score_catalogue(interests: Float[Tensor, "row interest dim"], table: Float[Tensor, "catalogue dim"]) -> Float[Tensor, "row catalogue"]:
     """An item's score is its largest product with any interest."""
-    scores = interests @ table.T
+    aligned = torch.nn.functional.pad(table, (0, 0, 0, -len(table) % 16))  # products whose rows begin with a cache line are taken faster
+    scores = (interests @ aligned.T)[..., : len(table)]
     return scores[:, 0] if scores.shape[1] == 1 else scores.amax(1)
 
 
