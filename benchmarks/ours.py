@@ -97,7 +97,7 @@ class AuthorsTable(nn.Module):
         self.register_buffer("values", torch.cat([values for values, _ in features.values()], 1), persistent=False)
         self.project = nn.Linear(self.values.shape[1], dim, bias=False)
 
-    def forward(self):
+    def forward(self, _=None):
         return self.project(self.values)
 
 

@@ -260,8 +260,8 @@ class ClusterAttention(nn.Module):
         self, x: Float[Tensor, "scale batch position dim"], mask: Bool[Tensor, "batch position"], scales: tuple[int, ...]
     ) -> tuple[Float[Tensor, "batch position interest dim"], Float[Tensor, "scale batch position interest"]]:
         """The interests after every position; and each patch's noise-free scores for the tokens."""
-        allocation, shares, value = self._share(x, mask)
-        given = (shares[..., None] * value[..., None, :]).flatten(-2)
+        allocation, shares, patches = self._share(x, mask)
+        given = (shares[..., None] * patches[..., None, :]).flatten(-2)
         given, count = (sum_prefixes(part, scales) for part in (given, shares))
         return self._gather(given.unflatten(-1, self.tokens.shape), count, x.sum(0)), allocation
 
@@ -269,25 +269,28 @@ class ClusterAttention(nn.Module):
         self, x: Float[Tensor, "batch patch dim"], mask: Bool[Tensor, "batch patch"], sizes: list[int]
     ) -> tuple[Float[Tensor, "batch interest dim"], Float[Tensor, "batch patch interest"]]:
         """The same after one prefix a row, from its own patches, `sizes` of them a scale, newest first."""
-        allocation, shares, value = self._share(x, mask)
+        allocation, shares, patches = self._share(x, mask)
         first = list(itertools.accumulate(sizes[:-1], initial=0))
-        return self._gather(shares.mT @ value, shares.sum(1), x[:, first].sum(1)), allocation
+        return self._gather(shares.mT @ patches, shares.sum(1), x[:, first].sum(1)), allocation
 
     def _share(self, x: Float[Tensor, "*group patch dim"], mask: Bool[Tensor, "*#group patch"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Each patch's noise-free scores for the tokens, the shares it gives to each, and what it gives."""
+        """Each patch's noise-free scores for the tokens, the shares it gives to each, and the patches, normalised."""
         settings, patches = self.settings, self.norms[0](x)
         allocation = self.allocate(patches)
         if settings.pooling == "cluster":
             shares = assign(allocation, settings.num_nearest, self.temperature, settings.assignment == "hard", self.training)
         else:
             shares = allocation.exp() if settings.pooling == "attention" else torch.ones_like(allocation)
-        return allocation, shares * mask[..., None].to(shares.dtype), self.value(patches)
+        return allocation, shares * mask[..., None].to(shares.dtype), patches
 
     def _gather(
         self, given: Float[Tensor, "*prefix interest dim"], count: Float[Tensor, "*prefix interest"], newest: Float[Tensor, "*prefix dim"]
     ) -> Float[Tensor, "*prefix interest dim"]:
-        """The interests from the sums over patches."""
-        interests = self.tokens + self.dropout(self.out(given / (count[..., None] + 1)))
+        """The interests from the sums over patches. The values' map and that of their mean follow each other on sums, so both are
+        taken once an interest, as one, instead of once a patch."""
+        weight, bias, whole = self.out.weight @ self.value.weight, self.out.weight @ self.value.bias, count[..., None] + 1
+        mean = nn.functional.linear(given / whole, weight, self.out.bias) + (1 - 1 / whole) * bias
+        interests = self.tokens + self.dropout(mean)
         return self.norms[2](interests + newest[..., None, :] if self.settings.last_state else interests)
 
 

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bivrec.settings import Modality, Model
 
+FEATURE_CELLS = 1 << 18  # numbers in the features that a CPU projects at a time
 
 class Dropout(nn.Module):
     """Dropout whose mask comes from random bytes, several times cheaper on a CPU than a draw a number; the rate is
@@ -70,6 +71,40 @@ def recompute(module: nn.Module, call: Callable, *inputs: Any) -> Any:
     return checkpoint(call, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), again()))
 
 
+class _Projected(torch.autograd.Function):
+    """Features of items, of all unless told, through a linear map, and the map's gradient, in the features' type: on a CPU a block
+    of items at a time, which stays in the cache, so that features gathered are never in memory together."""
+
+    @staticmethod
+    def forward(ctx, values, weight, items):
+        ctx.save_for_backward(values, weight, items)
+        shape = values.shape[:1] if items is None else items.shape
+        taken, map_ = values.new_empty(shape.numel(), len(weight)), weight.T.to(values.dtype).contiguous()
+        for here, block in _Projected.blocks(values, items):
+            torch.mm(block, map_, out=taken[here])
+        return taken.view(*shape, len(weight)).to(weight.dtype)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        values, weight, items = ctx.saved_tensors
+        upstream, grad = upstream.flatten(0, -2).to(values.dtype), torch.zeros_like(weight)
+        for here, block in _Projected.blocks(values, items):
+            if block.dtype == grad.dtype:
+                grad.addmm_(upstream[here].T, block)
+            else:
+                grad += upstream[here].T @ block
+        return None, grad, None
+
+    @staticmethod
+    def blocks(values: Tensor, items: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+        """Which of the items, and their features."""
+        wanted = len(values) if items is None else items.numel()
+        count = max(1, wanted if values.is_cuda else FEATURE_CELLS // values.shape[1])
+        for start in range(0, wanted, count):
+            here = slice(start, min(start + count, wanted))
+            yield here, values[here] if items is None else values.index_select(0, items.flatten()[here])
+
+
 class ItemTable(nn.Module):
     """One vector an item: learned (`id`), projected from its features (`multimodal`), or the sum of both (`fused`).
 
@@ -92,16 +127,18 @@ class ItemTable(nn.Module):
             self.register_buffer(f"{name}_values", values.to(self.kind), persistent=False)
             self.register_buffer(f"{name}_mask", mask, persistent=False)
 
-    def parts(self, items: Int64[Tensor, "*row"] | slice = slice(None)) -> dict[Modality, Float[Tensor, "*row dim"]]:
+    def parts(self, items: Int64[Tensor, "*row"] | None = None) -> dict[Modality, Float[Tensor, "*row dim"]]:
         """Each modality's vectors of the items, of the whole catalogue unless told, before they are summed."""
         found = {}
         for name, project in getattr(self, "maps", {}).items():
-            values, mask = getattr(self, f"{name}_values")[items], getattr(self, f"{name}_mask")[items][..., None]
-            found[name] = torch.where(mask, (values @ project.weight.T.to(self.kind)).to(project.weight.dtype), self.missing[name])
+            values, mask = getattr(self, f"{name}_values"), getattr(self, f"{name}_mask")
+            vectors = _Projected.apply(values, project.weight, items)
+            found[name] = torch.where((mask if items is None else mask[items])[..., None], vectors, self.missing[name])
         return found
 
-    def forward(self) -> Float[Tensor, "catalogue dim"]:
-        first, *others = [*([] if self.ids is None else [self.ids]), *self.parts().values()]
+    def forward(self, items: Int64[Tensor, "*row"] | None = None) -> Float[Tensor, "*row dim"]:
+        ids = [] if self.ids is None else [self.ids if items is None else nn.functional.embedding(items, self.ids)]
+        first, *others = [*ids, *self.parts(items).values()]
         return sum(others, first)
 
 

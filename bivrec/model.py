@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ Tables = dict[str, Float[Tensor, "catalogue dim"]]
 Interests = dict[str, Float[Tensor, "batch position interest dim"]]
 Newest = dict[str, Float[Tensor, "batch interest dim"]]
 Scores = dict[str, Float[Tensor, "batch catalogue"]]
-HELD_CELLS = 1 << 19  # one_target: numbers in a batch's items of one view above which rows go in parts, of which nothing is kept
+PART_CELLS = {"cpu": 1 << 18, "cuda": 1 << 25}  # one_target: numbers in the vectors of the items that an encoder reads at a time
+HELD_PARTS = 4  # of a batch, of all views, from whose reading everything is kept for the backward pass; from others nothing is
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,14 @@ class Batch:
         counts = self.supervised.sum(1)
         part = {name: getattr(self, name)[rows] for name in ("items", "mask", "targets", "supervised", "probe")}
         return Batch(**part, weight=num_processes() * counts[rows].sum() / counts.sum(), first=counts[: rows.start].sum())
+
+    def among_its_items(self, drawn: Int64[Tensor, "drawn"], num_items: int) -> tuple["Batch", Int64[Tensor, "drawn"], Int64[Tensor, "item"]]:
+        """The batch and the drawn items in the numbering of the items that either holds, and these: no other has a part in a step."""
+        held = torch.zeros(num_items, dtype=torch.bool, device=drawn.device)
+        for part in (self.items.flatten(), self.targets.flatten(), drawn):
+            held[part] = True
+        place = held.cumsum(0) - 1
+        return replace(self, items=place[self.items], targets=place[self.targets]), place[drawn], held.nonzero()[:, 0]
 
 
 def pad(histories: Sequence[Int64[ndarray, "_"]], max_length: int, multiple: int) -> tuple[Int64[Tensor, "batch position"], Bool[Tensor, "batch position"]]:
@@ -145,7 +154,7 @@ class BivRec(SequentialModel):
 
     def __init__(self, settings: Settings, num_items: int, features: dict):
         super().__init__()
-        self.settings = settings
+        self.settings, self.num_items = settings, num_items
         self.max_length, self.multiple = settings.model.max_length, max(settings.model.scales)
         self.causal, self.kind = settings.training.supervision == "every_position", catalogue_type(settings.training.precision)
         self.items = nn.ModuleDict({view: ItemTable(view, num_items, features, settings.model.dim, self.kind) for view in settings.model.views})
@@ -159,8 +168,8 @@ class BivRec(SequentialModel):
         for view in self.views.values():
             view.clusters.anneal(progress)
 
-    def tables(self) -> Tables:
-        return {view: table() for view, table in self.items.items()}
+    def tables(self, items: Int64[Tensor, "catalogue"] | None = None) -> Tables:
+        return {view: table(items) for view, table in self.items.items()}
 
     def read(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], tables: dict) -> dict:
         """Interests after every position [batch position interest dim] and allocation scores, by view."""
@@ -173,14 +182,15 @@ class BivRec(SequentialModel):
         patches, by view; and which of these are real."""
         place = ends[:, None] - torch.arange(items.shape[1], device=items.device)
         mask, items, read = place >= 0, items.gather(1, place.clamp_min(0)), {}
+        cells, whole = items.numel() * self.settings.model.dim, not (self.training and torch.is_grad_enabled())
+        count = 1 if whole else min(len(items), -(-cells // PART_CELLS[items.device.type]))
+        surplus = len(self.views) * count - HELD_PARTS  # the first ones, whose turn in the backward pass is last
         for view, encoder in self.views.items():
-            vectors = embedding(items, tables[view])
-            if vectors.requires_grad and vectors.numel() > HELD_CELLS:
-                count = min(len(vectors), -(-vectors.numel() // HELD_CELLS))
-                parts = zip(vectors.tensor_split(count), mask.tensor_split(count))
-                interests, allocation, real = map(torch.cat, zip(*(recompute(encoder, encoder.newest, *part, self.causal) for part in parts)))
-            else:
-                interests, allocation, real = encoder.newest(vectors, mask, self.causal)
+            parts, found = zip(embedding(items, tables[view]).tensor_split(count), mask.tensor_split(count)), []
+            for part in parts:
+                found.append(encoder.newest(*part, self.causal) if surplus <= 0 else recompute(encoder, encoder.newest, *part, self.causal))
+                surplus -= 1
+            interests, allocation, real = found[0] if count == 1 else map(torch.cat, zip(*found))
             read[view] = interests[:, None], allocation[None]
         return read, real
 
@@ -192,7 +202,11 @@ class BivRec(SequentialModel):
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Each view's recommendation loss at the supervised positions, and the losses between the views."""
-        tables, settings, own = self.tables(), self.settings, batch.own()
+        settings, needed = self.settings, None
+        drawn = draw_items(self.num_items, settings.training.num_negatives, batch.items.device)
+        if drawn is not None and not drawn.is_cuda:  # a GPU is not waited for
+            batch, drawn, needed = batch.among_its_items(drawn, self.num_items)
+        tables, own = self.tables(needed), batch.own()
         if self.causal:
             read, real = self.read(own.items, own.mask, tables), batch.mask
             places = own.supervised.flatten().nonzero()[:, 0]
@@ -204,11 +218,10 @@ class BivRec(SequentialModel):
         weights = {"id": settings.cross_view.id_weight, "multimodal": settings.cross_view.multimodal_weight}
         targets, total = own.targets[own.supervised], 0
         allocations = {view: gather(allocation.transpose(0, 1), len(batch.items)).transpose(0, 1) for view, (_, allocation) in read.items()}
-        drawn = draw_items(len(next(iter(tables.values()))), settings.training.num_negatives, targets.device)
         for view, allocation in allocations.items():
             chosen = choose_interest(rows[view], tables[view], targets) if settings.model.readout == "hard" else rows[view]
             if weights[view]:
-                loss = interest_softmax(chosen, tables[view], targets, settings.model.readout == "max", self.kind, drawn)
+                loss = interest_softmax(chosen, tables[view], targets, settings.model.readout == "max", self.kind, drawn, self.num_items)
                 total = total + weights[view] * own.weight * loss
             if settings.model.information_weight and settings.model.pooling == "cluster":
                 total = total - settings.model.information_weight * information(allocation, real)
@@ -216,13 +229,22 @@ class BivRec(SequentialModel):
             return total
         at = (torch.arange(len(own.probe)), own.probe if self.causal else 0)
         probed = {view: gather(interests[at], len(batch.items)) for view, (interests, _) in read.items()}
-        return total + self._between(tables, probed, allocations, real, rows, batch.targets[batch.supervised], own.first)
+        return total + self._between(tables, probed, allocations, real, rows, batch.targets[batch.supervised], own.first, drawn)
 
     def _between(
-        self, tables: dict, probed: dict, allocations: dict, real: Tensor, rows: dict, targets: Int64[Tensor, "row"], first: int | Tensor = 0
+        self,
+        tables: dict,
+        probed: dict,
+        allocations: dict,
+        real: Tensor,
+        rows: dict,
+        targets: Int64[Tensor, "row"],
+        first: int | Tensor = 0,
+        drawn: Int64[Tensor, "drawn"] | None = None,
     ) -> Float[Tensor, ""]:
         """The losses between the views; a view that is not to learn from them is held fixed. All but `rows`, whose first is
-        that of the target `first`, are of the whole batch, whatever number of processes shares it."""
+        that of the target `first`, are of the whole batch, whatever number of processes shares it. Items drawn to stand for
+        the catalogue do so in recommendations too."""
         settings, views, recommended = self.settings.cross_view, ("id", "multimodal"), []
         items = torch.unique(targets) if settings.item_weight else targets[:1]
         if len(items) > settings.item_rows:
@@ -230,7 +252,8 @@ class BivRec(SequentialModel):
         if settings.mutual_weight:
             few = alike(torch.randperm(len(targets), device=targets.device))[: settings.mutual_rows] - first
             here = ((few >= 0) & (few < len(rows["id"]))).nonzero()[:, 0]
-            recommended = [recommendations(gather(rows[view][few[here]], len(few), here), tables[view]) for view in views]
+            known = tables if drawn is None else {view: table[drawn] for view, table in tables.items()}
+            recommended = [recommendations(gather(rows[view][few[here]], len(few), here), known[view]) for view in views]
 
         def held(view: str, x: Tensor) -> Tensor:
             return x if settings.learner in ("both", view) else x.detach()

@@ -25,7 +25,7 @@ class _InterestSoftmax(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, interests, table, targets, largest, kind, drawn):
+    def forward(ctx, interests, table, targets, largest, kind, drawn, num_items):
         rows, num_interests, dim = interests.shape
         wanted = table[targets][:, None]
         left, right = (interests * math.log2(math.e)).to(kind), (table if drawn is None else table[drawn]).to(kind)
@@ -36,7 +36,7 @@ class _InterestSoftmax(torch.autograd.Function):
         weight = interests.new_ones(rows)
         if drawn is not None:
             place = targets.new_full((len(table),), -1).scatter_(0, drawn, torch.arange(len(drawn), device=drawn.device))[targets]
-            weight = (len(table) - 1) / (len(drawn) - (place >= 0).to(table.dtype))
+            weight = (num_items - 1) / (len(drawn) - (place >= 0).to(table.dtype))
         shares, total, shift = own.softmax(1)[..., None], interests.new_empty(rows), interests.new_zeros(rows)
         interests_grad, table_grad = torch.empty_like(interests), torch.zeros_like(table)
         chunk = max(1, min(rows, max(CHUNK_CELLS[left.device.type], CELLS_PER_NUMBER * right.numel()) // (num_interests * len(right))))
@@ -80,7 +80,7 @@ class _InterestSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream):
         interests_grad, table_grad = ctx.saved_tensors
-        return interests_grad * (upstream * ctx.scale), table_grad * (upstream * ctx.scale), None, None, None, None
+        return interests_grad * (upstream * ctx.scale), table_grad * (upstream * ctx.scale), None, None, None, None, None
 
 
 def _apart(like: Tensor, num_rows: int, num_columns: int) -> Tensor:
@@ -162,6 +162,7 @@ def interest_softmax(
     largest: bool = False,
     kind: torch.dtype = torch.float32,
     drawn: Int64[Tensor, "drawn"] | None = None,
+    num_items: int | None = None,
 ) -> Float[Tensor, ""]:
     r"""Mean over rows of $-\log \sum_k e^{u_k \cdot e_y} / \sum_k \sum_i e^{u_k \cdot e_i}$, in nats.
 
@@ -169,12 +170,13 @@ def interest_softmax(
     over interests; `largest` trains on that maximum itself, and the paper's code on the interest nearest to the target
     (`choose_interest`). `kind` is the type in which the products over the catalogue are taken (`catalogue_type`).
     `drawn`: a sampled softmax; these items, drawn alike from the whole catalogue and none twice, stand for all (their
-    chance of being drawn is what logQ corrects for), which makes the denominator right in the mean.
+    chance of being drawn is what logQ corrects for), which makes the denominator right in the mean; of a catalogue of
+    `num_items`, where the table holds only some of it.
     """
     fused = interests.is_cuda and kind == torch.bfloat16 and knows_bfloat16() and interests.shape[-1] % 8 == 0
     if fused and drawn is None and not largest and len(interests):
         return _CatalogueAttention.apply(interests, table, targets, kind)
-    return _InterestSoftmax.apply(interests.contiguous(), table, targets, largest, kind, drawn)
+    return _InterestSoftmax.apply(interests.contiguous(), table, targets, largest, kind, drawn, num_items or len(table))
 
 
 def draw_items(num_items: int, num_negatives: int, device: torch.device) -> Int64[Tensor, "drawn"] | None:

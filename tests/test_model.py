@@ -204,6 +204,41 @@ def test_assignment_is_straight_through_and_noisy_in_training_only():
 CLUSTERS = [{}, {"num_nearest": 2}, {"assignment": "soft"}, {"pooling": "mean"}, {"pooling": "attention"}, {"last_state": False}, {"similarity": "dot"}]
 
 
+def test_only_the_items_of_a_step_are_projected(planted, batch, monkeypatch):
+    """With items drawn, leaving out the vectors of items that neither a row holds nor was drawn changes no loss and no gradient."""
+    found = []
+    for supervised in (batch, with_one_target(batch)):
+        supervision = "every_position" if supervised is batch else "one_target"
+        changes = {"training.supervision": supervision, "training.num_negatives": 30, "cross_view.mutual_weight": 1.0}
+        for whole in (False, True):
+            if whole:
+                monkeypatch.setattr(Batch, "among_its_items", lambda self, drawn, _: (self, drawn, None))
+            torch.manual_seed(3)
+            model = model_of(planted, "bivrec", changes).train()
+            assert whole or len(supervised.among_its_items(torch.arange(3), model.num_items)[2]) < model.num_items
+            loss = model.loss(supervised)
+            loss.backward()
+            found.append((loss, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+            monkeypatch.undo()
+    for (loss, some), (expected, every) in (found[:2], found[2:]):
+        assert torch.allclose(loss, expected, atol=1e-5) and some.keys() == every.keys()
+        assert all(torch.allclose(gradient, every[name], atol=1e-4 * (1 + gradient.abs().max())) for name, gradient in some.items())
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("items", [None, torch.tensor([[3, 0, 3], [17, 8, 1]])])
+def test_features_are_projected_in_blocks(kind, items, monkeypatch):
+    monkeypatch.setattr("bivrec.embedding.FEATURE_CELLS", 4 * 6)  # blocks of four items
+    values, mask = torch.randn(18, 6), torch.ones(18, dtype=torch.bool)
+    table = ItemTable("multimodal", 18, {"text": (values, mask)}, 5, kind)
+    (weight,), found = (one.weight for one in table.maps.values()), table(items)
+    expected = (values if items is None else values[items]) @ weight.T
+    slope = torch.randn(found.shape)
+    (gradient,), (wanted,) = torch.autograd.grad((found * slope).sum(), weight), torch.autograd.grad((expected * slope).sum(), weight)
+    near = {"atol": 1e-5} if kind == torch.float32 else {"rtol": 0.05, "atol": 0.1}
+    assert found.dtype == torch.float32 and torch.allclose(found, expected, **near) and torch.allclose(gradient, wanted, **near)
+
+
 @pytest.mark.parametrize("changes", CLUSTERS)
 def test_cluster_attention_by_loop(changes):
     settings = settings_with(dim=8, **changes).model
@@ -646,7 +681,8 @@ def test_what_is_computed_anew_is_the_same(planted, batch, monkeypatch):
     """Keeping nothing for the backward pass changes no gradient, dropout and Gumbel noise included; nor does it matter how
     many rows go together."""
     settings, found, batch = {"training.supervision": "one_target", "model.dropout": 0.4}, [], with_one_target(batch)
-    monkeypatch.setattr("bivrec.model.HELD_CELLS", 2 * batch.items.shape[1] * 32)
+    monkeypatch.setattr("bivrec.model.PART_CELLS", {"cpu": 2 * batch.items.shape[1] * 32})
+    monkeypatch.setattr("bivrec.model.HELD_PARTS", 1)
     for kept in (False, True):
         if kept:
             monkeypatch.setattr("bivrec.model.recompute", lambda _, call, *inputs: call(*inputs))
@@ -659,6 +695,6 @@ def test_what_is_computed_anew_is_the_same(planted, batch, monkeypatch):
     assert len(found[0]) == len(found[1]) and all(torch.equal(a, b) for a, b in zip(*found))
     model, losses = model_of(planted, "bivrec", {**settings, "model.dropout": 0.0, "model.pooling": "mean", "cross_view.mutual_weight": 0.0}), []
     for most in (1, 1 << 30):
-        monkeypatch.setattr("bivrec.model.HELD_CELLS", most)
+        monkeypatch.setattr("bivrec.model.PART_CELLS", {"cpu": most})
         losses.append(model.loss(batch).item())
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
