@@ -282,8 +282,8 @@ def softmax(chosen: argparse.Namespace) -> dict:
     interests.requires_grad_(), table.requires_grad_()
     ways = {
         "fused attention, bfloat16": lambda: _CatalogueAttention.apply(interests, table, targets, torch.bfloat16),
-        "blocks, bfloat16": lambda: _InterestSoftmax.apply(interests, table, targets, False, torch.bfloat16, None),
-        "blocks, float32": lambda: _InterestSoftmax.apply(interests, table, targets, False, torch.float32, None),
+        "blocks, bfloat16": lambda: _InterestSoftmax.apply(interests, table, targets, False, torch.bfloat16, None, len(table)),
+        "blocks, float32": lambda: _InterestSoftmax.apply(interests, table, targets, False, torch.float32, None, len(table)),
     }
     results, found = {name: (way(), *torch.autograd.grad(way(), (interests, table))) for name, way in ways.items()}, {}
     for name, way in ways.items():
