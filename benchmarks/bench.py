@@ -35,7 +35,7 @@ MEASURES = {  # name: environment, task, workload, options; `runner`: under our 
     "ours, authors' supervision": ("ours", "train", "baby-size", {"model": "bivrec", "max_length": 20, "batch_size": 2048, "steps": 22, "changes": {"training.supervision": "one_target", "model.readout": "hard", "training.num_negatives": 1024}, "runner": True}),
     "authors' way, ml-1m-size": ("ours", "authors_way", "ml-1m-size", {"max_length": 52, "batch_size": 256, "steps": 3, "changes": {"model.readout": "hard"}}),
     "RecBole SASRec": ("recbole", "train", "ml-1m-size", {"model": "SASRec", "max_length": 50, "batch_size": 256, "steps": 6}),
-    "ours": ("ours", "train", "ml-1m-size", {"model": "bivrec", "max_length": 52, "batch_size": 256, "steps": 16, "changes": {"training.num_negatives": 1024}, "runner": True}),
+    "ours": ("ours", "train", "ml-1m-size", {"model": "bivrec", "max_length": 52, "batch_size": 256, "steps": 16, "changes": {"training.num_negatives": 2048, "model.readout": "hard"}, "runner": True}),
     "RecTools SASRec": ("rectools", "train", "ml-1m-size", {"max_length": 50, "batch_size": 256, "steps": 6}),
     "our SASRec": ("ours", "train", "ml-1m-size", {"model": "sasrec", "max_length": 50, "batch_size": 256, "steps": 24, "changes": {"model.scales": [1]}, "runner": True}),
     "ours, full softmax": ("ours", "train", "ml-1m-size", {"model": "bivrec", "max_length": 52, "batch_size": 256, "steps": 16, "runner": True}),
@@ -133,7 +133,7 @@ def best(rounds: list[dict]) -> dict:
     return found
 
 
-def write(found: dict[str, list[dict]], ratios: dict[str, float], share: dict, spread: dict[str, list[float]]) -> None:
+def write(found: dict[str, list[dict]], ratios: dict[str, float], share: dict, spread: dict[str, list[float]], kinds: list[dict]) -> None:
     """results.json, and its tables in README.md."""
     cpu = Path("/proc/cpuinfo")
     processor = re.search(r"model name\s*: (.+)", cpu.read_text()) if cpu.is_file() else None
@@ -147,7 +147,13 @@ def write(found: dict[str, list[dict]], ratios: dict[str, float], share: dict, s
         "rounds": ROUNDS,
     }
     raw = {name: {"best": best(rounds), "rounds": rounds} for name, rounds in found.items()}
-    content = {"ratios": {name: round(value, 2) for name, value in ratios.items()} | share, "ratios by round": spread, "made by": about, "measures": raw}
+    content = {
+        "ratios": {name: round(value, 2) for name, value in ratios.items()} | share,
+        "ratios by round": spread,
+        "step by kind of operation": kinds,
+        "made by": about,
+        "measures": raw,
+    }
     part = HERE / "results.json.part"
     part.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(part, HERE / "results.json")
@@ -214,6 +220,10 @@ def write_tables() -> None:
     for name, measured in content["measures"].items():
         if "seconds_best" in (one := measured["best"]):
             lines.append(f"| {name} | {MEASURES[name][2]} | {one['seconds_best']:.2f} ({one['seconds_median']:.2f}) |")
+    lines += ["", "| a step of *ours, full softmax* | its time | of the peak |", "|---|---|---|"]
+    for one in content["step by kind of operation"]:
+        of_peak = f"{100 * one['share of peak']:.0f} %" if "share of peak" in one else ""
+        lines.append(f"| {one['kind']} | {100 * one['share of time']:.0f} % | {of_peak} |")
     readme = HERE / "README.md"
     text = re.sub(r"<!-- results -->.*<!-- /results -->", "<!-- results -->\n" + "\n".join(lines) + "\n<!-- /results -->", readme.read_text(), flags=re.DOTALL)
     text = re.sub(r"<!-- gpu -->.*<!-- /gpu -->", "<!-- gpu -->\n" + "\n".join(gpu_lines()) + "\n<!-- /gpu -->", text, flags=re.DOTALL)
@@ -238,7 +248,7 @@ def main(names: list[str]) -> None:
         ratios[name] = b / a if less else a / b
         rounds = [(one[figure], other[figure]) for one, other in zip(found[ours], found[theirs])]
         spread[name] = [round(other / one if less else one / other, 2) for one, other in rounds]
-    share = {}
+    share, kinds = {}, []
     if (name := "ours, full softmax") in found:
         flops = run(name, {"count_flops": True})["flops_per_target"]
         reached, limit = flops * best(found[name])["targets_per_second"] / 1e9, best(found["peak"])
@@ -247,8 +257,12 @@ def main(names: list[str]) -> None:
             for kind in ("float32", "bfloat16")
             if kind in limit
         }
+        profile = run(name, {"profile": True})
+        whole = sum(profile["seconds"].values())
+        kinds = [{"kind": kind, "share of time": round(seconds / whole, 3)} for kind, seconds in profile["seconds"].items()]
+        kinds[0]["share of peak"] = round(flops * profile["targets"] / profile["seconds"]["matrix products"] / 1e9 / limit["float32"], 2)
     if not names:
-        write(found, ratios, share, spread)
+        write(found, ratios, share, spread, kinds)
     print(json.dumps(ratios | share, indent=1))
 
 

@@ -26,6 +26,14 @@ from bivrec.sequences import Cases
 from bivrec.settings import load_settings
 from bivrec.training import draw_batches
 
+KINDS = {  # of operations, by PyTorch's names for them
+    "matrix products": {"mm", "bmm", "addmm", "baddbmm"},
+    "sums, products and the like, an element each": {"add", "sub", "mul", "div", "sum", "neg", "addcmul", "pow", "rsub", "square", "reciprocal", "where", "amax", "aminmax", "clamp_min"},
+    "copies, fills and lookups": {"copy", "fill", "zero", "index_select", "index", "index_add", "gather", "scatter", "cat", "masked_fill", "embedding_dense_backward", "nonzero"},
+    "exponentials, logarithms and softmaxes": {"exp", "exp2", "log", "softmax", "log_softmax", "logsumexp", "softmax_backward_data", "log_softmax_backward_data", "log1p"},
+    "layer normalisation": {"native_layer_norm", "native_layer_norm_backward"},
+}  # fmt: skip
+
 
 def measure(step, batches, options) -> dict:
     """Seconds of every step after the first few, targets a step, peak memory."""
@@ -86,7 +94,23 @@ def train(workload, options) -> dict:
         with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_COUNTER) as counter:
             targets = sum(step(batch) for batch in itertools.islice(batches, 10))
         return {"flops_per_target": counter.get_total_flops() / targets}
+    if options.get("profile"):
+        return profile(step, batches)
     return measure(step, batches, options)
+
+
+def profile(step, batches) -> dict:
+    """Where the seconds of a few steps go, by kind of operation, and the targets that they took."""
+    for batch in itertools.islice(batches, 2):
+        step(batch)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        targets = sum(step(batch) for batch in itertools.islice(batches, 8))
+    seconds = dict.fromkeys([*KINDS, "the rest"], 0.0)
+    for one in profiler.key_averages():
+        name = one.key.removeprefix("aten::").strip("_")
+        kind = next((kind for kind, names in KINDS.items() if name in names), "the rest")
+        seconds[kind] += one.self_cpu_time_total / 1e6
+    return {"targets": targets, "seconds": {kind: round(value, 3) for kind, value in seconds.items()}}
 
 
 class AuthorsTable(nn.Module):
