@@ -103,7 +103,7 @@ def run(measure: str, more: dict | None = None) -> dict:
     where, task, workload, options = MEASURES[measure]
     script = HERE / ("ours.py" if where == "ours" else f"{where}_peer.py")
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", options["processes"]] if "processes" in options else []
-    command = [environment(where), *several, script, task, HERE / "envs" / f"{workload}.npz", json.dumps({"warm": 2} | options | (more or {}))]
+    command = [environment(where), *several, script, task, HERE / "envs" / f"{workload}.npz", json.dumps({"warm": 4} | options | (more or {}))]
     around = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     around |= ENVIRONMENT | (ALLOCATOR if options.get("runner") else {})
     shown = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=around, cwd=HERE / "envs")

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from bivrec.embedding import Dropout, MultiScaleEmbedding
+from bivrec.embedding import Dropout, Linear, MultiScaleEmbedding
 from bivrec.settings import Model
 
 FEW_PATCHES = 24  # that attend in one product, whatever their scale and prefix: cheaper than many small products
@@ -43,18 +43,18 @@ def gaussian_weights(
 
 
 class _GaussianMixture(torch.autograd.Function):
-    """The values mixed by the rbf kernel's weights, and the exact gradient, a scale and a head at a time: queries, keys and
-    values are read where the projection left them, and what is quadratic in the patches is passed over a few times only.
-    Scales are the first axis, or lie one after the other along that of patches, `sizes` of them each. `seen`, where not
-    all patches are: weights are not normalised, so nothing is taken from a patch whose value is nought. Powers are of 2, cheaper
-    than those of e, and much so where a bias forbids."""
+    """The values mixed by the rbf kernel's weights, and the exact gradient, a group of patches and a head at a time: queries, keys
+    and values are read where the projection left them, and what is quadratic in the patches is passed over a few times only.
+    `places` is where each group lies, [batch patch] of all but the last axis. `seen`, where not all patches are: weights are not
+    normalised, so nothing is taken from a patch whose value is nought. Powers are of 2, cheaper than those of e, and much so
+    where a bias forbids."""
 
     @staticmethod
-    def forward(ctx, mixed, num_heads, sizes, seen, *biases):
+    def forward(ctx, mixed, num_heads, places, seen, *biases):
         width = mixed.shape[-1] // 3
         dim, taken, kept = width // num_heads, mixed.new_empty(*mixed.shape[:-1], width), []
-        parts = zip(*(_cut(whole, sizes) for whole in (mixed, taken)), biases, [None] * len(biases) if seen is None else seen.split(sizes, 1))
-        for whole, given, bias, real in parts:
+        for place, bias in zip(places, biases):
+            whole, given, real = mixed[place], taken[place], None if seen is None else seen[place]
             weights, factor, bias = mixed.new_empty(num_heads, *whole.shape[:2], whole.shape[1]), math.log2(math.e) * dim**-0.5, math.log2(math.e) * bias
             for head, part in enumerate(weights):
                 query, key, value = whole.split(dim, -1)[head::num_heads]
@@ -63,7 +63,7 @@ class _GaussianMixture(torch.autograd.Function):
                 given[..., head * dim : (head + 1) * dim] = part @ (value if real is None else value * real)
             kept.append(weights)
         ctx.save_for_backward(mixed, seen, *kept)
-        ctx.sizes, ctx.shared = sizes, biases[0].shape[0] == 1
+        ctx.places, ctx.shared = places, [len(bias) == 1 for bias in biases]
         return taken
 
     @staticmethod
@@ -71,9 +71,9 @@ class _GaussianMixture(torch.autograd.Function):
         mixed, seen, *kept = ctx.saved_tensors
         num_heads, grad, bias_grads = len(kept[0]), torch.empty_like(mixed), []
         dim = mixed.shape[-1] // 3 // num_heads
-        parts = zip(*(_cut(whole, ctx.sizes) for whole in (mixed, grad, upstream)), kept, [None] * len(kept) if seen is None else seen.split(ctx.sizes, 1))
-        for whole, whole_grad, given, weights, real in parts:
-            bias_grad = mixed.new_empty(1 if ctx.shared else len(whole), num_heads, *weights.shape[2:])
+        for place, weights, shared in zip(ctx.places, kept, ctx.shared):
+            whole, whole_grad, given, real = mixed[place], grad[place], upstream[place], None if seen is None else seen[place]
+            bias_grad = mixed.new_empty(1 if shared else len(whole), num_heads, *weights.shape[2:])
             for head, part in enumerate(weights):
                 query, key, value = whole.split(dim, -1)[head::num_heads]
                 query_grad, key_grad, value_grad = whole_grad.split(dim, -1)[head::num_heads]
@@ -81,17 +81,12 @@ class _GaussianMixture(torch.autograd.Function):
                 value_grad.copy_(part.mT @ above)
                 if real is not None:
                     value, value_grad = value * real, value_grad.mul_(real)
-                logits = (above @ value.mT).mul_(part)
-                bias_grad[:, head] = logits.sum(0, keepdim=True) if ctx.shared else logits
-                query_grad.copy_(logits @ key).addcmul_(query, logits.sum(2)[..., None], value=-1).mul_(dim**-0.5)
-                key_grad.copy_(logits.mT @ query).addcmul_(key, logits.sum(1)[..., None], value=-1).mul_(dim**-0.5)
-            bias_grads.append(bias_grad)
+                logits = (above * dim**-0.5 @ value.mT).mul_(part)
+                bias_grad[:, head] = logits.sum(0, keepdim=True) if shared else logits
+                torch.addcmul(logits @ key, query, logits.sum(2)[..., None], value=-1, out=query_grad)
+                torch.addcmul(logits.mT @ query, key, logits.sum(1)[..., None], value=-1, out=key_grad)
+            bias_grads.append(bias_grad * dim**0.5)
         return grad, None, None, None, *bias_grads
-
-
-def _cut(x: Tensor, sizes: list[int] | None) -> Sequence[Tensor]:
-    """Its scales [batch patch ...], the first axis or `sizes` along that of patches."""
-    return x.unbind(0) if sizes is None else x.split(sizes, 1)
 
 
 class GaussianAttention(nn.Module):
@@ -100,8 +95,8 @@ class GaussianAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, kernel: str, max_length: int, biased: bool = True):
         super().__init__()
         self.num_heads, self.kernel = num_heads, kernel
-        self.project = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
+        self.project = Linear(dim, 3 * dim)
+        self.out = Linear(dim, dim)
         self.bias = nn.Parameter(torch.zeros(max_length, num_heads)) if biased and kernel != "distance" else None
         self.width = nn.Parameter(torch.full((num_heads,), 2.0)) if kernel == "distance" else None
 
@@ -124,6 +119,11 @@ class GaussianAttention(nn.Module):
         if self.bias is None and self.kernel == "softmax" and causal and scales == (1,):
             heads = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in mixed.flatten(0, 1).chunk(3, -1))
             return self.out(nn.functional.scaled_dot_product_attention(*heads, is_causal=True).transpose(1, 2).flatten(-2)[None])
+        if self.kernel == "rbf" and causal and not x.is_cuda:  # a prefix's own patches are a scale apart: no other is looked at
+            places = [(number, slice(None), slice(first, None, scale)) for number, scale in enumerate(scales) for first in range(scale)]
+            counts = [mixed[place].shape[1] for place in places]
+            biases = {count: self._own_bias([count], True).mT for count in counts}  # oldest first
+            return self.out(_GaussianMixture.apply(mixed, self.num_heads, places, None, *(biases[count] for count in counts)))
         own, itself = own_patches(num_positions, scales, x.device)[:, None], torch.eye(num_positions, dtype=torch.bool, device=x.device)
         allowed = own if causal else (own | own.mT) & (mask[:, None, :] | itself)
         forbidden = torch.zeros(allowed.shape, device=x.device).masked_fill_(~allowed, float("-inf"))[:, :, None]
@@ -138,7 +138,8 @@ class GaussianAttention(nn.Module):
         mixed, mask = mixed.view(rows, sum(cut), mixed.shape[-1]), mask.reshape(rows, sum(cut))
         biases = [self._own_bias(counts, causal) for counts in groups]
         if self.kernel == "rbf":
-            taken = _GaussianMixture.apply(mixed, self.num_heads, cut, mask[..., None].to(mixed.dtype), *biases)
+            places = [(slice(None), slice(end - count, end)) for count, end in zip(cut, itertools.accumulate(cut))]
+            taken = _GaussianMixture.apply(mixed, self.num_heads, places, mask[..., None].to(mixed.dtype), *biases)
         else:
             parts = []
             for part, bias, seen in zip(mixed.split(cut, 1), biases, mask.split(cut, 1)):
@@ -170,7 +171,7 @@ class GaussianAttention(nn.Module):
     def _mix(self, mixed: Float[Tensor, "scale batch position mixed"], bias: Tensor) -> Float[Tensor, "scale batch position dim"]:
         """The values, mixed by the kernel's weights."""
         if self.kernel == "rbf":
-            return _GaussianMixture.apply(mixed, self.num_heads, None, None, *bias.expand(-1, -1, self.num_heads, -1, -1))
+            return _GaussianMixture.apply(mixed, self.num_heads, range(len(mixed)), None, *bias.expand(-1, -1, self.num_heads, -1, -1))
         return self._split(mixed, lambda query, key, value: gaussian_weights(query, key, bias, self.kernel) @ value)
 
     def _split(self, mixed: Float[Tensor, "scale batch position mixed"], attend: Callable) -> Float[Tensor, "scale batch position dim"]:
@@ -189,12 +190,12 @@ class Block(nn.Module):
         super().__init__()
         self.norms = nn.ModuleList([nn.LayerNorm(dim), nn.LayerNorm(dim)])
         self.attention = attention
-        self.feed = nn.Sequential(nn.Linear(dim, inner_dim), nn.ReLU(inplace=True), nn.Linear(inner_dim, dim))
+        self.feed = nn.Sequential(Linear(dim, inner_dim), nn.ReLU(inplace=True), Linear(inner_dim, dim))
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "*group position dim"], *context: Any, attend: Callable | None = None) -> Float[Tensor, "*group position dim"]:
         x = x + self.dropout((attend or self.attention)(self.norms[0](x), *context))
-        return x + self.dropout(self.feed(self.norms[1](x)))
+        return x + self.dropout(self.feed(self.norms[1](x).flatten(0, -2)).view(x.shape))
 
     def last(self, x: Float[Tensor, "batch position dim"], ends: Int64[Tensor, "batch"]) -> Float[Tensor, "batch dim"]:
         """The same at one position a row, where nothing reads the others."""
@@ -217,6 +218,46 @@ def sum_prefixes(x: Float[Tensor, "scale batch position channel"], scales: tuple
     """For every prefix, the sum over its own patches of all scales."""
     own = own_patches(x.shape[2], scales, x.device).to(x.dtype).transpose(0, 1).flatten(1)
     return own @ x.transpose(0, 1).flatten(1, 2)
+
+
+class _Given(torch.autograd.Function):
+    """What patches give, and the exact gradient, by running sums in steps of the scale, with no product of share and patch kept."""
+
+    @staticmethod
+    def forward(ctx, shares, patches, scales):
+        ctx.save_for_backward(shares, patches)
+        ctx.scales, given = scales, None
+        for scale, share, patch in zip(scales, shares, patches):
+            sums = share[..., None] * patch[..., None, :]
+            for start in range(scale, sums.shape[1], scale):
+                sums[:, start : start + scale] += sums[:, start - scale : min(start, sums.shape[1] - scale)]
+            given = sums if given is None else given.add_(sums)
+        return given
+
+    @staticmethod
+    def backward(ctx, upstream):
+        shares, patches = ctx.saved_tensors
+        shares_grad, patches_grad = torch.empty_like(shares), torch.empty_like(patches)
+        for scale, *parts in zip(ctx.scales, shares, patches, shares_grad, patches_grad):
+            share, patch, share_grad, patch_grad = parts
+            sums = upstream.clone()
+            for start in reversed(range(scale, sums.shape[1], scale)):
+                sums[:, start - scale : min(start, sums.shape[1] - scale)] += sums[:, start : start + scale]
+            torch.sum(sums * patch[:, :, None], -1, out=share_grad)
+            torch.mul(sums[:, :, 0], share[..., :1], out=patch_grad)
+            for interest in range(1, share.shape[-1]):
+                patch_grad.addcmul_(sums[:, :, interest], share[..., interest, None])
+        return shares_grad, patches_grad, None
+
+
+def give(
+    shares: Float[Tensor, "scale batch position interest"], patches: Float[Tensor, "scale batch position dim"], scales: tuple[int, ...]
+) -> Float[Tensor, "batch position interest dim"]:
+    """For every prefix, the sum of its own patches of all scales, by the shares that each interest has of them."""
+    if not patches.is_cuda:
+        return _Given.apply(shares, patches, scales)
+    products = (shares[..., None] * patches[..., None, :]).flatten(-2)  # a GPU would wait for running sums
+    return sum_prefixes(products, scales).unflatten(-1, (shares.shape[-1], patches.shape[-1]))
 
 
 def information(allocation: Float[Tensor, "scale batch position interest"], mask: Bool[Tensor, "batch position"]) -> Float[Tensor, ""]:
@@ -261,9 +302,7 @@ class ClusterAttention(nn.Module):
     ) -> tuple[Float[Tensor, "batch position interest dim"], Float[Tensor, "scale batch position interest"]]:
         """The interests after every position; and each patch's noise-free scores for the tokens."""
         allocation, shares, patches = self._share(x, mask)
-        given = (shares[..., None] * patches[..., None, :]).flatten(-2)
-        given, count = (sum_prefixes(part, scales) for part in (given, shares))
-        return self._gather(given.unflatten(-1, self.tokens.shape), count, x.sum(0)), allocation
+        return self._gather(give(shares, patches, scales), sum_prefixes(shares, scales), x.sum(0)), allocation
 
     def newest(
         self, x: Float[Tensor, "batch patch dim"], mask: Bool[Tensor, "batch patch"], sizes: list[int]

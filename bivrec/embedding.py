@@ -14,6 +14,7 @@ from bivrec.settings import Modality, Model
 
 FEATURE_CELLS = 1 << 18  # numbers in the features that a CPU projects at a time
 
+
 class Dropout(nn.Module):
     """Dropout whose mask comes from random bytes, several times cheaper on a CPU than a draw a number; the rate is
     rounded to 1/256 and the scale follows the rounded rate, so the mean is exact."""
@@ -69,6 +70,15 @@ def recompute(module: nn.Module, call: Callable, *inputs: Any) -> Any:
                 generator.state = state
 
     return checkpoint(call, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), again()))
+
+
+class Linear(nn.Linear):
+    """A linear map that, where a CPU only scores, is taken by oneDNN, which adds the bias as it multiplies."""
+
+    def forward(self, x: Float[Tensor, "*shape from"]) -> Float[Tensor, "*shape to"]:
+        if torch.is_inference_mode_enabled() and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return super().forward(x)
 
 
 class _Projected(torch.autograd.Function):
@@ -183,9 +193,10 @@ class MultiScaleEmbedding(nn.Module):
         self.dropout = Dropout(settings.dropout)
 
     def forward(self, items: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"]) -> Float[Tensor, "scale batch position dim"]:
-        items = items * mask[..., None].to(items.dtype)
+        if self.scales != (1,):  # an item by itself passes nothing on
+            items = items * mask[..., None].to(items.dtype)
         patches = cut_patches(items, self.scales, self.mean)
-        return self.dropout(self.norm(patches) + self.position[: items.shape[1]] + self.scale[:, None, None])
+        return self.dropout(self.norm(patches) + (self.position[: items.shape[1]] + self.scale[:, None])[:, None])
 
     def newest(
         self, items: Float[Tensor, "batch age dim"], mask: Bool[Tensor, "batch age"]

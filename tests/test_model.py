@@ -11,9 +11,9 @@ import torch
 
 from bivrec.baselines import ItemNeighbours, Popularity
 from bivrec.cross_view import allocation_difference, info_nce, mutual_learning
-from bivrec.decomposition import ClusterAttention, GaussianAttention, _GaussianMixture, assign, gaussian_weights, information, own_patches, sum_prefixes
+from bivrec.decomposition import ClusterAttention, GaussianAttention, _GaussianMixture, assign, gaussian_weights, give, information, own_patches, sum_prefixes
 from bivrec.domains import Domain
-from bivrec.embedding import Dropout, ItemTable, MultiScaleEmbedding, cut_patches
+from bivrec.embedding import Dropout, ItemTable, Linear, MultiScaleEmbedding, cut_patches
 from bivrec.field import FAMILIES, build_model
 from bivrec.model import Batch, BivRec, pad
 from bivrec.recommendation import (
@@ -126,13 +126,13 @@ def test_the_fused_gaussian_attention_is_autograds(causal, newest):
     mask, sizes = torch.arange(8) < torch.tensor([[8], [5], [1]]), [8, 4, 2]
     real = torch.cat([mask[:, :: 8 // size] for size in sizes], 1)
 
-    def plain(mixed, num_heads, sizes, seen, *biases):
-        taken = []
-        parts = mixed.unbind(0) if sizes is None else (mixed * torch.cat([torch.ones_like(mixed[..., :16]), seen.expand(-1, -1, 8)], -1)).split(sizes, 1)
-        for part, bias in zip(parts, biases):
-            query, key, value = part.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-            taken.append((gaussian_weights(query, key, bias, "rbf") @ value).transpose(1, 2).flatten(-2))
-        return torch.stack(taken) if sizes is None else torch.cat(taken, 1)
+    def plain(mixed, num_heads, places, seen, *biases):
+        real = mixed if seen is None else mixed * torch.cat([torch.ones_like(mixed[..., :16]), seen.expand(-1, -1, 8)], -1)
+        taken = mixed.new_zeros(*mixed.shape[:-1], 8)
+        for place, bias in zip(places, biases):
+            query, key, value = real[place].unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+            taken[place] = (gaussian_weights(query, key, bias, "rbf") @ value).transpose(1, 2).flatten(-2)
+        return taken
 
     for attend in (_GaussianMixture.apply, plain):
         with pytest.MonkeyPatch.context() as patch:
@@ -142,6 +142,24 @@ def test_the_fused_gaussian_attention_is_autograds(causal, newest):
         found.append([taken, x.grad, attention.project.weight.grad, attention.bias.grad])
         x.grad = attention.project.weight.grad = attention.bias.grad = None
     assert all(torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(*found)) and found[0][3].abs().sum() > 1
+
+
+def test_running_sums_of_what_patches_give_are_the_sums_of_their_products():
+    """Their gradients too, at lengths that the scales divide and that they do not."""
+    for length, scales in ((8, (1, 2, 4)), (7, (1, 3)), (3, (4,))):
+        shares, patches = torch.rand(len(scales), 2, length, 3, requires_grad=True), torch.randn(len(scales), 2, length, 5, requires_grad=True)
+        given, products = give(shares, patches, scales), (shares[..., None] * patches[..., None, :]).flatten(-2)
+        plain, upstream = sum_prefixes(products, scales).unflatten(-1, (3, 5)), torch.randn(given.shape)
+        assert torch.allclose(given, plain, atol=1e-5)
+        for ours, theirs in zip(*(torch.autograd.grad(whole, (shares, patches), upstream) for whole in (given, plain))):
+            assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_linear_map_is_the_same_where_a_model_only_scores():
+    x, linear = torch.randn(3, 7, 8), Linear(8, 5)
+    with torch.inference_mode():
+        scored = linear(x)
+    assert torch.allclose(scored, torch.nn.functional.linear(x, linear.weight, linear.bias), atol=1e-6)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
