@@ -27,7 +27,7 @@ from bivrec import pipeline
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "BIVREC_ROOT": str(HERE.parent), "PYTHONPATH": str(HERE.parent)}
 ALLOCATOR = {name: value for name, value in pipeline.ENVIRONMENT.items() if name.startswith("MALLOC_")}
-ROUNDS = 3
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", 3))
 
 MEASURES = {  # name: environment, task, workload, options; `runner`: under our runner's allocator
     "ours, authors' supervision, full softmax": ("ours", "train", "baby-size", {"model": "bivrec", "max_length": 20, "batch_size": 2048, "steps": 22, "changes": {"training.supervision": "one_target", "model.readout": "hard"}, "runner": True}),
