@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from workloads import even, load
 
 from bivrec.baselines import SASRec
-from bivrec.evaluation import rank_cases
+from bivrec.evaluation import mean_metrics, rank_cases
 from bivrec.model import Batch, BivRec, pad
 from bivrec.processes import average_gradients, join_processes, place
 from bivrec.recommendation import catalogue_type, choose_interest
@@ -183,16 +183,17 @@ def authors_way(workload, options) -> dict:
 
 
 def evaluate(workload, options) -> dict:
-    """Every user's last item ranked in the full catalogue, the history masked."""
+    """Every user's last item ranked in the full catalogue, the history masked, and the metrics' means."""
     settings, rows = settings_of(options), workload.rows()
     model = SASRec(settings, workload.num_items, features_of(workload)).eval()
     cases = Cases(np.arange(len(rows)), tuple(row[:-1] for row in rows), tuple(row[-1:] for row in rows))
     seconds = []
     for _ in range(options["rounds"]):
         started = time.perf_counter()
-        rank_cases(model, cases)
+        mean_metrics(rank_cases(model, cases), (10, 20))
         seconds.append(time.perf_counter() - started)
-    return {"seconds_best": min(seconds), "seconds_median": float(np.median(seconds)), "users": len(rows)}
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds_best": min(seconds), "seconds_median": float(np.median(seconds)), "users": len(rows), "rss_mb": memory}
 
 
 def peak(workload, options) -> dict:

@@ -36,7 +36,6 @@ def prepare(workload, options, folder):
         "selected_features": ["class"],
         "MAX_ITEM_LIST_LENGTH": options["max_length"],
         "train_batch_size": options["batch_size"],
-        "eval_batch_size": options.get("eval_batch_size", 256),
         "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
         "train_neg_sample_args": None,
         "loss_type": "CE",
@@ -47,7 +46,7 @@ def prepare(workload, options, folder):
         "state": "ERROR",
         "topk": [10, 20],
         "checkpoint_dir": folder,
-    } | options.get("net", {})
+    } | options.get("changes", {})
     config = Config(model=options["model"], dataset=workload.name, config_dict=settings)
     init_seed(0, True)
     torch.set_num_threads(options.get("threads", 1))
@@ -88,7 +87,8 @@ def run_evaluate(workload, options, folder) -> dict:
         started = time.perf_counter()
         trainer.evaluate(test, load_best_model=False, show_progress=False)
         seconds.append(time.perf_counter() - started)
-    return {"seconds_best": min(seconds), "seconds_median": float(np.median(seconds))}
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds_best": min(seconds), "seconds_median": float(np.median(seconds)), "rss_mb": memory}
 
 
 if __name__ == "__main__":
