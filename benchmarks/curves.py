@@ -1,6 +1,6 @@
 """`make bench-curves`: what a training step of BivRec costs as one size grows and the others stay. Writes curves.csv and curves.png.
 
-Each point is a process of its own, on one thread; the median of a few steps after two that are not counted.
+Each point is a process of its own, on one thread; the median of a few steps after four that are not counted.
 
     python benchmarks/curves.py [SIZE ...]     these sizes alone (num_items, length, ...), the others' points kept
     python benchmarks/curves.py draw           the figure alone
