@@ -79,8 +79,8 @@ def train(workload, options) -> dict:
     optimiser, parameters = optimiser_of(model, settings), list(model.parameters())
 
     def step(batch) -> int:
-        loss = model.loss(batch)
         optimiser.zero_grad()
+        loss = model.loss(batch)
         loss.backward()
         average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, settings.training.clip_norm)

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from bivrec.embedding import Dropout, Linear, MultiScaleEmbedding
 from bivrec.settings import Model
 
+CACHED_CELLS = 1 << 17  # numbers that a CPU computes at a time: few enough for a core's cache
 FEW_PATCHES = 24  # that attend in one product, whatever their scale and prefix: cheaper than many small products
 
 
@@ -42,25 +43,38 @@ def gaussian_weights(
     return logits.exp() if kernel == "rbf" else logits.softmax(-1)
 
 
+def _chunks(whole: Float[Tensor, "batch *shape"]) -> list[slice]:
+    """Rows of it that a CPU's cache holds; on a GPU all."""
+    count = max(1, len(whole) if whole.is_cuda else CACHED_CELLS // max(1, whole[:1].numel()))
+    return [slice(start, start + count) for start in range(0, len(whole), count)]
+
+
 class _GaussianMixture(torch.autograd.Function):
-    """The values mixed by the rbf kernel's weights, and the exact gradient, a group of patches and a head at a time: queries, keys
-    and values are read where the projection left them, and what is quadratic in the patches is passed over a few times only.
-    `places` is where each group lies, [batch patch] of all but the last axis. `seen`, where not all patches are: weights are not
-    normalised, so nothing is taken from a patch whose value is nought. Powers are of 2, cheaper than those of e, and much so
-    where a bias forbids."""
+    """The values mixed by the rbf kernel's weights, and the exact gradient, some rows at a time: what is quadratic in the patches is
+    made, used and passed over while it lies in the cache. `places` are the groups that attend, [batch patch] of all but the last
+    axis, and how many apart in them patches of one prefix are: those between are groups of their own. `seen`, where not all
+    patches are: weights are not normalised, so nothing is taken from a patch whose value is nought. Powers are of 2, cheaper than
+    those of e, and much so where a bias forbids; a square of a distance is a product of vectors that hold their own squares."""
 
     @staticmethod
     def forward(ctx, mixed, num_heads, places, seen, *biases):
         width = mixed.shape[-1] // 3
-        dim, taken, kept = width // num_heads, mixed.new_empty(*mixed.shape[:-1], width), []
-        for place, bias in zip(places, biases):
-            whole, given, real = mixed[place], taken[place], None if seen is None else seen[place]
-            weights, factor, bias = mixed.new_empty(num_heads, *whole.shape[:2], whole.shape[1]), math.log2(math.e) * dim**-0.5, math.log2(math.e) * bias
-            for head, part in enumerate(weights):
-                query, key, value = whole.split(dim, -1)[head::num_heads]
-                torch.add(bias[:, head], key.square().sum(-1)[:, None], alpha=-factor / 2, out=part)
-                torch.baddbmm(part, query, key.mT, alpha=factor, out=part).sub_(query.square().sum(-1)[..., None], alpha=factor / 2).exp2_()
-                given[..., head * dim : (head + 1) * dim] = part @ (value if real is None else value * real)
+        factor, taken, kept = math.log2(math.e) * (width // num_heads) ** -0.5, mixed.new_empty(*mixed.shape[:-1], width), []
+        for place, apart, bias in zip(*places, biases):
+            whole, given = _GaussianMixture.heads(mixed[place], apart, 3, num_heads), _GaussianMixture.heads(taken[place], apart, 1, num_heads)[0]
+            real = None if seen is None else seen[place].unflatten(1, (-1, apart)).transpose(1, 2)[:, :, None]
+            bias = (math.log2(math.e) * bias)[:, None]
+            weights = mixed.new_empty(*whole.shape[1:-1], whole.shape[-2])
+            for rows in _chunks(weights):
+                query, key, value = whole[:, rows].contiguous()
+                own, ones = (part.square().sum(-1, keepdim=True).mul_(-factor / 2) for part in (query, key)), torch.ones_like(query[..., :1])
+                square, other = own
+                joined = torch.cat([query * factor, square, ones], -1).flatten(0, 2), torch.cat([key, ones, other], -1).flatten(0, 2)
+                part = weights[rows]
+                torch.bmm(joined[0], joined[1].mT, out=part.flatten(0, 2))
+                part += bias if len(bias) == 1 else bias[rows]
+                value = value if real is None else value * real[rows]
+                given[rows] = torch.bmm(part.exp2_().flatten(0, 2), value.flatten(0, 2)).view(value.shape)
             kept.append(weights)
         ctx.save_for_backward(mixed, seen, *kept)
         ctx.places, ctx.shared = places, [len(bias) == 1 for bias in biases]
@@ -69,24 +83,31 @@ class _GaussianMixture(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream):
         mixed, seen, *kept = ctx.saved_tensors
-        num_heads, grad, bias_grads = len(kept[0]), torch.empty_like(mixed), []
-        dim = mixed.shape[-1] // 3 // num_heads
-        for place, weights, shared in zip(ctx.places, kept, ctx.shared):
-            whole, whole_grad, given, real = mixed[place], grad[place], upstream[place], None if seen is None else seen[place]
-            bias_grad = mixed.new_empty(1 if shared else len(whole), num_heads, *weights.shape[2:])
-            for head, part in enumerate(weights):
-                query, key, value = whole.split(dim, -1)[head::num_heads]
-                query_grad, key_grad, value_grad = whole_grad.split(dim, -1)[head::num_heads]
-                above = given[..., head * dim : (head + 1) * dim]
-                value_grad.copy_(part.mT @ above)
+        num_heads, grad, bias_grads = kept[0].shape[2], torch.empty_like(mixed), []
+        for place, apart, weights, shared in zip(*ctx.places, kept, ctx.shared):
+            whole, whole_grad = (_GaussianMixture.heads(part[place], apart, 3, num_heads) for part in (mixed, grad))
+            given = _GaussianMixture.heads(upstream[place], apart, 1, num_heads)[0]
+            real = None if seen is None else seen[place].unflatten(1, (-1, apart)).transpose(1, 2)[:, :, None]
+            scale, bias_grad = whole.shape[-1] ** -0.5, mixed.new_zeros(1 if shared else len(weights), *weights.shape[2:])
+            for rows in _chunks(weights):
+                query, key, value = parts = whole[:, rows].contiguous()
+                query_grad, key_grad, value_grad = whole_grad[:, rows]
+                flat, above, part = parts[:2].flatten(1, 3), given[rows].reshape(value.shape).flatten(0, 2), weights[rows].flatten(0, 2)
+                value_grad.copy_((part.mT @ above).view(value.shape))
                 if real is not None:
-                    value, value_grad = value * real, value_grad.mul_(real)
-                logits = (above * dim**-0.5 @ value.mT).mul_(part)
-                bias_grad[:, head] = logits.sum(0, keepdim=True) if shared else logits
-                torch.addcmul(logits @ key, query, logits.sum(2)[..., None], value=-1, out=query_grad)
-                torch.addcmul(logits.mT @ query, key, logits.sum(1)[..., None], value=-1, out=key_grad)
-            bias_grads.append(bias_grad * dim**0.5)
+                    value = value * real[rows]
+                    value_grad.mul_(real[rows])
+                logits = torch.baddbmm(part, above, value.flatten(0, 2).mT, beta=0, alpha=scale).mul_(part)
+                bias_grad[slice(None) if shared else rows] += logits.view(weights[rows].shape).sum((0, 1) if shared else 1)
+                for grads, own, pairs, other in ((query_grad, query, logits, flat[1]), (key_grad, key, logits.mT, flat[0])):
+                    torch.addcmul((pairs @ other).view(own.shape), own, pairs.sum(2).view(own.shape[:-1])[..., None], value=-1, out=grads)
+            bias_grads.append(bias_grad / scale)
         return grad, None, None, None, *bias_grads
+
+    @staticmethod
+    def heads(x: Tensor, apart: int, parts: int, num_heads: int) -> Float[Tensor, "part batch between head patch dim"]:
+        """Where queries, keys and values lie, or what is taken."""
+        return x.unflatten(1, (-1, apart)).unflatten(-1, (parts, num_heads, -1)).permute(3, 0, 2, 4, 1, 5)
 
 
 class GaussianAttention(nn.Module):
@@ -120,10 +141,8 @@ class GaussianAttention(nn.Module):
             heads = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in mixed.flatten(0, 1).chunk(3, -1))
             return self.out(nn.functional.scaled_dot_product_attention(*heads, is_causal=True).transpose(1, 2).flatten(-2)[None])
         if self.kernel == "rbf" and causal and not x.is_cuda:  # a prefix's own patches are a scale apart: no other is looked at
-            places = [(number, slice(None), slice(first, None, scale)) for number, scale in enumerate(scales) for first in range(scale)]
-            counts = [mixed[place].shape[1] for place in places]
-            biases = {count: self._own_bias([count], True).mT for count in counts}  # oldest first
-            return self.out(_GaussianMixture.apply(mixed, self.num_heads, places, None, *(biases[count] for count in counts)))
+            biases = [self._own_bias([num_positions // scale], True).mT for scale in scales]  # oldest first
+            return self.out(_GaussianMixture.apply(mixed, self.num_heads, (range(len(scales)), scales), None, *biases))
         own, itself = own_patches(num_positions, scales, x.device)[:, None], torch.eye(num_positions, dtype=torch.bool, device=x.device)
         allowed = own if causal else (own | own.mT) & (mask[:, None, :] | itself)
         forbidden = torch.zeros(allowed.shape, device=x.device).masked_fill_(~allowed, float("-inf"))[:, :, None]
@@ -139,7 +158,7 @@ class GaussianAttention(nn.Module):
         biases = [self._own_bias(counts, causal) for counts in groups]
         if self.kernel == "rbf":
             places = [(slice(None), slice(end - count, end)) for count, end in zip(cut, itertools.accumulate(cut))]
-            taken = _GaussianMixture.apply(mixed, self.num_heads, places, mask[..., None].to(mixed.dtype), *biases)
+            taken = _GaussianMixture.apply(mixed, self.num_heads, (places, [1] * len(places)), mask[..., None].to(mixed.dtype), *biases)
         else:
             parts = []
             for part, bias, seen in zip(mixed.split(cut, 1), biases, mask.split(cut, 1)):
@@ -171,7 +190,7 @@ class GaussianAttention(nn.Module):
     def _mix(self, mixed: Float[Tensor, "scale batch position mixed"], bias: Tensor) -> Float[Tensor, "scale batch position dim"]:
         """The values, mixed by the kernel's weights."""
         if self.kernel == "rbf":
-            return _GaussianMixture.apply(mixed, self.num_heads, range(len(mixed)), None, *bias.expand(-1, -1, self.num_heads, -1, -1))
+            return _GaussianMixture.apply(mixed, self.num_heads, (range(len(mixed)), [1] * len(mixed)), None, *bias.expand(-1, -1, self.num_heads, -1, -1))
         return self._split(mixed, lambda query, key, value: gaussian_weights(query, key, bias, self.kernel) @ value)
 
     def _split(self, mixed: Float[Tensor, "scale batch position mixed"], attend: Callable) -> Float[Tensor, "scale batch position dim"]:
@@ -221,33 +240,39 @@ def sum_prefixes(x: Float[Tensor, "scale batch position channel"], scales: tuple
 
 
 class _Given(torch.autograd.Function):
-    """What patches give, and the exact gradient, by running sums in steps of the scale, with no product of share and patch kept."""
+    """What patches give, and the exact gradient, some rows at a time, with no product of share and patch kept: a prefix's own
+    patches are a scale apart, so that their sums are one product with a triangle of ones."""
 
     @staticmethod
     def forward(ctx, shares, patches, scales):
         ctx.save_for_backward(shares, patches)
-        ctx.scales, given = scales, None
-        for scale, share, patch in zip(scales, shares, patches):
-            sums = share[..., None] * patch[..., None, :]
-            for start in range(scale, sums.shape[1], scale):
-                sums[:, start : start + scale] += sums[:, start - scale : min(start, sums.shape[1] - scale)]
-            given = sums if given is None else given.add_(sums)
+        ctx.scales, given = scales, patches.new_empty(*shares.shape[1:], patches.shape[-1])
+        for rows in _chunks(given):
+            for number, scale in enumerate(scales):
+                products = shares[number, rows, :, :, None] * patches[number, rows, :, None]
+                whole, products = (part.view(len(part), -1, scale * part[0, 0].numel()) for part in (given[rows], products))
+                torch.baddbmm(whole, _Given.ones(whole), products, beta=float(number > 0), out=whole)
         return given
 
     @staticmethod
     def backward(ctx, upstream):
         shares, patches = ctx.saved_tensors
-        shares_grad, patches_grad = torch.empty_like(shares), torch.empty_like(patches)
-        for scale, *parts in zip(ctx.scales, shares, patches, shares_grad, patches_grad):
-            share, patch, share_grad, patch_grad = parts
-            sums = upstream.clone()
-            for start in reversed(range(scale, sums.shape[1], scale)):
-                sums[:, start - scale : min(start, sums.shape[1] - scale)] += sums[:, start : start + scale]
-            torch.sum(sums * patch[:, :, None], -1, out=share_grad)
-            torch.mul(sums[:, :, 0], share[..., :1], out=patch_grad)
-            for interest in range(1, share.shape[-1]):
-                patch_grad.addcmul_(sums[:, :, interest], share[..., interest, None])
+        shares_grad, patches_grad, upstream = torch.empty_like(shares), torch.empty_like(patches), upstream.contiguous()
+        for rows in _chunks(upstream):
+            for number, scale in enumerate(ctx.scales):
+                part = upstream[rows]
+                whole = part.view(len(part), -1, scale * part[0, 0].numel())
+                sums, patch, patch_grad = (_Given.ones(whole).mT @ whole).view(part.shape), patches[number, rows], patches_grad[number, rows]
+                torch.sum(sums * patch[:, :, None], -1, out=shares_grad[number, rows])
+                torch.mul(sums[:, :, 0], shares[number, rows, :, :1], out=patch_grad)
+                for interest in range(1, shares.shape[-1]):
+                    patch_grad.addcmul_(sums[:, :, interest], shares[number, rows, :, interest, None])
         return shares_grad, patches_grad, None
+
+    @staticmethod
+    def ones(whole: Float[Tensor, "row patch _"]) -> Float[Tensor, "row patch patch"]:
+        """Which patches a prefix has, itself the newest."""
+        return whole.new_ones(whole.shape[1], whole.shape[1]).tril_().expand(len(whole), -1, -1)
 
 
 def give(
@@ -256,7 +281,7 @@ def give(
     """For every prefix, the sum of its own patches of all scales, by the shares that each interest has of them."""
     if not patches.is_cuda:
         return _Given.apply(shares, patches, scales)
-    products = (shares[..., None] * patches[..., None, :]).flatten(-2)  # a GPU would wait for running sums
+    products = (shares[..., None] * patches[..., None, :]).flatten(-2)  # a GPU takes them all at once
     return sum_prefixes(products, scales).unflatten(-1, (shares.shape[-1], patches.shape[-1]))
 
 

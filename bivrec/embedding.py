@@ -82,37 +82,45 @@ class Linear(nn.Linear):
 
 
 class _Projected(torch.autograd.Function):
-    """Features of items, of all unless told, through a linear map, and the map's gradient, in the features' type: on a CPU a block
-    of items at a time, which stays in the cache, so that features gathered are never in memory together."""
+    """Features of items, of all unless told, through a linear map, a vector of its own where they are missing, and the gradients of
+    both, in the features' type: on a CPU a block of items at a time, which stays in the cache, so that features gathered are never
+    in memory together."""
 
     @staticmethod
-    def forward(ctx, values, weight, items):
-        ctx.save_for_backward(values, weight, items)
+    def forward(ctx, values, weight, missing, mask, items):
+        ctx.save_for_backward(values, weight, mask, items)
         shape = values.shape[:1] if items is None else items.shape
-        taken, map_ = values.new_empty(shape.numel(), len(weight)), weight.T.to(values.dtype).contiguous()
-        for here, block in _Projected.blocks(values, items):
-            torch.mm(block, map_, out=taken[here])
+        taken, across = values.new_empty(shape.numel(), len(weight)), weight.T.to(values.dtype).contiguous()
+        for here, block, absent in _Projected.blocks(values, mask, items):
+            torch.mm(block, across, out=taken[here])
+            if absent is not None:
+                taken[here] = torch.where(absent, missing.to(taken.dtype), taken[here])
         return taken.view(*shape, len(weight)).to(weight.dtype)
 
     @staticmethod
     def backward(ctx, upstream):
-        values, weight, items = ctx.saved_tensors
-        upstream, grad = upstream.flatten(0, -2).to(values.dtype), torch.zeros_like(weight)
-        for here, block in _Projected.blocks(values, items):
+        values, weight, mask, items = ctx.saved_tensors
+        upstream, grad, missing_grad = upstream.flatten(0, -2), torch.zeros_like(weight), weight.new_zeros(len(weight))
+        for here, block, absent in _Projected.blocks(values, mask, items):
+            part = upstream[here]
+            if absent is not None:
+                missing_grad += (part * absent).sum(0)
+                part = part.masked_fill(absent, 0)
             if block.dtype == grad.dtype:
-                grad.addmm_(upstream[here].T, block)
+                grad.addmm_(part.T, block)
             else:
-                grad += upstream[here].T @ block
-        return None, grad, None
+                grad += part.to(block.dtype).T @ block
+        return None, grad, missing_grad, None, None
 
     @staticmethod
-    def blocks(values: Tensor, items: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
-        """Which of the items, and their features."""
+    def blocks(values: Tensor, mask: Tensor | None, items: Tensor | None) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+        """Which of the items, their features, and where these are missing (None: nowhere)."""
         wanted = len(values) if items is None else items.numel()
         count = max(1, wanted if values.is_cuda else FEATURE_CELLS // values.shape[1])
         for start in range(0, wanted, count):
             here = slice(start, min(start + count, wanted))
-            yield here, values[here] if items is None else values.index_select(0, items.flatten()[here])
+            block, real = (part if part is None else part[here] if items is None else part.index_select(0, items.flatten()[here]) for part in (values, mask))
+            yield here, block, None if real is None else ~real[:, None]
 
 
 class ItemTable(nn.Module):
@@ -133,6 +141,7 @@ class ItemTable(nn.Module):
 
     def set_features(self, features: dict[Modality, tuple[Float[Tensor, "catalogue component"], Bool[Tensor, "catalogue"]]]) -> None:
         """Puts a catalogue's features in place: at the start, with noise, or another domain's."""
+        self.whole = {name: bool(mask.all()) for name, (_, mask) in features.items()}  # nothing is missing
         for name, (values, mask) in features.items():
             self.register_buffer(f"{name}_values", values.to(self.kind), persistent=False)
             self.register_buffer(f"{name}_mask", mask, persistent=False)
@@ -142,8 +151,7 @@ class ItemTable(nn.Module):
         found = {}
         for name, project in getattr(self, "maps", {}).items():
             values, mask = getattr(self, f"{name}_values"), getattr(self, f"{name}_mask")
-            vectors = _Projected.apply(values, project.weight, items)
-            found[name] = torch.where((mask if items is None else mask[items])[..., None], vectors, self.missing[name])
+            found[name] = _Projected.apply(values, project.weight, self.missing[name], None if self.whole[name] else mask, items)
         return found
 
     def forward(self, items: Int64[Tensor, "*row"] | None = None) -> Float[Tensor, "*row dim"]:

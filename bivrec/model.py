@@ -16,7 +16,7 @@ from bivrec.cross_view import CrossViewLearning
 from bivrec.decomposition import ViewEncoder, information
 from bivrec.embedding import ItemTable, recompute
 from bivrec.processes import alike, gather, num_processes, own_rows
-from bivrec.recommendation import catalogue_type, choose_interest, combine, draw_items, interest_softmax, recommendations, score_catalogue
+from bivrec.recommendation import catalogue_type, choose_interest, combine, draw_items, interest_softmax, score_catalogue
 from bivrec.settings import Settings
 
 Tables = dict[str, Float[Tensor, "catalogue dim"]]
@@ -245,18 +245,18 @@ class BivRec(SequentialModel):
         """The losses between the views; a view that is not to learn from them is held fixed. All but `rows`, whose first is
         that of the target `first`, are of the whole batch, whatever number of processes shares it. Items drawn to stand for
         the catalogue do so in recommendations too."""
-        settings, views, recommended = self.settings.cross_view, ("id", "multimodal"), []
+        settings, views, recommending, known = self.settings.cross_view, ("id", "multimodal"), [], []
         items = torch.unique(targets) if settings.item_weight else targets[:1]
         if len(items) > settings.item_rows:
             items = items[alike(torch.randperm(len(items), device=items.device))[: settings.item_rows]]
         if settings.mutual_weight:
             few = alike(torch.randperm(len(targets), device=targets.device))[: settings.mutual_rows] - first
             here = ((few >= 0) & (few < len(rows["id"]))).nonzero()[:, 0]
-            known = tables if drawn is None else {view: table[drawn] for view, table in tables.items()}
-            recommended = [recommendations(gather(rows[view][few[here]], len(few), here), known[view]) for view in views]
+            recommending = [gather(rows[view][few[here]], len(few), here) for view in views]
+            known = [tables[view] if drawn is None else tables[view][drawn] for view in views]
 
         def held(view: str, x: Tensor) -> Tensor:
             return x if settings.learner in ("both", view) else x.detach()
 
         whole = ([held(view, part[view]) for view in views] for part in (probed, allocations))
-        return self.cross_view(*whole, real, [held(view, tables[view][items]) for view in views], recommended)
+        return self.cross_view(*whole, real, [held(view, tables[view][items]) for view in views], recommending, known)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from bivrec.processes import alike
 
-CHUNK_CELLS = {"cpu": 1 << 20, "cuda": 1 << 26}  # scores held at a time: few enough for a core's cache, enough for all of a GPU;
-CELLS_PER_NUMBER = 4  # or this many a number of the table, where that is more: rows enough for each reading of a large table
+CHUNK_CELLS = {"cpu": 1 << 18, "cuda": 1 << 26}  # scores held at a time: few enough for a core's cache, enough for all of a GPU;
+CELLS_PER_NUMBER = 2  # or this many a number of the table, where that is more: rows enough for each reading of a large table
 LARGEST_POWER = 100.0  # of 2 that a score may reach before rows are shifted; sums over a catalogue stay finite
 GROUP = 4096  # interests that attend to the catalogue together on a GPU: a small catalogue too keeps all of it at work
 
@@ -79,8 +79,8 @@ class _InterestSoftmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream):
-        interests_grad, table_grad = ctx.saved_tensors
-        return interests_grad * (upstream * ctx.scale), table_grad * (upstream * ctx.scale), None, None, None, None, None
+        interests_grad, table_grad = (grad.mul_(upstream * ctx.scale) for grad in ctx.saved_tensors)  # in place: a large table's is not held twice
+        return interests_grad, table_grad, None, None, None, None, None
 
 
 def _apart(like: Tensor, num_rows: int, num_columns: int) -> Tensor:

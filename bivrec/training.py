@@ -176,9 +176,9 @@ def fit(model: SequentialModel, parts: Parts, settings: Training, seed: int, met
     for step in progress(range(told["step"] + 1, num_steps + 1), "training", "steps"):
         batch = next(batches)
         model.anneal(step / num_steps)
-        loss = model.loss(batch)
         optimiser.param_groups[0]["lr"] = settings.learning_rate * min(step / warm, 1 - 0.9 * (step - 1) / num_steps)
-        optimiser.zero_grad()
+        optimiser.zero_grad()  # before the loss: the last step's gradients, of a large catalogue, are not kept beside it
+        loss = model.loss(batch)
         loss.backward()
         average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from bivrec import decomposition
 from bivrec.baselines import ItemNeighbours, Popularity
 from bivrec.cross_view import allocation_difference, info_nce, mutual_learning
 from bivrec.decomposition import ClusterAttention, GaussianAttention, _GaussianMixture, assign, gaussian_weights, give, information, own_patches, sum_prefixes
@@ -116,9 +117,11 @@ def test_gaussian_attention_by_loop(kernel, causal):
         assert torch.allclose(got[t], attention.out(torch.cat(out)), atol=1e-5)
 
 
+@pytest.mark.parametrize("cells", [1 << 17, 1])  # rows together, and one at a time
 @pytest.mark.parametrize("newest", [True, False])
 @pytest.mark.parametrize("causal", [True, False])
-def test_the_fused_gaussian_attention_is_autograds(causal, newest):
+def test_the_fused_gaussian_attention_is_autograds(monkeypatch, causal, newest, cells):
+    monkeypatch.setattr(decomposition, "CACHED_CELLS", cells)
     attention = GaussianAttention(8, 2, "rbf", 8)
     torch.nn.init.normal_(attention.bias)
     shape = (3, 14, 8) if newest else (2, 3, 8, 8)
@@ -129,9 +132,9 @@ def test_the_fused_gaussian_attention_is_autograds(causal, newest):
     def plain(mixed, num_heads, places, seen, *biases):
         real = mixed if seen is None else mixed * torch.cat([torch.ones_like(mixed[..., :16]), seen.expand(-1, -1, 8)], -1)
         taken = mixed.new_zeros(*mixed.shape[:-1], 8)
-        for place, bias in zip(places, biases):
-            query, key, value = real[place].unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-            taken[place] = (gaussian_weights(query, key, bias, "rbf") @ value).transpose(1, 2).flatten(-2)
+        for place, apart, bias in zip(*places, biases):
+            query, key, value = real[place].unflatten(1, (-1, apart)).unflatten(-1, (3, num_heads, -1)).permute(3, 0, 2, 4, 1, 5).unbind(0)
+            taken[place] = (gaussian_weights(query, key, bias[:, None], "rbf") @ value).permute(0, 3, 1, 2, 4).flatten(3).flatten(1, 2)
         return taken
 
     for attend in (_GaussianMixture.apply, plain):
@@ -144,9 +147,11 @@ def test_the_fused_gaussian_attention_is_autograds(causal, newest):
     assert all(torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(*found)) and found[0][3].abs().sum() > 1
 
 
-def test_running_sums_of_what_patches_give_are_the_sums_of_their_products():
-    """Their gradients too, at lengths that the scales divide and that they do not."""
-    for length, scales in ((8, (1, 2, 4)), (7, (1, 3)), (3, (4,))):
+@pytest.mark.parametrize("cells", [1 << 17, 1])
+def test_sums_of_what_patches_give_are_those_of_their_products(monkeypatch, cells):
+    """Their gradients too."""
+    monkeypatch.setattr(decomposition, "CACHED_CELLS", cells)
+    for length, scales in ((8, (1, 2, 4)), (6, (1, 3)), (4, (4,))):
         shares, patches = torch.rand(len(scales), 2, length, 3, requires_grad=True), torch.randn(len(scales), 2, length, 5, requires_grad=True)
         given, products = give(shares, patches, scales), (shares[..., None] * patches[..., None, :]).flatten(-2)
         plain, upstream = sum_prefixes(products, scales).unflatten(-1, (3, 5)), torch.randn(given.shape)
@@ -414,14 +419,33 @@ def test_recommendations_are_the_chances_that_are_trained():
     assert torch.allclose(-chances[torch.arange(6), targets].mean(), interest_softmax(interests, table, targets), atol=1e-5)
 
 
-def test_mutual_learning_by_loop_and_the_teacher_is_held_fixed():
-    a, b = torch.randn(4, 6, requires_grad=True), torch.randn(4, 6, requires_grad=True)
-    loss = mutual_learning(a.log_softmax(1), b.log_softmax(1))
-    p, q = b.softmax(1), a.softmax(1)
-    by_hand = sum((p[row, i] * (p[row, i] / q[row, i]).log()).item() for row in range(4) for i in range(6)) / 4
-    assert abs(loss.item() - by_hand) < 1e-5 and mutual_learning(a.log_softmax(1), a.log_softmax(1)).abs().item() < 1e-6
+@pytest.mark.parametrize("learners", [(0, 1), (0,), (1,)])
+@pytest.mark.parametrize("cells", [1 << 20, 400])  # the catalogue whole, and in blocks
+def test_mutual_learning_is_the_divergence_from_a_teacher_that_is_held_fixed(monkeypatch, learners, cells):
+    monkeypatch.setitem(CHUNK_CELLS, "cpu", cells)
+    interests = [torch.randn(6, 3, 8, requires_grad=True) for _ in range(2)]
+    tables = [torch.randn(40, 8, requires_grad=True) for _ in range(2)]
+    logs = [recommendations(*pair) for pair in zip(interests, tables)]
+    by_hand = sum((logs[1 - one].exp() * (logs[1 - one] - logs[one])).detach().sum(1).mean() for one in learners)
+    wanted = torch.autograd.grad(
+        3 * sum((logs[1 - one].exp().detach() * (logs[1 - one].detach() - logs[one])).sum(1).mean() for one in learners),
+        [*interests, *tables], allow_unused=True,
+    )  # fmt: skip
+    loss = mutual_learning(interests, tables, learners)
+    found = torch.autograd.grad(3 * loss, [*interests, *tables], allow_unused=True)
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    for ours, theirs, number in zip(found, wanted, (0, 1, 0, 1)):
+        assert (ours is None) == (theirs is None) == (number not in learners)
+        assert ours is None or torch.allclose(ours, theirs, atol=1e-5)
+    assert mutual_learning([interests[0]] * 2, [tables[0]] * 2).abs().item() < 1e-6
+
+
+def test_views_that_are_far_apart_still_learn_from_each_other():
+    """Chances too small for a number of their own count as what they are, not as nought."""
+    interests, table = torch.tensor([[[200.0, 0.0]]], requires_grad=True), torch.eye(2)
+    loss = mutual_learning([interests, torch.tensor([[[0.0, 200.0]]])], [table, table], [0])
     loss.backward()
-    assert a.grad.abs().sum() > 0 and b.grad is None
+    assert loss.item() == pytest.approx(200) and torch.allclose(interests.grad, torch.tensor([[[1.0, -1.0]]]))
 
 
 @pytest.mark.parametrize("learner", ["both", "id", "multimodal"])
