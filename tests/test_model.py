@@ -250,16 +250,19 @@ def test_only_the_items_of_a_step_are_projected(planted, batch, monkeypatch):
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("items", [None, torch.tensor([[3, 0, 3], [17, 8, 1]])])
-def test_features_are_projected_in_blocks(kind, items, monkeypatch):
+@pytest.mark.parametrize("every", [1, 3])  # of how many items one has its features
+def test_features_are_projected_in_blocks(kind, items, every, monkeypatch):
     monkeypatch.setattr("bivrec.embedding.FEATURE_CELLS", 4 * 6)  # blocks of four items
-    values, mask = torch.randn(18, 6), torch.ones(18, dtype=torch.bool)
+    values, mask = torch.randn(18, 6), torch.arange(18) % every == 0
     table = ItemTable("multimodal", 18, {"text": (values, mask)}, 5, kind)
-    (weight,), found = (one.weight for one in table.maps.values()), table(items)
-    expected = (values if items is None else values[items]) @ weight.T
+    torch.nn.init.normal_(table.missing["text"])
+    learned, found, chosen = [table.maps["text"].weight, table.missing["text"]], table(items), slice(None) if items is None else items
+    expected = torch.where(mask[chosen][..., None], values[chosen] @ learned[0].T, learned[1])
     slope = torch.randn(found.shape)
-    (gradient,), (wanted,) = torch.autograd.grad((found * slope).sum(), weight), torch.autograd.grad((expected * slope).sum(), weight)
+    gradients, wanted = (torch.autograd.grad((whole * slope).sum(), learned) for whole in (found, expected))
     near = {"atol": 1e-5} if kind == torch.float32 else {"rtol": 0.05, "atol": 0.1}
-    assert found.dtype == torch.float32 and torch.allclose(found, expected, **near) and torch.allclose(gradient, wanted, **near)
+    assert found.dtype == torch.float32 and torch.allclose(found, expected, **near)
+    assert all(torch.allclose(*pair, **near) for pair in zip(gradients, wanted))
 
 
 @pytest.mark.parametrize("changes", CLUSTERS)
