@@ -133,7 +133,7 @@ class ItemTable(nn.Module):
     def __init__(self, inputs: str, num_items: int, features: dict[Modality, tuple[Tensor, Tensor]], dim: int, kind: torch.dtype = torch.float32):
         super().__init__()
         self.kind = kind
-        self.ids = nn.Parameter(torch.randn(num_items, dim) * 0.02) if inputs in ("id", "fused") else None
+        self.ids = nn.Parameter(torch.randn(num_items, dim).mul_(0.02)) if inputs in ("id", "fused") else None
         if inputs in ("multimodal", "fused"):
             self.maps = nn.ModuleDict({name: nn.Linear(values.shape[1], dim, bias=False) for name, (values, _) in features.items()})
             self.missing = nn.ParameterDict({name: nn.Parameter(torch.zeros(dim)) for name in features})

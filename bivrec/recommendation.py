@@ -10,13 +10,16 @@ from torch import Tensor
 from bivrec.processes import alike
 
 CHUNK_CELLS = {"cpu": 1 << 18, "cuda": 1 << 26}  # scores held at a time: few enough for a core's cache, enough for all of a GPU;
-CELLS_PER_NUMBER = 2  # or this many a number of the table, where that is more: rows enough for each reading of a large table
+CELLS_PER_NUMBER = 2  # or this many a number of the table, where that is more: rows enough for each reading of the table
+WIDEST = 8  # a catalogue of which as many are fewer than the interests that whole rows of scores hold is read in tiles
+TILE = 1024  # interests in a tile of scores, which then has as many items as leave it in the cache
 LARGEST_POWER = 100.0  # of 2 that a score may reach before rows are shifted; sums over a catalogue stay finite
 GROUP = 4096  # interests that attend to the catalogue together on a GPU: a small catalogue too keeps all of it at work
 
 
 class _InterestSoftmax(torch.autograd.Function):
-    """Loss and its exact gradient in one pass over chunks of rows; no [rows, catalogue] tensor outlives its chunk.
+    """Loss and its exact gradient in one pass over chunks of rows; no [rows, catalogue] tensor outlives its chunk. A catalogue too
+    large for that is read in blocks, and its scores twice: once for the rows' sums, once for the gradients.
 
     With $E = 2^{s \\log_2 e}$ the gradient is $E / Z$ less the target's share: $Z$ divides the small products $E \\cdot$ table
     and $E^T \\cdot$ interests instead of $E$, the target is taken off them, and powers of 2 are cheaper than those of e. A
@@ -37,39 +40,67 @@ class _InterestSoftmax(torch.autograd.Function):
         if drawn is not None:
             place = targets.new_full((len(table),), -1).scatter_(0, drawn, torch.arange(len(drawn), device=drawn.device))[targets]
             weight = (num_items - 1) / (len(drawn) - (place >= 0).to(table.dtype))
-        shares, total, shift = own.softmax(1)[..., None], interests.new_empty(rows), interests.new_zeros(rows)
-        interests_grad, table_grad = torch.empty_like(interests), torch.zeros_like(table)
-        chunk = max(1, min(rows, max(CHUNK_CELLS[left.device.type], CELLS_PER_NUMBER * right.numel()) // (num_interests * len(right))))
-        held, across = (_apart(left, length, len(right)) for length in (chunk * num_interests, dim))
-        across.copy_(right.T)
-        right_grad = table.new_zeros(right.shape)
+        shares, total, shift = own.softmax(1)[..., None], interests.new_zeros(rows), interests.new_zeros(rows)
+        interests_grad, right_grad = torch.zeros_like(interests), table.new_zeros(right.shape)
+        cells = CHUNK_CELLS[left.device.type]
+        if WIDEST * len(right) > cells:
+            chunk, size = max(1, TILE // num_interests), max(1, cells // TILE)
+        else:
+            chunk, size = max(1, max(cells, CELLS_PER_NUMBER * right.numel()) // (num_interests * len(right))), len(right)
+        chunk = max(1, min(rows, chunk))
+        held, across = (_apart(left, length, size) for length in (chunk * num_interests, dim))
+        blocks = [slice(start, min(start + size, len(right))) for start in range(0, len(right), size)]
+
+        def read(here: slice, block: slice) -> tuple[Tensor, Tensor]:
+            """Scores of a block of the catalogue, by rows, and as the matrix that they are."""
+            columns = across[:, : block.stop - block.start]
+            if len(blocks) > 1 or not here.start:
+                columns.copy_(right[block].T)
+            flat = torch.mm(left[here].flatten(0, 1), columns, out=held[: (here.stop - here.start) * num_interests, : columns.shape[1]])
+            return flat.view(-1, num_interests, columns.shape[1]), flat
+
+        def raise_to_powers(scores: Tensor, here: slice, block: slice) -> None:
+            """In place, with noughts for interests that are not the largest and for a row's target."""
+            if shifted:
+                scores -= shift[here, None, None].to(kind)
+            scores.exp2_()
+            if largest:
+                scores.masked_fill_(scores < scores.amax(1, keepdim=True), 0)
+            if drawn is not None:
+                hit = ((place[here] >= block.start) & (place[here] < block.stop)).nonzero()[:, 0]
+                scores[hit, :, place[here][hit] - block.start] = 0
+
         for start in range(0, rows, chunk):
             here = slice(start, min(start + chunk, rows))
-            powers = torch.mm(left[here].flatten(0, 1), across, out=held[: (here.stop - start) * num_interests])
-            whole = powers.view(-1, num_interests, len(right))
             if shifted:
-                shift[here] = torch.maximum(whole.amax((1, 2)).to(shift.dtype), own[here].amax(1) * math.log2(math.e))
-                whole -= shift[here, None, None].to(kind)
-            powers.exp2_()
-            if largest:
-                whole.masked_fill_(whole < whole.amax(1, keepdim=True), 0)
-            if drawn is not None:
-                hit = (place[here] >= 0).nonzero()[:, 0]
-                whole[hit, :, place[here][hit]] = 0
-            total[here] = weight[here] * whole.sum((1, 2), dtype=total.dtype)
+                shift[here] = own[here].amax(1) * math.log2(math.e)
+            for block in blocks:
+                scores, powers = read(here, block)
+                if shifted:
+                    higher = torch.maximum(scores.amax((1, 2)).to(shift.dtype), shift[here])
+                    total[here] *= (shift[here] - higher).exp2()
+                    shift[here] = higher
+                raise_to_powers(scores, here, block)
+                total[here] += scores.sum((1, 2), dtype=total.dtype)
+            total[here] *= weight[here]
             if drawn is not None:
                 total[here] += (own[here] * math.log2(math.e) - shift[here, None]).exp2().sum(1)
             per_item = (total[here] / weight[here])[:, None, None]
-            part = interests[here] / per_item
-            interests_grad[here] = (powers @ right).view(part.shape) / per_item
-            if kind == table.dtype:
-                right_grad.addmm_(powers.T, part.flatten(0, 1))
-            else:
-                right_grad += powers.T @ part.flatten(0, 1).to(kind)
+            part = (interests[here] / per_item).flatten(0, 1)
+            for block in blocks:
+                if len(blocks) > 1:
+                    scores, powers = read(here, block)
+                    raise_to_powers(scores, here, block)
+                interests_grad[here] += (powers @ right[block]).view(-1, num_interests, dim)
+                if kind == table.dtype:
+                    right_grad[block].addmm_(powers.T, part)
+                else:
+                    right_grad[block] += powers.T @ part.to(kind)
+            interests_grad[here] /= per_item
         if drawn is None:
             table_grad = right_grad
         else:
-            table_grad.index_add_(0, drawn, right_grad)
+            table_grad = torch.zeros_like(table).index_add_(0, drawn, right_grad)
             shares = shares - ((own * math.log2(math.e) - shift[:, None]).exp2() / total[:, None])[..., None]
         interests_grad -= shares * wanted
         table_grad.index_add_(0, targets, (shares * interests).sum(1), alpha=-1)

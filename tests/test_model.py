@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bivrec import decomposition
+from bivrec import decomposition, recommendation
 from bivrec.baselines import ItemNeighbours, Popularity
 from bivrec.cross_view import allocation_difference, info_nce, mutual_learning
 from bivrec.decomposition import ClusterAttention, GaussianAttention, _GaussianMixture, assign, gaussian_weights, give, information, own_patches, sum_prefixes
@@ -690,6 +690,25 @@ def test_the_sampled_loss_with_all_items_is_the_full_one_and_half_draws_are_righ
         for _ in range(3000)
     ]
     assert torch.stack(chances).mean().item() == pytest.approx(scores[0].exp().sum().item(), rel=0.02)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_drawn", [None, 30])
+@pytest.mark.parametrize("largest", [False, True])
+@pytest.mark.parametrize("size", [1.0, 30.0])
+def test_a_large_catalogue_is_read_in_tiles(monkeypatch, size, largest, num_drawn, kind):
+    interests, table = (size * torch.randn(60, 3, 8)).requires_grad_(), torch.randn(40, 8, requires_grad=True)
+    targets, drawn = torch.randint(40, (60,)), None if num_drawn is None else torch.randperm(40)[:num_drawn]
+    shapes, apart, found = [], recommendation._apart, []
+    monkeypatch.setattr(recommendation, "_apart", lambda like, *shape: shapes.append(shape) or apart(like, *shape))
+    for cells in (CHUNK_CELLS["cpu"], 84):
+        monkeypatch.setitem(CHUNK_CELLS, "cpu", cells)
+        monkeypatch.setattr(recommendation, "TILE", 12)
+        loss = interest_softmax(interests, table, targets, largest, kind, drawn)
+        found.append([loss, *torch.autograd.grad(3 * loss, (interests, table))])
+    assert shapes[0] == (180, num_drawn or 40) and shapes[2] == (12, 7)
+    for whole, tiled in zip(*found):
+        assert torch.allclose(whole, tiled, atol=1e-5 if kind == torch.float32 else 0.02 * whole.abs().max().item())
 
 
 @pytest.mark.parametrize(("num_negatives", "count"), [(0, None), (40, None), (100, None), (15, 15)])
