@@ -74,7 +74,7 @@ notebooks: setup  ## runs the notebooks on their defaults and saves their output
 	@python -m bivrec notebooks
 
 readme: setup  ## puts the tables of results/ into README.md
-	@python -c 'from bivrec.report import write_readme; write_readme()'
+	@python -c 'from bivrec.studies.report import write_readme; write_readme()'
 
 verify: setup  ## compares results/ with what is committed, within the spread over seeds
 	@python -m bivrec verify

@@ -7,15 +7,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
-from bivrec.pipeline import ENVIRONMENT  # noqa: E402
+from bivrec.pipeline.environment import ENVIRONMENT  # noqa: E402
 
-os.environ.update(ENVIRONMENT | {"BIVREC_ROOT": str(ROOT), "PYTHONPATH": str(ROOT), "BIVREC_TERMINAL": ""})
+os.environ.update(
+    ENVIRONMENT | {"BIVREC_ROOT": str(ROOT), "PYTHONPATH": str(ROOT), "BIVREC_TERMINAL": ""}
+)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from bivrec.domains import Domain  # noqa: E402
+from bivrec.data.domain import Domain  # noqa: E402
 
 torch.set_num_threads(1)
 

@@ -49,10 +49,22 @@ def tasks_of(master: Path) -> list[dict]:
         elif cell.cell_type == "raw" and first in ("# BEGIN TESTS", "# END TESTS"):
             inside = first == "# BEGIN TESTS"
         elif inside:
-            config = yaml.load(cell.source.split("# END TEST CONFIG")[0].partition("\n")[2].rstrip('" '))
-            asserts = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Assert) and node.msg]
-            said = [node.msg.value for node in sorted(asserts, key=lambda node: node.lineno) if isinstance(node.msg, ast.Constant)]
-            found[-1]["tests"].append({**config, "says": [config["failure_message"]] if config["hidden"] else said})
+            config = yaml.load(
+                cell.source.split("# END TEST CONFIG")[0].partition("\n")[2].rstrip('" ')
+            )
+            asserts = [
+                node
+                for node in ast.walk(ast.parse(cell.source))
+                if isinstance(node, ast.Assert) and node.msg
+            ]
+            said = [
+                node.msg.value
+                for node in sorted(asserts, key=lambda node: node.lineno)
+                if isinstance(node.msg, ast.Constant)
+            ]
+            found[-1]["tests"].append(
+                {**config, "says": [config["failure_message"]] if config["hidden"] else said}
+            )
     return found
 
 
@@ -67,16 +79,29 @@ def hints() -> str:
         "",
     ]
     for master in masters():
-        lines += [f"## {master.stem}", "", "| task | points | test | it says |", "|---|---|---|---|"]
+        lines += [
+            f"## {master.stem}",
+            "",
+            "| task | points | test | it says |",
+            "|---|---|---|---|",
+        ]
         for task in tasks_of(master):
             for test in task["tests"]:
-                says = "; ".join(text for text in test["says"] if not text.endswith("returns nothing yet")).replace("|", "\\|")
-                lines.append(f"| {task['name']} | {test['points']} of {task['points']} | {'hidden' if test['hidden'] else 'visible'} | {says} |")
+                says = "; ".join(
+                    text for text in test["says"] if not text.endswith("returns nothing yet")
+                ).replace("|", "\\|")
+                lines.append(
+                    f"| {task['name']} | {test['points']} of {task['points']} | {'hidden' if test['hidden'] else 'visible'} | {says} |"
+                )
             if task.get("manual"):
-                lines.append(f"| {task['name']} | {task['points']} | by hand | rubric in the master and in `rubrics.json` |")
+                lines.append(
+                    f"| {task['name']} | {task['points']} | by hand | rubric in the master and in `rubrics.json` |"
+                )
         lines += ["", "| typical mistake | it costs |", "|---|---|"]
         for wrong in YAML(typ="safe").load((HERE / "wrong" / f"{master.stem}.yaml").read_text()):
-            lines.append(f"| {wrong['name']} | {', '.join(f'{lost} of {task}' for task, lost in wrong['loses'].items())} |")
+            lines.append(
+                f"| {wrong['name']} | {', '.join(f'{lost} of {task}' for task, lost in wrong['loses'].items())} |"
+            )
         lines.append("")
     return "\n".join(lines)
 
@@ -98,11 +123,23 @@ def run_solutions(course: Path, names: list[str]) -> list[str]:
     submissions.mkdir()
     for name in names:
         shutil.copy(course / name / "autograder" / f"{name}.ipynb", submissions)
-    graded = [sys.executable, str(HERE / "grade.py"), str(submissions), "--course", str(course), "--out", str(submissions / "grades")]
+    graded = [
+        sys.executable,
+        str(HERE / "grade.py"),
+        str(submissions),
+        "--course",
+        str(course),
+        "--out",
+        str(submissions / "grades"),
+    ]
     subprocess.run(graded, check=True)
     with open(submissions / "grades" / "grades.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    return [", ".join(row.values()) for row in rows if row["outcome"] != "graded" or row["points"] != row["of"] or row["what happened"]]
+    return [
+        ", ".join(row.values())
+        for row in rows
+        if row["outcome"] != "graded" or row["points"] != row["of"] or row["what happened"]
+    ]
 
 
 def main() -> None:
@@ -111,11 +148,15 @@ def main() -> None:
     parser.add_argument("--course", type=Path, default=COURSE, help="the folder that is written")
     asked = parser.parse_args()
     if unknown := sorted(set(asked.names) - {master.stem for master in masters()}):
-        sys.exit(f"ERROR: there is no assignment {unknown[0]!r}; there are {', '.join(master.stem for master in masters())}")
+        sys.exit(
+            f"ERROR: there is no assignment {unknown[0]!r}; there are {', '.join(master.stem for master in masters())}"
+        )
     try:
         import otter  # noqa: F401
     except ModuleNotFoundError:
-        sys.exit("ERROR: otter-grader is not installed; run `make course`, which installs it, or `.venv/bin/pip install -e '.[course]'`")
+        sys.exit(
+            "ERROR: otter-grader is not installed; run `make course`, which installs it, or `.venv/bin/pip install -e '.[course]'`"
+        )
     wanted = [master for master in masters() if not asked.names or master.stem in asked.names]
     asked.course.mkdir(parents=True, exist_ok=True)
     for master in wanted:

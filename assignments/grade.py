@@ -76,7 +76,12 @@ def plain(text: str) -> str:
 
 def find_notebooks(folder: Path) -> list[Path]:
     """Every notebook below the folder, in order; links are not followed."""
-    found = [Path(top) / name for top, _, names in os.walk(folder) for name in names if name.endswith(".ipynb")]
+    found = [
+        Path(top) / name
+        for top, _, names in os.walk(folder)
+        for name in names
+        if name.endswith(".ipynb")
+    ]
     return sorted(path for path in found if ".ipynb_checkpoints" not in path.parts)
 
 
@@ -85,23 +90,47 @@ def read_notebook(path: Path, limits: Limits) -> dict:
     if path.is_symlink() or not path.is_file():
         raise Ended("unreadable", "it is a link or no file; ask for the notebook itself")
     if path.stat().st_size > limits.notebook_size * MiB:
-        raise Ended("unreadable", f"{path.stat().st_size / MiB:.0f} MiB, more than {limits.notebook_size}; ask for it with its outputs cleared")
+        raise Ended(
+            "unreadable",
+            f"{path.stat().st_size / MiB:.0f} MiB, more than {limits.notebook_size}; ask for it with its outputs cleared",
+        )
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
         kept = []
         for cell in read["cells"]:
             tags = [str(tag) for tag in cell.get("metadata", {}).get("tags", [])]
-            kept.append({"cell_type": str(cell["cell_type"]), "source": "".join(cell["source"]), "tags": tags})
-        return {"assignment": str(read["metadata"].get("otter", {}).get("assignment_name", "")), "cells": kept}
+            kept.append(
+                {
+                    "cell_type": str(cell["cell_type"]),
+                    "source": "".join(cell["source"]),
+                    "tags": tags,
+                }
+            )
+        return {
+            "assignment": str(read["metadata"].get("otter", {}).get("assignment_name", "")),
+            "cells": kept,
+        }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Ended("unreadable", f"not a notebook ({type(error).__name__}); ask for the .ipynb as saved by Jupyter") from None
+        raise Ended(
+            "unreadable",
+            f"not a notebook ({type(error).__name__}); ask for the .ipynb as saved by Jupyter",
+        ) from None
 
 
 def read_tests(course: Path, assignment: str) -> tuple[dict[str, str], dict[str, str]]:
     """The test files of an assignment by task: as students have them, and whole."""
     if not re.fullmatch(r"\w+", assignment) or not (course / assignment).is_dir():
-        raise Ended("not of the course", f"its metadata names the assignment {plain(assignment)!r}; ask for the student's copy, filled in")
-    return tuple({path.stem: path.read_text() for path in sorted((course / assignment / kind / "tests").glob("*.py"))} for kind in ("student", "autograder"))
+        raise Ended(
+            "not of the course",
+            f"its metadata names the assignment {plain(assignment)!r}; ask for the student's copy, filled in",
+        )
+    return tuple(
+        {
+            path.stem: path.read_text()
+            for path in sorted((course / assignment / kind / "tests").glob("*.py"))
+        }
+        for kind in ("student", "autograder")
+    )
 
 
 def descendants() -> list[psutil.Process]:
@@ -137,7 +166,12 @@ def processor_seconds() -> float:
 
 def size_of(folder: Path) -> int:
     """What the files below a folder hold, in bytes."""
-    sizes = [os.lstat(os.path.join(top, name)).st_size for top, _, names in os.walk(folder) for name in names if os.path.lexists(os.path.join(top, name))]
+    sizes = [
+        os.lstat(os.path.join(top, name)).st_size
+        for top, _, names in os.walk(folder)
+        for name in names
+        if os.path.lexists(os.path.join(top, name))
+    ]
     return sum(sizes)
 
 
@@ -152,14 +186,18 @@ def watch(folder: Path, limits: Limits, started: float) -> None:
         except psutil.NoSuchProcess:
             pass
     if len(running) > limits.processes:
-        raise Ended("process limit", f"stopped with {len(running)} processes, more than {limits.processes}")
+        raise Ended(
+            "process limit", f"stopped with {len(running)} processes, more than {limits.processes}"
+        )
     if held > limits.memory * MiB:
         raise Ended("memory limit", f"stopped with {held // MiB} MiB, more than {limits.memory}")
     if size_of(folder) > limits.folder_size * MiB:
         raise Ended("disk limit", f"stopped with more than {limits.folder_size} MiB of files")
 
 
-def listen(child: subprocess.Popen, pipe: int, token: str, folder: Path, limits: Limits, started: float) -> Iterator[dict]:
+def listen(
+    child: subprocess.Popen, pipe: int, token: str, folder: Path, limits: Limits, started: float
+) -> Iterator[dict]:
     """The child's messages, while it keeps within its limits; a line that is none, or has not the token, ends it."""
     buffer, heard, selector, looked = b"", 0, selectors.DefaultSelector(), 0.0
     selector.register(pipe, selectors.EVENT_READ)
@@ -184,12 +222,21 @@ def listen(child: subprocess.Popen, pipe: int, token: str, folder: Path, limits:
         if not part:
             code = child.wait(5)
             if code == -signal.SIGXCPU:
-                raise Ended("time limit", f"stopped after {limits.processor_seconds} s of the processor")
+                raise Ended(
+                    "time limit", f"stopped after {limits.processor_seconds} s of the processor"
+                )
             reason = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
             raise Ended("ended early", f"its process ended {reason}")
 
 
-def converse(child: subprocess.Popen, messages: Iterator[dict], send: int, visible: dict, whole: dict, graded: Graded) -> list[tuple]:
+def converse(
+    child: subprocess.Popen,
+    messages: Iterator[dict],
+    send: int,
+    visible: dict,
+    whole: dict,
+    graded: Graded,
+) -> list[tuple]:
     """Cells, then visible tests, then hidden ones; the results of all cases. Words are taken from the child only as long as
     it has not been sent the hidden tests."""
     found, at, waiting_for = [], 0, "cells"
@@ -203,12 +250,23 @@ def converse(child: subprocess.Popen, messages: Iterator[dict], send: int, visib
                 at, waiting_for = 0, "visible"
                 if message["altered"]:
                     names = ", ".join(map(plain, message["altered"]))
-                    raise Ended("altered the tests' tools", f"{names} is no longer what it was; look at the notebook")
+                    raise Ended(
+                        "altered the tests' tools",
+                        f"{names} is no longer what it was; look at the notebook",
+                    )
                 os.write(send, json.dumps(visible).encode() + b"\n")
             elif "cases" in message and waiting_for in ("visible", "hidden"):
                 for case in message["cases"]:
                     shown = plain(case["message"]) if waiting_for == "visible" else ""
-                    found.append((str(case["task"]), waiting_for == "hidden", int(case["case"]), case["passed"] is True, shown))
+                    found.append(
+                        (
+                            str(case["task"]),
+                            waiting_for == "hidden",
+                            int(case["case"]),
+                            case["passed"] is True,
+                            shown,
+                        )
+                    )
                 if waiting_for == "hidden":
                     return found
                 waiting_for = "hidden"
@@ -224,17 +282,47 @@ def converse(child: subprocess.Popen, messages: Iterator[dict], send: int, visib
 def places(folder: Path) -> dict[str, list[str]]:
     """What a sealed process may list, read and write: Python, its packages, the system's libraries and the module bivrec;
     its own folder. Not the course, nor other submissions."""
-    packages = [entry for entry in sys.path if entry and Path(entry).is_dir() and Path(entry).resolve() not in (HERE, ROOT)]
-    system = ["/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/sys", "/dev/zero", "/dev/random", "/dev/urandom"]
-    readable = [*system, sys.prefix, sys.base_prefix, *packages, str(ROOT / "bivrec"), str(ROOT / "params.yaml")]
+    packages = [
+        entry
+        for entry in sys.path
+        if entry and Path(entry).is_dir() and Path(entry).resolve() not in (HERE, ROOT)
+    ]
+    system = [
+        "/usr",
+        "/lib",
+        "/lib64",
+        "/bin",
+        "/etc",
+        "/proc",
+        "/sys",
+        "/dev/zero",
+        "/dev/random",
+        "/dev/urandom",
+    ]
+    readable = [
+        *system,
+        sys.prefix,
+        sys.base_prefix,
+        *packages,
+        str(ROOT / "bivrec"),
+        str(ROOT / "params.yaml"),
+    ]
     return {"listed": [str(ROOT)], "readable": readable, "writable": [str(folder), "/dev/null"]}
 
 
-def start(folder: Path, limits: Limits, sealed: bool, preload: list[str]) -> tuple[subprocess.Popen, int, int, str]:
+def start(
+    folder: Path, limits: Limits, sealed: bool, preload: list[str]
+) -> tuple[subprocess.Popen, int, int, str]:
     """The child, in a process group, a folder and a home of its own; the pipe to it, the pipe from it, and the token that its
     messages bear."""
     (hear, send), (receive, speak) = os.pipe(), os.pipe()
-    told = {"hear": hear, "speak": speak, "sealed": sealed, "notebook": str(folder / "submission.json"), "preload": preload} | places(folder)
+    told = {
+        "hear": hear,
+        "speak": speak,
+        "sealed": sealed,
+        "notebook": str(folder / "submission.json"),
+        "preload": preload,
+    } | places(folder)
     told |= {
         "processor_seconds": limits.processor_seconds,
         "memory": limits.memory * MiB,
@@ -242,8 +330,21 @@ def start(folder: Path, limits: Limits, sealed: bool, preload: list[str]) -> tup
         "cell_seconds": limits.cell_seconds,
         "test_seconds": limits.test_seconds,
     }
-    environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": str(folder), "TMPDIR": str(folder), "MPLCONFIGDIR": str(folder), "MPLBACKEND": "agg"}
-    environment |= {"PYTHONPATH": str(ROOT), "BIVREC_ROOT": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "LANG": "C.UTF-8",
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "MPLCONFIGDIR": str(folder),
+        "MPLBACKEND": "agg",
+    }
+    environment |= {
+        "PYTHONPATH": str(ROOT),
+        "BIVREC_ROOT": str(ROOT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }
     child = subprocess.Popen(
         [sys.executable, "-P", str(HERE / "sealed.py"), json.dumps(told)],
         cwd=folder, env=environment, pass_fds=(hear, speak), start_new_session=True,
@@ -251,7 +352,9 @@ def start(folder: Path, limits: Limits, sealed: bool, preload: list[str]) -> tup
     )  # fmt: skip
     os.close(hear)
     os.close(speak)
-    fcntl.fcntl(send, fcntl.F_SETPIPE_SZ, MiB)  # all tests fit in, so that a child that does not read them holds nobody up
+    fcntl.fcntl(
+        send, fcntl.F_SETPIPE_SZ, MiB
+    )  # all tests fit in, so that a child that does not read them holds nobody up
     os.set_blocking(send, False)
     token = secrets.token_hex(16)
     os.write(send, f"{token}\n".encode())
@@ -271,25 +374,44 @@ def add_points(graded: Graded, whole: dict[str, str], found: list[tuple]) -> Non
             graded.possible[task] = graded.possible.get(task, 0) + about["points"]
             graded.points[task] = graded.points.get(task, 0) + about["points"] * ok
             if found and not ok:
-                graded.hints.setdefault(task, []).append(about.get("failure_message") or "" if about["hidden"] else message)
+                graded.hints.setdefault(task, []).append(
+                    about.get("failure_message") or "" if about["hidden"] else message
+                )
 
 
-def grade(path: Path, name: str, course: Path, limits: Limits, sealed: bool, preload: list[str]) -> Graded:
+def grade(
+    path: Path, name: str, course: Path, limits: Limits, sealed: bool, preload: list[str]
+) -> Graded:
     """One submission, from file to points; nothing it does is raised here."""
-    graded, started, folder = Graded(plain(name)), time.monotonic(), Path(tempfile.mkdtemp(prefix="submission-"))
+    graded, started, folder = (
+        Graded(plain(name)),
+        time.monotonic(),
+        Path(tempfile.mkdtemp(prefix="submission-")),
+    )
     whole, found, open_pipes, used = {}, [], [], processor_seconds()
     adopt_orphans()
     try:
         notebook = read_notebook(path, limits)
         visible, whole = read_tests(course, notebook["assignment"])
         graded.assignment = notebook["assignment"]
-        graded.answers = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "markdown" and "otter_answer_cell" in cell["tags"]]
+        graded.answers = [
+            cell["source"]
+            for cell in notebook["cells"]
+            if cell["cell_type"] == "markdown" and "otter_answer_cell" in cell["tags"]
+        ]
         (folder / "submission.json").write_text(json.dumps(notebook))
         for extra in (course / graded.assignment / "student").glob("*.py"):
             shutil.copy(extra, folder)
         child, send, receive, token = start(folder, limits, sealed, preload)
         open_pipes = [send, receive]
-        found = converse(child, listen(child, receive, token, folder, limits, started), send, visible, whole, graded)
+        found = converse(
+            child,
+            listen(child, receive, token, folder, limits, started),
+            send,
+            visible,
+            whole,
+            graded,
+        )
     except Ended as ended:
         graded.outcome, note = ended.args
         graded.notes.append(note)
@@ -314,30 +436,83 @@ def write_all(graded: list[Graded], course: Path, out: Path) -> None:
     """grades.csv, a row a submission; tasks.csv, a row a task; feedback/ for the students, without hidden tests; marking/ for
     the lecturer: each written answer above its rubric."""
     out.mkdir(parents=True, exist_ok=True)
-    rows = [["submission", "assignment", "outcome", "points", "of", "by hand, of", "processor seconds", "what happened"]]
+    rows = [
+        [
+            "submission",
+            "assignment",
+            "outcome",
+            "points",
+            "of",
+            "by hand, of",
+            "processor seconds",
+            "what happened",
+        ]
+    ]
     tasks, taken = [["submission", "assignment", "task", "points", "of", "hint"]], []
     for one in graded:
         path = course / one.assignment / "rubrics.json"
         rubrics = json.loads(path.read_text()) if one.assignment and path.is_file() else []
         points, possible = sum(one.points.values()), sum(one.possible.values())
         by_hand = sum(rubric["points"] for rubric in rubrics)
-        rows.append([one.submission, one.assignment, one.outcome, f"{points:g}", f"{possible:g}", f"{by_hand:g}", one.seconds, "; ".join(one.notes)])
-        lines = [f"# {one.submission}", "", f"{one.outcome}: {points:g} of {possible:g} points by tests; written answers are marked by hand.", ""]
+        rows.append(
+            [
+                one.submission,
+                one.assignment,
+                one.outcome,
+                f"{points:g}",
+                f"{possible:g}",
+                f"{by_hand:g}",
+                one.seconds,
+                "; ".join(one.notes),
+            ]
+        )
+        lines = [
+            f"# {one.submission}",
+            "",
+            f"{one.outcome}: {points:g} of {possible:g} points by tests; written answers are marked by hand.",
+            "",
+        ]
         lines += [f"- {note}" for note in one.notes]
         for task in one.possible:
             hints = [hint for hint in dict.fromkeys(one.hints.get(task, [])) if hint]
-            tasks.append([one.submission, one.assignment, task, f"{one.points[task]:g}", f"{one.possible[task]:g}", " | ".join(hints)])
-            lines += ["", f"**{task}**: {one.points[task]:g} of {one.possible[task]:g}", *(f"- {hint}" for hint in hints)]
+            tasks.append(
+                [
+                    one.submission,
+                    one.assignment,
+                    task,
+                    f"{one.points[task]:g}",
+                    f"{one.possible[task]:g}",
+                    " | ".join(hints),
+                ]
+            )
+            lines += [
+                "",
+                f"**{task}**: {one.points[task]:g} of {one.possible[task]:g}",
+                *(f"- {hint}" for hint in hints),
+            ]
         sheet = [f"# {one.submission}"]
         for number, rubric in enumerate(rubrics):
-            answer = one.answers[number] if len(one.answers) == len(rubrics) else "\n\n".join(one.answers) or "(no answer found)"
-            sheet += ["", f"## {rubric['task']}: ____ of {rubric['points']:g}", "", *(f"> {line}" for line in answer[:20_000].splitlines()), "", rubric["text"]]
+            answer = (
+                one.answers[number]
+                if len(one.answers) == len(rubrics)
+                else "\n\n".join(one.answers) or "(no answer found)"
+            )
+            sheet += [
+                "",
+                f"## {rubric['task']}: ____ of {rubric['points']:g}",
+                "",
+                *(f"> {line}" for line in answer[:20_000].splitlines()),
+                "",
+                rubric["text"],
+            ]
         file = re.sub(r"[^\w.-]+", "_", one.submission)[-100:]
         taken.append(file)
         file += f"-{taken.count(file)}.md" if taken.count(file) > 1 else ".md"
         for kind, text in (("feedback", lines), ("marking", sheet)):
             (out / kind).mkdir(exist_ok=True)
-            (out / kind / file).write_text("\n".join(text) + "\n", encoding="utf-8", errors="replace")
+            (out / kind / file).write_text(
+                "\n".join(text) + "\n", encoding="utf-8", errors="replace"
+            )
     for name, table in (("grades.csv", rows), ("tasks.csv", tasks)):
         with open(out / f"{name}.part", "w", newline="") as file:
             csv.writer(file).writerows(table)
@@ -349,9 +524,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="notebooks, at any depth")
     parser.add_argument("--course", type=Path, default=COURSE, help="what `make course` wrote")
     parser.add_argument("--out", type=Path, help="where the tables go; <course>/grades unless told")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="submissions side by side")
-    parser.add_argument("--unsealed", action="store_true", help="grade although the kernel cannot seal a process")
-    parser.add_argument("--preload", nargs="*", default=["numpy", "torch", "pandas", "bivrec.studies"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="submissions side by side"
+    )
+    parser.add_argument(
+        "--unsealed", action="store_true", help="grade although the kernel cannot seal a process"
+    )
+    parser.add_argument(
+        "--preload",
+        nargs="*",
+        default=["numpy", "torch", "pandas", "bivrec.studies"],
+        help=argparse.SUPPRESS,
+    )
     for name, value in vars(Limits()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     asked = parser.parse_args()
@@ -370,15 +554,23 @@ def main() -> None:
     if not any(asked.course.glob("*/autograder/tests/*.py")):
         sys.exit(f"ERROR: {asked.course} holds no course; run `make course` first")
     limits = Limits(**{name: getattr(asked, name) for name in vars(Limits())})
-    jobs = [(path, str(path.relative_to(asked.folder)), asked.course, limits, sealed, asked.preload) for path in notebooks]
+    jobs = [
+        (path, str(path.relative_to(asked.folder)), asked.course, limits, sealed, asked.preload)
+        for path in notebooks
+    ]
     graded = []
     with ProcessPoolExecutor(max(1, asked.jobs)) as pool:
         for one in pool.map(_grade_one, jobs):
             graded.append(one)
-            print(f"{one.submission}: {one.outcome}, {sum(one.points.values()):g} of {sum(one.possible.values()):g}, {one.seconds:g} s", flush=True)
+            print(
+                f"{one.submission}: {one.outcome}, {sum(one.points.values()):g} of {sum(one.possible.values()):g}, {one.seconds:g} s",
+                flush=True,
+            )
     out = asked.out or asked.course / "grades"
     write_all(graded, asked.course, out)
-    print(f"Written: {out / 'grades.csv'}, tasks.csv, feedback/ (for students), marking/ (written answers and rubrics)")
+    print(
+        f"Written: {out / 'grades.csv'}, tasks.csv, feedback/ (for students), marking/ (written answers and rubrics)"
+    )
 
 
 if __name__ == "__main__":

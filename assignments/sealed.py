@@ -14,8 +14,21 @@ import sys
 import types
 from pathlib import Path
 
-LIST, READ, WRITE, OF_FILES = 0b1000, 0b1101, 0xFFFF, 0b1100000000000111  # Landlock's rights over files, a bit each; those a file can have
-WATCHED = ("builtins", "math", "numpy", "torch", "torch.nn.functional", "pandas", "pandas.testing")  # what the tests rely on, beside bivrec
+LIST, READ, WRITE, OF_FILES = (
+    0b1000,
+    0b1101,
+    0xFFFF,
+    0b1100000000000111,
+)  # Landlock's rights over files, a bit each; those a file can have
+WATCHED = (
+    "builtins",
+    "math",
+    "numpy",
+    "torch",
+    "torch.nn.functional",
+    "pandas",
+    "pandas.testing",
+)  # what the tests rely on, beside bivrec
 
 
 class PastLimit(BaseException):
@@ -24,7 +37,11 @@ class PastLimit(BaseException):
 
 def landlock_version() -> int:
     """Which version of Landlock the kernel knows; below 1 none."""
-    return ctypes.CDLL(None, use_errno=True).syscall(444, None, ctypes.c_size_t(0), 1) if sys.platform == "linux" else 0
+    return (
+        ctypes.CDLL(None, use_errno=True).syscall(444, None, ctypes.c_size_t(0), 1)
+        if sys.platform == "linux"
+        else 0
+    )
 
 
 def seal(listed: list[str], readable: list[str], writable: list[str]) -> None:
@@ -34,7 +51,9 @@ def seal(listed: list[str], readable: list[str], writable: list[str]) -> None:
     libc, version = ctypes.CDLL(None, use_errno=True), landlock_version()
     known = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
     handled = struct.pack("QQQ", known, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
-    ruleset = libc.syscall(444, handled, ctypes.c_size_t(8 if version < 4 else 16 if version < 6 else 24), 0)
+    ruleset = libc.syscall(
+        444, handled, ctypes.c_size_t(8 if version < 4 else 16 if version < 6 else 24), 0
+    )
     if ruleset < 0:
         raise OSError(ctypes.get_errno(), "Landlock refused the rules")
     for names, rights in ((listed, LIST), (readable, READ), (writable, WRITE)):
@@ -43,7 +62,9 @@ def seal(listed: list[str], readable: list[str], writable: list[str]) -> None:
             allowed = rights & known & (0xFFFF if os.path.isdir(name) else OF_FILES)
             libc.syscall(445, ruleset, 1, struct.pack("=Qi", allowed, place), 0)
             os.close(place)
-    libc.unshare(0x10000000 | 0x40000000)  # a user and a network namespace; refused, Landlock's rule on TCP stands alone
+    libc.unshare(
+        0x10000000 | 0x40000000
+    )  # a user and a network namespace; refused, Landlock's rule on TCP stands alone
     if libc.prctl(38, 1, 0, 0, 0) or libc.syscall(446, ruleset, 0):
         raise OSError(ctypes.get_errno(), "Landlock could not be put in force")
     os.close(ruleset)
@@ -51,11 +72,17 @@ def seal(listed: list[str], readable: list[str], writable: list[str]) -> None:
 
 def limit(memory: int, file_size: int, processor_seconds: int) -> None:
     """What the kernel itself refuses: memory of a process, size of a file, core dumps; and how long a process computes."""
-    for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, file_size), (resource.RLIMIT_CORE, 0)):
+    for kind, most in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_FSIZE, file_size),
+        (resource.RLIMIT_CORE, 0),
+    ):
         resource.setrlimit(kind, (most, most))
     resource.setrlimit(resource.RLIMIT_CPU, (processor_seconds, processor_seconds + 2))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    Path("/proc/self/oom_score_adj").write_text("1000")  # should the machine run out of memory, this goes first
+    Path("/proc/self/oom_score_adj").write_text(
+        "1000"
+    )  # should the machine run out of memory, this goes first
 
 
 def timed(seconds: float, work, *arguments):
@@ -91,7 +118,10 @@ def read_cases(source: str) -> list[tuple[types.FunctionType, dict]]:
             return lambda function: cases.append((function, told))
 
     held = {name: sys.modules.get(name) for name in ("otter", "otter.test_files")}
-    sys.modules |= {"otter": types.ModuleType("otter"), "otter.test_files": Reader("otter.test_files")}
+    sys.modules |= {
+        "otter": types.ModuleType("otter"),
+        "otter.test_files": Reader("otter.test_files"),
+    }
     try:
         exec(compile(source, "<tests>", "exec"), {})
     finally:
@@ -118,8 +148,17 @@ def run_tests(sources: dict[str, str], hidden: bool, names: dict, seconds: float
                 failed = None
             except BaseException as error:
                 failed = error
-            message = told(failed).removeprefix("AssertionError: ").removeprefix("PastLimit: the code ")
-            found.append({"task": task, "case": number, "passed": failed is None, "message": "" if hidden else message})
+            message = (
+                told(failed).removeprefix("AssertionError: ").removeprefix("PastLimit: the code ")
+            )
+            found.append(
+                {
+                    "task": task,
+                    "case": number,
+                    "passed": failed is None,
+                    "message": "" if hidden else message,
+                }
+            )
     return found
 
 
@@ -134,15 +173,29 @@ class Grader:
 
 def fingerprint() -> dict[str, object]:
     """Which objects the libraries that tests rely on hold under which names."""
-    modules = {name: module for name, module in list(sys.modules.items()) if name in WATCHED or name.startswith("bivrec.")}
-    return {f"{name}.{key}": value for name, module in modules.items() for key, value in vars(module).items() if callable(value)}
+    modules = {
+        name: module
+        for name, module in list(sys.modules.items())
+        if name in WATCHED or name.startswith("bivrec.")
+    }
+    return {
+        f"{name}.{key}": value
+        for name, module in modules.items()
+        for key, value in vars(module).items()
+        if callable(value)
+    }
 
 
 def altered(before: dict[str, object]) -> list[str]:
     """Names under which the submission has put other things; what a library puts there itself (torch does) is no alteration."""
     now = fingerprint()
     changed = (name for name, held in before.items() if now.get(name) is not held)
-    return sorted(name for name in changed if (getattr(now.get(name), "__module__", "") or "").partition(".")[0] != name.partition(".")[0])[:5]
+    return sorted(
+        name
+        for name in changed
+        if (getattr(now.get(name), "__module__", "") or "").partition(".")[0]
+        != name.partition(".")[0]
+    )[:5]
 
 
 def run_cells(notebook: dict, seconds: float, say) -> dict:
@@ -150,7 +203,11 @@ def run_cells(notebook: dict, seconds: float, say) -> dict:
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 
-    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}, "InteractiveShell": {"colors": "nocolor"}}))
+    shell = InteractiveShell.instance(
+        config=Config(
+            {"HistoryManager": {"enabled": False}, "InteractiveShell": {"colors": "nocolor"}}
+        )
+    )
     shell.showtraceback = shell.showsyntaxerror = lambda *_, **__: None
     for number, cell in enumerate(notebook["cells"], 1):
         if cell["cell_type"] != "code":

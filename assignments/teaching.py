@@ -4,12 +4,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from bivrec.domains import Domain
-from bivrec.figures import COLOURS, set_theme
+from bivrec.data.domain import Domain
+from bivrec.plots.style import COLOURS, set_theme
 
 torch.set_num_threads(1)
 set_theme()
-BLUE, ORANGE, GREEN, PURPLE = (COLOURS[name] for name in ("bivrec", "sasrec", "pure-mm", "sasrec-sum"))
+BLUE, ORANGE, GREEN, PURPLE = (
+    COLOURS[name] for name in ("bivrec", "sasrec", "pure-mm", "sasrec-sum")
+)
 
 
 def planted() -> Domain:
@@ -51,7 +53,9 @@ def heat_maps(panels, xlabel="key", ylabel="query", largest=None):
 def lines(x, series, xlabel, ylabel, log=False):
     """Curves over x, one a name."""
     figure, axis = plt.subplots(figsize=(5.4, 3))
-    for (name, values), colour in zip(series.items(), (BLUE, ORANGE, GREEN, PURPLE, "#7f7f7f", "#111111")):
+    for (name, values), colour in zip(
+        series.items(), (BLUE, ORANGE, GREEN, PURPLE, "#7f7f7f", "#111111")
+    ):
         axis.plot(x, numbers(values), marker="o", ms=4, color=colour, label=name)
     axis.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
     if log:

@@ -25,8 +25,14 @@ from workloads import SIZES, generated, movielens_100k, save
 from bivrec import pipeline
 
 HERE = Path(__file__).resolve().parent
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "BIVREC_ROOT": str(HERE.parent), "PYTHONPATH": str(HERE.parent)}
-ALLOCATOR = {name: value for name, value in pipeline.ENVIRONMENT.items() if name.startswith("MALLOC_")}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "BIVREC_ROOT": str(HERE.parent),
+    "PYTHONPATH": str(HERE.parent),
+}
+ALLOCATOR = {
+    name: value for name, value in pipeline.ENVIRONMENT.items() if name.startswith("MALLOC_")
+}
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", 3))
 
 MEASURES = {  # name: environment, task, workload, options; `runner`: under our runner's allocator
@@ -52,45 +58,156 @@ MEASURES = {  # name: environment, task, workload, options; `runner`: under our 
 }  # fmt: skip
 for one in ("authors' way", "RecTools SASRec", "RecBole evaluation"):
     MEASURES[f"{one}, our allocator"] = (*MEASURES[one][:3], MEASURES[one][3] | {"runner": True})
-OUR_NET = {"inner_size": 64, "hidden_act": "relu"}  # the feed-forward net of our SASRec and of RecTools'; RecBole's: 256, gelu
-OUR_BATCH = {"eval_batch_size": 256}  # users that our evaluation ranks at a time; RecBole's as installed: 4,096
-MEASURES["RecBole SASRec, our net"] = (*MEASURES["RecBole SASRec"][:3], MEASURES["RecBole SASRec"][3] | {"changes": OUR_NET})
+OUR_NET = {
+    "inner_size": 64,
+    "hidden_act": "relu",
+}  # the feed-forward net of our SASRec and of RecTools'; RecBole's: 256, gelu
+OUR_BATCH = {
+    "eval_batch_size": 256
+}  # users that our evaluation ranks at a time; RecBole's as installed: 4,096
+MEASURES["RecBole SASRec, our net"] = (
+    *MEASURES["RecBole SASRec"][:3],
+    MEASURES["RecBole SASRec"][3] | {"changes": OUR_NET},
+)
 for one in ("RecBole evaluation", "RecBole evaluation, baby-size"):
-    for label, changes in {"our batch": OUR_BATCH, "our batch and net": OUR_BATCH | OUR_NET}.items():
+    for label, changes in {
+        "our batch": OUR_BATCH,
+        "our batch and net": OUR_BATCH | OUR_NET,
+    }.items():
         MEASURES[f"{one}, {label}"] = (*MEASURES[one][:3], MEASURES[one][3] | {"changes": changes})
 RATIOS = {  # name: ours, theirs, the figure, whether less of it is better
-    "train_vs_authors_way": ("ours, authors' supervision", "authors' way", "targets_per_second", False),
-    "memory_vs_authors_way": ("ours, authors' supervision, full softmax", "authors' way", "rss_mb", True),
+    "train_vs_authors_way": (
+        "ours, authors' supervision",
+        "authors' way",
+        "targets_per_second",
+        False,
+    ),
+    "memory_vs_authors_way": (
+        "ours, authors' supervision, full softmax",
+        "authors' way",
+        "rss_mb",
+        True,
+    ),
     "targets_vs_authors_way": ("ours", "authors' way, ml-1m-size", "targets_per_second", False),
     "targets_vs_recbole_sasrec": ("ours", "RecBole SASRec", "targets_per_second", False),
     "targets_vs_rectools_sasrec": ("ours", "RecTools SASRec", "targets_per_second", False),
     "sasrec_vs_recbole": ("our SASRec", "RecBole SASRec", "targets_per_second", False),
     "sasrec_vs_rectools": ("our SASRec", "RecTools SASRec", "targets_per_second", False),
     "evaluation_vs_recbole": ("our evaluation", "RecBole evaluation", "seconds_best", True),
-    "train_vs_authors_way_full_softmax": ("ours, authors' supervision, full softmax", "authors' way", "targets_per_second", False),
-    "train_vs_authors_way_our_allocator": ("ours, authors' supervision", "authors' way, our allocator", "targets_per_second", False),
-    "targets_vs_rectools_sasrec_our_allocator": ("ours", "RecTools SASRec, our allocator", "targets_per_second", False),
-    "sasrec_vs_rectools_our_allocator": ("our SASRec", "RecTools SASRec, our allocator", "targets_per_second", False),
-    "evaluation_vs_recbole_our_allocator": ("our evaluation", "RecBole evaluation, our allocator", "seconds_best", True),
-    "evaluation_vs_recbole_baby_size": ("our evaluation, baby-size", "RecBole evaluation, baby-size", "seconds_best", True),
-    "targets_vs_recbole_sasrec_our_net": ("ours", "RecBole SASRec, our net", "targets_per_second", False),
-    "sasrec_vs_recbole_our_net": ("our SASRec", "RecBole SASRec, our net", "targets_per_second", False),
-    "evaluation_vs_recbole_our_batch": ("our evaluation", "RecBole evaluation, our batch", "seconds_best", True),
-    "evaluation_vs_recbole_our_batch_and_net": ("our evaluation", "RecBole evaluation, our batch and net", "seconds_best", True),
-    "evaluation_vs_recbole_baby_size_our_batch": ("our evaluation, baby-size", "RecBole evaluation, baby-size, our batch", "seconds_best", True),
+    "train_vs_authors_way_full_softmax": (
+        "ours, authors' supervision, full softmax",
+        "authors' way",
+        "targets_per_second",
+        False,
+    ),
+    "train_vs_authors_way_our_allocator": (
+        "ours, authors' supervision",
+        "authors' way, our allocator",
+        "targets_per_second",
+        False,
+    ),
+    "targets_vs_rectools_sasrec_our_allocator": (
+        "ours",
+        "RecTools SASRec, our allocator",
+        "targets_per_second",
+        False,
+    ),
+    "sasrec_vs_rectools_our_allocator": (
+        "our SASRec",
+        "RecTools SASRec, our allocator",
+        "targets_per_second",
+        False,
+    ),
+    "evaluation_vs_recbole_our_allocator": (
+        "our evaluation",
+        "RecBole evaluation, our allocator",
+        "seconds_best",
+        True,
+    ),
+    "evaluation_vs_recbole_baby_size": (
+        "our evaluation, baby-size",
+        "RecBole evaluation, baby-size",
+        "seconds_best",
+        True,
+    ),
+    "targets_vs_recbole_sasrec_our_net": (
+        "ours",
+        "RecBole SASRec, our net",
+        "targets_per_second",
+        False,
+    ),
+    "sasrec_vs_recbole_our_net": (
+        "our SASRec",
+        "RecBole SASRec, our net",
+        "targets_per_second",
+        False,
+    ),
+    "evaluation_vs_recbole_our_batch": (
+        "our evaluation",
+        "RecBole evaluation, our batch",
+        "seconds_best",
+        True,
+    ),
+    "evaluation_vs_recbole_our_batch_and_net": (
+        "our evaluation",
+        "RecBole evaluation, our batch and net",
+        "seconds_best",
+        True,
+    ),
+    "evaluation_vs_recbole_baby_size_our_batch": (
+        "our evaluation, baby-size",
+        "RecBole evaluation, baby-size, our batch",
+        "seconds_best",
+        True,
+    ),
     "evaluation_vs_recbole_baby_size_our_batch_and_net": (
         "our evaluation, baby-size",
         "RecBole evaluation, baby-size, our batch and net",
         "seconds_best",
         True,
     ),
-    "targets_vs_authors_way_full_softmax": ("ours, full softmax", "authors' way, ml-1m-size", "targets_per_second", False),
-    "targets_vs_recbole_sasrec_full_softmax": ("ours, full softmax", "RecBole SASRec", "targets_per_second", False),
-    "targets_vs_rectools_sasrec_full_softmax": ("ours, full softmax", "RecTools SASRec", "targets_per_second", False),
-    "two_processes_vs_one": ("ours, full softmax, two processes", "ours, full softmax", "targets_per_second", False),
-    "sasrec_vs_recbole_gru4rec_ml100k": ("our SASRec, ml-100k", "RecBole GRU4Rec, ml-100k", "targets_per_second", False),
-    "sasrec_vs_recbole_fdsa_ml100k": ("our SASRec, ml-100k", "RecBole FDSA, ml-100k", "targets_per_second", False),
-    "sasrec_vs_recbole_ml100k": ("our SASRec, ml-100k", "RecBole SASRec, ml-100k", "targets_per_second", False),
+    "targets_vs_authors_way_full_softmax": (
+        "ours, full softmax",
+        "authors' way, ml-1m-size",
+        "targets_per_second",
+        False,
+    ),
+    "targets_vs_recbole_sasrec_full_softmax": (
+        "ours, full softmax",
+        "RecBole SASRec",
+        "targets_per_second",
+        False,
+    ),
+    "targets_vs_rectools_sasrec_full_softmax": (
+        "ours, full softmax",
+        "RecTools SASRec",
+        "targets_per_second",
+        False,
+    ),
+    "two_processes_vs_one": (
+        "ours, full softmax, two processes",
+        "ours, full softmax",
+        "targets_per_second",
+        False,
+    ),
+    "sasrec_vs_recbole_gru4rec_ml100k": (
+        "our SASRec, ml-100k",
+        "RecBole GRU4Rec, ml-100k",
+        "targets_per_second",
+        False,
+    ),
+    "sasrec_vs_recbole_fdsa_ml100k": (
+        "our SASRec, ml-100k",
+        "RecBole FDSA, ml-100k",
+        "targets_per_second",
+        False,
+    ),
+    "sasrec_vs_recbole_ml100k": (
+        "our SASRec, ml-100k",
+        "RecBole SASRec, ml-100k",
+        "targets_per_second",
+        False,
+    ),
 }
 
 
@@ -103,7 +220,9 @@ def environment(name: str) -> Path:
         print(f"setting up {name} (some minutes)", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         for more in (["torch==2.13.0"], ["--requirement", wanted]):
-            subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", *more], check=True)
+            subprocess.run(
+                [folder / "bin" / "python", "-m", "pip", "install", "--quiet", *more], check=True
+            )
         (folder / "ready").touch()
     return folder / "bin" / "python"
 
@@ -112,13 +231,32 @@ def run(measure: str, more: dict | None = None) -> dict:
     """One measure in a process of its own."""
     where, task, workload, options = MEASURES[measure]
     script = HERE / ("ours.py" if where == "ours" else f"{where}_peer.py")
-    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", options["processes"]] if "processes" in options else []
-    command = [environment(where), *several, script, task, HERE / "envs" / f"{workload}.npz", json.dumps({"warm": 4} | options | (more or {}))]
+    several = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", options["processes"]]
+        if "processes" in options
+        else []
+    )
+    command = [
+        environment(where),
+        *several,
+        script,
+        task,
+        HERE / "envs" / f"{workload}.npz",
+        json.dumps({"warm": 4} | options | (more or {})),
+    ]
     around = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     around |= ENVIRONMENT | (ALLOCATOR if options.get("runner") else {})
-    shown = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=around, cwd=HERE / "envs")
+    shown = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        env=around,
+        cwd=HERE / "envs",
+    )
     if shown.returncode:
-        raise SystemExit(f"ERROR: {measure}: {shown.stderr.strip().splitlines()[-1] if shown.stderr.strip() else 'no message'}")
+        raise SystemExit(
+            f"ERROR: {measure}: {shown.stderr.strip().splitlines()[-1] if shown.stderr.strip() else 'no message'}"
+        )
     return json.loads(shown.stdout.strip().splitlines()[-1])
 
 
@@ -143,13 +281,21 @@ def best(rounds: list[dict]) -> dict:
     return found
 
 
-def write(found: dict[str, list[dict]], ratios: dict[str, float], share: dict, spread: dict[str, list[float]], kinds: list[dict]) -> None:
+def write(
+    found: dict[str, list[dict]],
+    ratios: dict[str, float],
+    share: dict,
+    spread: dict[str, list[float]],
+    kinds: list[dict],
+) -> None:
     """results.json, and its tables in README.md."""
     cpu = Path("/proc/cpuinfo")
     processor = re.search(r"model name\s*: (.+)", cpu.read_text()) if cpu.is_file() else None
     about = {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout.strip(),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True
+        ).stdout.strip(),
         "processor": processor.group(1) if processor else platform.machine(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": len(os.sched_getaffinity(0)),
@@ -173,7 +319,9 @@ def write(found: dict[str, list[dict]], ratios: dict[str, float], share: dict, s
 def gpu_lines() -> list[str]:
     """The figures of h200.json, a part a line or a few."""
     found = json.loads((HERE / "h200.json").read_text())
-    large, medium, twice, losses = (found[name] for name in ("large", "medium", "repeats", "softmax"))
+    large, medium, twice, losses = (
+        found[name] for name in ("large", "medium", "repeats", "softmax")
+    )
     about, lines = large["made by"], ["| what | figure |", "|---|---|"]
     for how, one in large.items():
         if how != "made by":
@@ -185,26 +333,51 @@ def gpu_lines() -> list[str]:
     lines.append(
         f"| its matrix products | {one['products, TFLOP/s']:.0f} TFLOP/s, {100 * one['share of the bfloat16 peak']:.0f} % of what this device reaches on large ones in bfloat16 |"
     )
-    flash = sum(share for name, share in one["shares of the device's time, %"].items() if "flash" in name)
-    lines.append(f"| the part of the device's time that the catalogue's fused attention takes | {flash:.0f} % |")
-    steps = [(how, medium[how]["a step, ms"]) for how in medium if isinstance(medium[how], dict) and "a step, ms" in medium[how]]
+    flash = sum(
+        share for name, share in one["shares of the device's time, %"].items() if "flash" in name
+    )
+    lines.append(
+        f"| the part of the device's time that the catalogue's fused attention takes | {flash:.0f} % |"
+    )
+    steps = [
+        (how, medium[how]["a step, ms"])
+        for how in medium
+        if isinstance(medium[how], dict) and "a step, ms" in medium[how]
+    ]
     lines.append(
         f"| ML-1M's size (planted, {medium['items']:,} items, {medium['targets']:,} targets in {medium['steps']:,} steps) | best validation after {medium['seconds to the best validation']} s; all of it, with six looks at the validation users, {medium['seconds in all']} s |"
     )
     lines.append(f"| its step | {'; '.join(f'{how} {ms:.0f} ms' for how, ms in steps)} |")
     for how, one in losses.items():
         if how != "made by":
-            lines.append(f"| the loss of 65,536 rows over 59,047 items, forward and backward, {how} | {one['ms']} ms, {one['peak MiB above its inputs']} MiB |")
+            lines.append(
+                f"| the loss of 65,536 rows over 59,047 items, forward and backward, {how} | {one['ms']} ms, {one['peak MiB above its inputs']} MiB |"
+            )
     lines.append(
         f"| the same training twice: {'; '.join(f'{how}' for how in twice if how != 'made by')} | {'; '.join(('the same bits' if one['same bits'] else 'other bits') + ', ' + str(one['seconds']) + ' s' for how, one in twice.items() if how != 'made by')} |"
     )
     pairs = {}
     for name, part in found.items():
-        for key, one in part["ndcg@20 of the test users"].items() if name.startswith("agreement") else ():
-            pairs.setdefault(key, []).extend(b - a for a, b in zip(one["cpu, by seed"], one["gpu, by seed"]))
-    lines += ["", "| NDCG@20 of the test users, GPU less CPU | mean over seeds | its standard error | seeds |", "|---|---|---|---|"]
-    lines += [f"| {key} | {np.mean(values):+.4f} | {np.std(values, ddof=1) / len(values) ** 0.5:.4f} | {len(values)} |" for key, values in pairs.items()]
-    return [f"{about['device']}, torch {about['versions']['torch']}, CUDA {about['cuda']}, {about['date']}.", "", *lines]
+        for key, one in (
+            part["ndcg@20 of the test users"].items() if name.startswith("agreement") else ()
+        ):
+            pairs.setdefault(key, []).extend(
+                b - a for a, b in zip(one["cpu, by seed"], one["gpu, by seed"])
+            )
+    lines += [
+        "",
+        "| NDCG@20 of the test users, GPU less CPU | mean over seeds | its standard error | seeds |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {key} | {np.mean(values):+.4f} | {np.std(values, ddof=1) / len(values) ** 0.5:.4f} | {len(values)} |"
+        for key, values in pairs.items()
+    ]
+    return [
+        f"{about['device']}, torch {about['versions']['torch']}, CUDA {about['cuda']}, {about['date']}.",
+        "",
+        *lines,
+    ]
 
 
 def write_tables() -> None:
@@ -218,32 +391,55 @@ def write_tables() -> None:
         "|---|---|---|",
     ]
     lines += [
-        f"| {name} | {value:.2f} | {', '.join(f'{one:.2f}' for one in content['ratios by round'].get(name, []))} |" for name, value in content["ratios"].items()
+        f"| {name} | {value:.2f} | {', '.join(f'{one:.2f}' for one in content['ratios by round'].get(name, []))} |"
+        for name, value in content["ratios"].items()
     ]
-    lines += ["", "| measure | set | step, ms (median) | targets a second (best round) | peak memory, MB |", "|---|---|---|---|---|"]
+    lines += [
+        "",
+        "| measure | set | step, ms (median) | targets a second (best round) | peak memory, MB |",
+        "|---|---|---|---|---|",
+    ]
     for name, measured in content["measures"].items():
         one = measured["best"]
         if "targets_per_second" in one:
             step = f"{one['step_ms_best']:.0f} ({one['step_ms_median']:.0f})"
-            lines.append(f"| {name} | {MEASURES[name][2]} | {step} | {one['targets_per_second']:,.0f} | {one['rss_mb']:,.0f} |")
+            lines.append(
+                f"| {name} | {MEASURES[name][2]} | {step} | {one['targets_per_second']:,.0f} | {one['rss_mb']:,.0f} |"
+            )
     lines += ["", "| evaluation | set | seconds (median) | peak memory, MB |", "|---|---|---|---|"]
     for name, measured in content["measures"].items():
         if "seconds_best" in (one := measured["best"]):
-            lines.append(f"| {name} | {MEASURES[name][2]} | {one['seconds_best']:.2f} ({one['seconds_median']:.2f}) | {one['rss_mb']:,.0f} |")
+            lines.append(
+                f"| {name} | {MEASURES[name][2]} | {one['seconds_best']:.2f} ({one['seconds_median']:.2f}) | {one['rss_mb']:,.0f} |"
+            )
     lines += ["", "| a step of *ours, full softmax* | its time | of the peak |", "|---|---|---|"]
     for one in content["step by kind of operation"]:
         of_peak = f"{100 * one['share of peak']:.0f} %" if "share of peak" in one else ""
         lines.append(f"| {one['kind']} | {100 * one['share of time']:.0f} % | {of_peak} |")
     readme = HERE / "README.md"
-    text = re.sub(r"<!-- results -->.*<!-- /results -->", "<!-- results -->\n" + "\n".join(lines) + "\n<!-- /results -->", readme.read_text(), flags=re.DOTALL)
-    text = re.sub(r"<!-- gpu -->.*<!-- /gpu -->", "<!-- gpu -->\n" + "\n".join(gpu_lines()) + "\n<!-- /gpu -->", text, flags=re.DOTALL)
+    text = re.sub(
+        r"<!-- results -->.*<!-- /results -->",
+        "<!-- results -->\n" + "\n".join(lines) + "\n<!-- /results -->",
+        readme.read_text(),
+        flags=re.DOTALL,
+    )
+    text = re.sub(
+        r"<!-- gpu -->.*<!-- /gpu -->",
+        "<!-- gpu -->\n" + "\n".join(gpu_lines()) + "\n<!-- /gpu -->",
+        text,
+        flags=re.DOTALL,
+    )
     readme.write_text(text)
 
 
 def main(names: list[str]) -> None:
     prepare()
-    wanted = {name: ratio for name, ratio in RATIOS.items() if not names or name.startswith(tuple(names))}
-    measures = list(dict.fromkeys(side for ours, theirs, *_ in wanted.values() for side in (ours, theirs))) + ["peak"]
+    wanted = {
+        name: ratio for name, ratio in RATIOS.items() if not names or name.startswith(tuple(names))
+    }
+    measures = list(
+        dict.fromkeys(side for ours, theirs, *_ in wanted.values() for side in (ours, theirs))
+    ) + ["peak"]
     found: dict[str, list[dict]] = {name: [] for name in measures}
     for number in range(ROUNDS):
         for name in measures:
@@ -263,14 +459,26 @@ def main(names: list[str]) -> None:
         flops = run(name, {"count_flops": True})["flops_per_target"]
         reached, limit = flops * best(found[name])["targets_per_second"] / 1e9, best(found["peak"])
         share = {
-            "share_of_peak" if kind == "float32" else f"share_of_peak_{kind}": round(reached / limit[kind], 2)
+            "share_of_peak" if kind == "float32" else f"share_of_peak_{kind}": round(
+                reached / limit[kind], 2
+            )
             for kind in ("float32", "bfloat16")
             if kind in limit
         }
         profile = run(name, {"profile": True})
         whole = sum(profile["seconds"].values())
-        kinds = [{"kind": kind, "share of time": round(seconds / whole, 3)} for kind, seconds in profile["seconds"].items()]
-        kinds[0]["share of peak"] = round(flops * profile["targets"] / profile["seconds"]["matrix products"] / 1e9 / limit["float32"], 2)
+        kinds = [
+            {"kind": kind, "share of time": round(seconds / whole, 3)}
+            for kind, seconds in profile["seconds"].items()
+        ]
+        kinds[0]["share of peak"] = round(
+            flops
+            * profile["targets"]
+            / profile["seconds"]["matrix products"]
+            / 1e9
+            / limit["float32"],
+            2,
+        )
     if not names:
         write(found, ratios, share, spread, kinds)
     print(json.dumps(ratios | share, indent=1))

@@ -32,17 +32,24 @@ SIZES = {  # users, items and interactions that the 5-core keeps; items that it 
     "clothing": (39_387, 23_033, 278_677, 0, 0, 0),
     "electronics": (192_403, 63_001, 1_689_188, 0, 0, 0),
 }
-FILMS = {"features.modality": "text", "training.batch_size": 16}  # posters are not published with the films; rows of 200 items
+FILMS = {
+    "features.modality": "text",
+    "training.batch_size": 16,
+}  # posters are not published with the films; rows of 200 items
 CHANGES = {"features.text_encoder": "hashing", "studies.seeds": [0], "studies.retrained_seeds": [0], "training.num_steps": STEPS, "training.step_factor": 1.0,
            "training.warmup_steps": 20, "training.evaluate_every": STEPS, "machine.device": "cpu"}  # fmt: skip
 
 
-def draw(size: tuple[int, ...], generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw(
+    size: tuple[int, ...], generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Users, items and times in the order of the files, by user: as many as `size` says, no pair twice, each user and item of
     the core with five at least."""
     users, items, total, rare, dropped, _ = size
     everyone, step = np.arange(users), max(1, items // 6)
-    codes = np.unique(np.concatenate([everyone * items + (everyone + k * step) % items for k in range(5)]))
+    codes = np.unique(
+        np.concatenate([everyone * items + (everyone + k * step) % items for k in range(5)])
+    )
     while len(codes) < total:
         missing = total - len(codes)
         user = (users * generator.random(2 * missing) ** 2).astype("int64")
@@ -51,35 +58,68 @@ def draw(size: tuple[int, ...], generator: np.random.Generator) -> tuple[np.ndar
         codes = np.union1d(codes, generator.permutation(fresh)[:missing])
     user, item = np.divmod(codes, items)
     few = np.arange(dropped)
-    user, item = np.concatenate([user, few % users]), np.concatenate([item, items + few % max(rare, 1)])
+    user, item = (
+        np.concatenate([user, few % users]),
+        np.concatenate([item, items + few % max(rare, 1)]),
+    )
     order = np.argsort(user, kind="stable")
-    return user[order], item[order], generator.integers(1_200_000_000, 1_400_000_000, len(user)) // 86400 * 86400
-
-
-def write_films(folder: Path, name: str, size: tuple[int, ...], generator: np.random.Generator) -> None:
-    import polars as pl
-
-    user, item, time_ = draw(size, generator)
-    ratings = pl.DataFrame({"userId": user + 1, "movieId": item + 1, "rating": generator.integers(1, 6, len(user)), "timestamp": time_})
-    films = [(n + 1, f"Film {n}, The ({1930 + n % 80})", "Comedy|Drama") for n in range(size[1] + size[3])]
-    if name == "ml-1m":
-        whole = ratings.select(pl.format("{}::{}::{}::{}", *ratings.columns))
-        whole.write_csv(folder / "ratings.dat", include_header=False, quote_style="never")
-        (folder / "movies.dat").write_bytes("".join(f"{n}::{title}::{kind}\n" for n, title, kind in films).encode("latin-1"))
-        return
-    ratings.with_columns(pl.col("rating").cast(pl.Float64)).write_csv(folder / "ratings.csv")
-    pl.DataFrame(films, schema=["movieId", "title", "genres"], orient="row").write_csv(folder / "movies.csv")
-    some = generator.integers(len(user), size=size[5])
-    words = [f"word {n}" for n in range(1000)]
-    pl.DataFrame({"userId": user[some] + 1, "movieId": item[some] + 1, "tag": [words[n % 1000] for n in some], "timestamp": time_[some]}).write_csv(
-        folder / "tags.csv"
+    return (
+        user[order],
+        item[order],
+        generator.integers(1_200_000_000, 1_400_000_000, len(user)) // 86400 * 86400,
     )
 
 
-def write_amazon(folder: Path, name: str, size: tuple[int, ...], generator: np.random.Generator, category: str) -> None:
+def write_films(
+    folder: Path, name: str, size: tuple[int, ...], generator: np.random.Generator
+) -> None:
+    import polars as pl
+
+    user, item, time_ = draw(size, generator)
+    ratings = pl.DataFrame(
+        {
+            "userId": user + 1,
+            "movieId": item + 1,
+            "rating": generator.integers(1, 6, len(user)),
+            "timestamp": time_,
+        }
+    )
+    films = [
+        (n + 1, f"Film {n}, The ({1930 + n % 80})", "Comedy|Drama")
+        for n in range(size[1] + size[3])
+    ]
+    if name == "ml-1m":
+        whole = ratings.select(pl.format("{}::{}::{}::{}", *ratings.columns))
+        whole.write_csv(folder / "ratings.dat", include_header=False, quote_style="never")
+        (folder / "movies.dat").write_bytes(
+            "".join(f"{n}::{title}::{kind}\n" for n, title, kind in films).encode("latin-1")
+        )
+        return
+    ratings.with_columns(pl.col("rating").cast(pl.Float64)).write_csv(folder / "ratings.csv")
+    pl.DataFrame(films, schema=["movieId", "title", "genres"], orient="row").write_csv(
+        folder / "movies.csv"
+    )
+    some = generator.integers(len(user), size=size[5])
+    words = [f"word {n}" for n in range(1000)]
+    pl.DataFrame(
+        {
+            "userId": user[some] + 1,
+            "movieId": item[some] + 1,
+            "tag": [words[n % 1000] for n in some],
+            "timestamp": time_[some],
+        }
+    ).write_csv(folder / "tags.csv")
+
+
+def write_amazon(
+    folder: Path, name: str, size: tuple[int, ...], generator: np.random.Generator, category: str
+) -> None:
     user, item, time_ = draw(size, generator)
     asins = [f"B{n:09d}" for n in range(size[1])]
-    text = ("It does what it says, and my daughter likes it; the colour is not quite that of the picture. " * 6)[:500]
+    text = (
+        "It does what it says, and my daughter likes it; the colour is not quite that of the picture. "
+        * 6
+    )[:500]
     with gzip.open(folder / f"reviews_{category}_5.json.gz", "wt", compresslevel=1) as file:
         for u, i, t in zip(user.tolist(), item.tolist(), time_.tolist()):
             file.write(
@@ -88,7 +128,18 @@ def write_amazon(folder: Path, name: str, size: tuple[int, ...], generator: np.r
     with gzip.open(folder / f"meta_{category}.json.gz", "wt", compresslevel=1) as file:
         for n, asin in enumerate(asins):
             kinds = [[category, f"Kind {n % 20}", f"Sort {n % 300}"]]
-            file.write(repr({"asin": asin, "title": f"Thing number {n}", "brand": f"Brand {n % 500}", "categories": kinds, "description": text}) + "\n")
+            file.write(
+                repr(
+                    {
+                        "asin": asin,
+                        "title": f"Thing number {n}",
+                        "brand": f"Brand {n % 500}",
+                        "categories": kinds,
+                        "description": text,
+                    }
+                )
+                + "\n"
+            )
     record = np.dtype([("asin", "S10"), ("values", "<f4", (4096,))])
     with open(folder / f"image_features_{category}.b", "wb") as file:
         for start in range(0, len(asins), 1024):
@@ -100,37 +151,47 @@ def write_amazon(folder: Path, name: str, size: tuple[int, ...], generator: np.r
 
 def run_stage(stage: str, name: str, scale: float) -> dict:
     """One stage, here; what it took."""
-    from bivrec.domains import Domain, encode, prepare
+    from bivrec.data.domain import Domain, encode, prepare
+    from bivrec.data.readers.common import raw_folder
     from bivrec.settings import load_settings
-    from bivrec.sources import raw_folder
 
     dataset = load_settings().datasets[name]
     films, build, told = dataset.source != "amazon", Path(os.environ["BIVREC_ROOT"]) / "build", {}
     loose = {f"datasets.{name}.expected.strict": False} if scale != 1 else {}
-    domain = Domain(name, CHANGES | loose | (FILMS if films else {"features.image_encoder": "published"}))
+    domain = Domain(
+        name, CHANGES | loose | (FILMS if films else {"features.image_encoder": "published"})
+    )
     started = time.perf_counter()
     if stage == "write":
         folder, generator = raw_folder(dataset.own.folder), np.random.Generator(np.random.PCG64(0))
         folder.mkdir(parents=True)
         size = tuple(round(n * scale) for n in SIZES[name])
-        write_films(folder, name, size, generator) if films else write_amazon(folder, name, size, generator, dataset.own.category)
+        write_films(folder, name, size, generator) if films else write_amazon(
+            folder, name, size, generator, dataset.own.category
+        )
         told["bytes"] = sum(path.stat().st_size for path in folder.iterdir())
     elif stage == "prep":
         os.environ["BIVREC_BUILD"] = str(build / "01_data_prep" / name)
         sequences = prepare(domain)
-        told |= {"users": sequences.num_users, "items": sequences.num_items, "interactions": len(sequences.items)}
+        told |= {
+            "users": sequences.num_users,
+            "items": sequences.num_items,
+            "interactions": len(sequences.items),
+        }
     elif stage == "encode":
         os.environ["BIVREC_BUILD"] = str(build / "02_feature_encoding" / name)
         told |= {modality: features[0].source for modality, features in encode(domain).items()}
     else:
-        from bivrec.field import train_model
+        from bivrec.experiment.training import train_model
 
         record = train_model(domain, "bivrec", 0).record
         told |= {
             "steps": STEPS,
             "rows a step": domain.settings.training.batch_size,
             "targets": record.num_targets,
-            "seconds of the training, with one look at the validation users": round(record.seconds, 1),
+            "seconds of the training, with one look at the validation users": round(
+                record.seconds, 1
+            ),
         }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"seconds": round(time.perf_counter() - started, 1), "peak GiB": round(peak, 2)} | told
@@ -152,7 +213,13 @@ def provenance() -> dict:
         "threads": int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))),
         "load before": round(os.getloadavg()[0], 1),
         "memory, GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy", "polars", "pandas", "scikit-learn")}},
+        "versions": {
+            "python": platform.python_version(),
+            **{
+                name: version(name)
+                for name in ("torch", "numpy", "polars", "pandas", "scikit-learn")
+            },
+        },
     }
 
 
@@ -169,14 +236,26 @@ def main() -> None:
     for name in chosen.names or SIZES:
         stages = {}
         with tempfile.TemporaryDirectory(dir=os.environ.get("BIVREC_SCRATCH")) as root:
-            (Path(root) / "params.yaml").write_text((HERE.parent / "params.yaml").read_text("utf-8"), "utf-8")
+            (Path(root) / "params.yaml").write_text(
+                (HERE.parent / "params.yaml").read_text("utf-8"), "utf-8"
+            )
             environment = os.environ | {"BIVREC_ROOT": root, "PYTHONPATH": str(HERE.parent)}
             environment.pop("BIVREC_DATA", None)
             for stage in ("write", "prep", "encode", "train"):
-                command = [sys.executable, __file__, name, "--scale", str(chosen.scale), "--stage", stage]
+                command = [
+                    sys.executable,
+                    __file__,
+                    name,
+                    "--scale",
+                    str(chosen.scale),
+                    "--stage",
+                    stage,
+                ]
                 shown = subprocess.run(command, env=environment, capture_output=True, text=True)
                 if shown.returncode:
-                    sys.exit(f"ERROR: {name}, {stage}: {shown.stderr.strip().splitlines()[-1] if shown.stderr.strip() else shown.returncode}")
+                    sys.exit(
+                        f"ERROR: {name}, {stage}: {shown.stderr.strip().splitlines()[-1] if shown.stderr.strip() else shown.returncode}"
+                    )
                 stages[stage] = json.loads(shown.stdout.splitlines()[-1])
                 print(f"{name} {stage}: {stages[stage]}", flush=True)
         kept = json.loads(path.read_text("utf-8")) if path.is_file() else {}

@@ -29,13 +29,15 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from bivrec.domains import Domain
+from bivrec.data.domain import Domain
 from bivrec.evaluation import mean_metrics, rank_cases
-from bivrec.field import UNKNOWN_TO_COUNTER, train_model, train_models
-from bivrec.model import BivRec
-from bivrec.recommendation import _CatalogueAttention, _InterestSoftmax
+from bivrec.experiment.cost import UNKNOWN_TO_COUNTER
+from bivrec.experiment.training import train_model, train_models
+from bivrec.model.bivrec import BivRec
+from bivrec.model.losses import _CatalogueAttention, _InterestSoftmax
 from bivrec.settings import load_settings
-from bivrec.training import draw_batches, fit
+from bivrec.training.batches import draw_batches
+from bivrec.training.loop import fit
 
 HERE = Path(__file__).resolve().parent
 LARGE = {"users": 162_541, "items": 59_047, "interactions": 25_000_095}
@@ -63,9 +65,14 @@ class Watched:
     def __enter__(self):
         self.rows, fields = [], "utilization.gpu,utilization.memory,power.draw"
         self.process = subprocess.Popen(
-            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", "-lms", "250"], stdout=subprocess.PIPE, text=True
+            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", "-lms", "250"],
+            stdout=subprocess.PIPE,
+            text=True,
         )
-        self.thread = threading.Thread(target=lambda: self.rows.extend(line.split(",") for line in self.process.stdout), daemon=True)
+        self.thread = threading.Thread(
+            target=lambda: self.rows.extend(line.split(",") for line in self.process.stdout),
+            daemon=True,
+        )
         self.thread.start()
         return self
 
@@ -73,7 +80,11 @@ class Watched:
         self.process.terminate()
         self.thread.join(5)
         whole = np.array([[float(value) for value in row] for row in self.rows if len(row) == 3])
-        self.found = dict(zip(("busy, %", "memory busy, %", "watts"), np.round(whole.mean(0), 1).tolist())) if len(whole) else {}
+        self.found = (
+            dict(zip(("busy, %", "memory busy, %", "watts"), np.round(whole.mean(0), 1).tolist()))
+            if len(whole)
+            else {}
+        )
 
 
 def ceilings(chosen: argparse.Namespace) -> dict:
@@ -115,13 +126,20 @@ def profiled(step, batches) -> dict:
             step(batch)
         torch.cuda.synchronize()
         whole = time.perf_counter() - started
-    kernels = [event for event in seen.key_averages() if event.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [
+        event
+        for event in seen.key_averages()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    ]
     busy = sum(event.self_device_time_total for event in kernels)
     kernels.sort(key=lambda event: -event.self_device_time_total)
     return {
         "kernels a step": sum(event.count for event in kernels) // 2,
         "device busy under the profiler, %": round(100 * busy / 1e6 / whole, 1),
-        "shares of the device's time, %": {event.key[:90]: round(100 * event.self_device_time_total / busy, 1) for event in kernels[:12]},
+        "shares of the device's time, %": {
+            event.key[:90]: round(100 * event.self_device_time_total / busy, 1)
+            for event in kernels[:12]
+        },
     }
 
 
@@ -129,17 +147,34 @@ def large(chosen: argparse.Namespace) -> dict:
     """An epoch of every position at ML-25M's size: the training step, batches cut on the device, full softmax."""
     generator = np.random.Generator(np.random.PCG64(0))
     lengths = generator.lognormal(0, 1.0, LARGE["users"])
-    lengths = np.maximum(20, np.round(lengths * LARGE["interactions"] / lengths.sum())).astype("int64")
+    lengths = np.maximum(20, np.round(lengths * LARGE["interactions"] / lengths.sum())).astype(
+        "int64"
+    )
     chances = 1 / (np.arange(LARGE["items"]) + 10) ** 0.8
-    items = np.searchsorted(np.cumsum(chances / chances.sum()), generator.random(lengths.sum())).clip(max=LARGE["items"] - 1)
+    items = np.searchsorted(
+        np.cumsum(chances / chances.sum()), generator.random(lengths.sum())
+    ).clip(max=LARGE["items"] - 1)
     rows, found = np.split(items, np.cumsum(lengths)[:-1]), {}
     mask = torch.ones(LARGE["items"], dtype=torch.bool)
-    features = {name: (torch.randn(LARGE["items"], width), mask) for name, width in (("text", 384), ("image", 1280))}
-    for label, changes in {"full softmax": {}, "1,024 items drawn": {"training.num_negatives": 1024}}.items():
-        settings = load_settings("ml-25m", {"features.modality": "both", "training.batch_size": 2048, **changes})
+    features = {
+        name: (torch.randn(LARGE["items"], width), mask)
+        for name, width in (("text", 384), ("image", 1280))
+    }
+    for label, changes in {
+        "full softmax": {},
+        "1,024 items drawn": {"training.num_negatives": 1024},
+    }.items():
+        settings = load_settings(
+            "ml-25m", {"features.modality": "both", "training.batch_size": 2048, **changes}
+        )
         torch.manual_seed(0)
         model = BivRec(settings, LARGE["items"], features).to("cuda").train()
-        step, batches = stepper(model, settings.training), draw_batches(rows, settings.training, model.max_length, model.multiple, 0, model.device)
+        step, batches = (
+            stepper(model, settings.training),
+            draw_batches(
+                rows, settings.training, model.max_length, model.multiple, 0, model.device
+            ),
+        )
         with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_COUNTER) as counter:
             probe = next(batches)
             step(probe)
@@ -148,7 +183,9 @@ def large(chosen: argparse.Namespace) -> dict:
             step(batch)
         torch.cuda.reset_peak_memory_stats()
         torch.cuda.synchronize()
-        batches = draw_batches(rows, settings.training, model.max_length, model.multiple, 1, model.device)
+        batches = draw_batches(
+            rows, settings.training, model.max_length, model.multiple, 1, model.device
+        )
         asked = (lengths.sum() - len(lengths)) // (40 if chosen.quick else 1)
         with Watched() as watched:
             started, targets, losses = time.perf_counter(), 0, []
@@ -183,20 +220,33 @@ def planted_domain() -> tuple:
     kept = {key: value for key, value in given.items() if key.startswith(("model.", "training."))}
     domain = Domain(
         "planted",
-        {"datasets.planted.planted": PLANTED, "model.dim": 64, "model.dropout": 0.2, "training.precision": "auto", "training.learning_rate": 0.004, **kept},
+        {
+            "datasets.planted.planted": PLANTED,
+            "model.dim": 64,
+            "model.dropout": 0.2,
+            "training.precision": "auto",
+            "training.learning_rate": 0.004,
+            **kept,
+        },
     )
-    return domain.settings, domain.sequences.num_items, domain.parts(0), domain.features(0)
+    return domain.settings, domain.sequences.num_items, domain.fold(0), domain.features(0)
 
 
 def medium(chosen: argparse.Namespace) -> dict:
     """ML-1M's size to the best validation: the whole training, looks at the validation users included."""
     settings, num_items, parts, features = GENERATED.result()
     seen = {}
-    for label, recorded in {"encoders started kernel by kernel": False, "encoders recorded": True}.items():
+    for label, recorded in {
+        "encoders started kernel by kernel": False,
+        "encoders recorded": True,
+    }.items():
         torch.manual_seed(0)
         model = BivRec(settings, num_items, features).to("cuda").train()
         model.record_encoders(recorded)
-        batches, step = draw_batches(parts.train, settings.training, model.max_length, 40, 0, model.device), stepper(model, settings.training)
+        batches, step = (
+            draw_batches(parts.train, settings.training, model.max_length, 40, 0, model.device),
+            stepper(model, settings.training),
+        )
         ready = list(itertools.islice(batches, 60))
         for batch in ready:
             step(batch)
@@ -205,23 +255,37 @@ def medium(chosen: argparse.Namespace) -> dict:
         for batch in ready:
             step(batch)
         torch.cuda.synchronize()
-        seen[label] = {"a step, ms": round(1000 * (time.perf_counter() - started) / len(ready), 2), **profiled(step, iter(ready))}
+        seen[label] = {
+            "a step, ms": round(1000 * (time.perf_counter() - started) / len(ready), 2),
+            **profiled(step, iter(ready)),
+        }
     torch.manual_seed(0)
     model = BivRec(settings, num_items, features).to("cuda")
     with Watched() as watched:
-        record = fit(model, parts, settings.training, 0, "ndcg@20", num_steps=100 if chosen.quick else None)
+        record = fit(
+            model, parts, settings.training, 0, "ndcg@20", num_steps=100 if chosen.quick else None
+        )
     curve = record.curve[record.curve["metric"] == "ndcg@20"]
     test = mean_metrics(rank_cases(model, parts.test))
     return {
-        "seconds to the best validation": round(float(curve.loc[curve["step"] == record.best_step, "seconds"].iloc[0]), 1),
+        "seconds to the best validation": round(
+            float(curve.loc[curve["step"] == record.best_step, "seconds"].iloc[0]), 1
+        ),
         "best step": record.best_step,
         "seconds in all": round(record.seconds, 1),
         "steps": int(curve["step"].max()),
         "targets": record.num_targets,
         "items": num_items,
-        "test ndcg@20": {row.view: round(row.value, 4) for row in test[test["metric"] == "ndcg@20"].itertuples()},
+        "test ndcg@20": {
+            row.view: round(row.value, 4) for row in test[test["metric"] == "ndcg@20"].itertuples()
+        },
         "curve (step, seconds, mean validation ndcg@20)": [
-            [int(step), round(float(part["seconds"].iloc[0]), 1), round(float(part["value"].mean()), 4)] for step, part in curve.groupby("step")
+            [
+                int(step),
+                round(float(part["seconds"].iloc[0]), 1),
+                round(float(part["value"].mean()), 4),
+            ]
+            for step, part in curve.groupby("step")
         ],
         **watched.found,
         **seen,
@@ -239,7 +303,7 @@ def agreement(chosen: argparse.Namespace) -> dict:
         seconds[f"{dataset}, {len(models)} trainings"] = round(time.perf_counter() - started, 1)
         for trained in models:
             name, seed = trained.name, trained.seed
-            for row in mean_metrics(rank_cases(trained.model, domain.parts(seed).test)).itertuples():
+            for row in mean_metrics(rank_cases(trained.model, domain.fold(seed).test)).itertuples():
                 if row.metric == "ndcg@20":
                     alike = (
                         (known["model"] == name)
@@ -248,7 +312,9 @@ def agreement(chosen: argparse.Namespace) -> dict:
                         & (known["split"] == "test")
                         & (known["metric"] == row.metric)
                     )
-                    rows.append((dataset, name, row.view, seed, row.value, known.loc[alike, "value"].item()))
+                    rows.append(
+                        (dataset, name, row.view, seed, row.value, known.loc[alike, "value"].item())
+                    )
     table = pd.DataFrame(rows, columns=["dataset", "model", "view", "seed", "gpu", "cpu"])
     table["difference"] = table["gpu"] - table["cpu"]
     found = {}
@@ -257,7 +323,9 @@ def agreement(chosen: argparse.Namespace) -> dict:
             "gpu, by seed": part["gpu"].round(4).tolist(),
             "cpu, by seed": part["cpu"].round(4).tolist(),
             "mean difference": round(part["difference"].mean(), 4),
-            "its standard error over seeds": round(part["difference"].std() / len(part) ** 0.5, 4) if len(part) > 1 else None,
+            "its standard error over seeds": round(part["difference"].std() / len(part) ** 0.5, 4)
+            if len(part) > 1
+            else None,
         }
     return {"ndcg@20 of the test users": found, "seconds": seconds}
 
@@ -266,10 +334,22 @@ def repeats(chosen: argparse.Namespace) -> dict:
     """Two trainings of the same seed: the same bits on request, and what that costs."""
     found = {}
     for asked in (False, True):
-        domain = Domain("movies-classic", {"machine.deterministic": asked, **({"training.num_steps": 25} if chosen.quick else {})})
+        domain = Domain(
+            "movies-classic",
+            {
+                "machine.deterministic": asked,
+                **({"training.num_steps": 25} if chosen.quick else {}),
+            },
+        )
         two = [train_model(domain, "bivrec", 0) for _ in range(2)]
-        same = all(torch.equal(a, b) for a, b in zip(two[0].model.state_dict().values(), two[1].model.state_dict().values()))
-        found["deterministic" if asked else "as usual"] = {"same bits": same, "seconds": round(two[1].record.seconds, 1)}
+        same = all(
+            torch.equal(a, b)
+            for a, b in zip(two[0].model.state_dict().values(), two[1].model.state_dict().values())
+        )
+        found["deterministic" if asked else "as usual"] = {
+            "same bits": same,
+            "seconds": round(two[1].record.seconds, 1),
+        }
     torch.use_deterministic_algorithms(False)
     return found
 
@@ -277,31 +357,58 @@ def repeats(chosen: argparse.Namespace) -> dict:
 def softmax(chosen: argparse.Namespace) -> dict:
     """The recommendation loss and its gradient over 59,047 items, 65,536 rows of two interests: fused attention beside blocks
     of scores, and how near each is to float32."""
-    interests, table = (torch.randn(*shape, device="cuda") * 0.4 for shape in ((65_536, 2, 64), (LARGE["items"], 64)))
+    interests, table = (
+        torch.randn(*shape, device="cuda") * 0.4
+        for shape in ((65_536, 2, 64), (LARGE["items"], 64))
+    )
     targets = torch.randint(LARGE["items"], (65_536,), device="cuda")
     interests.requires_grad_(), table.requires_grad_()
     ways = {
-        "fused attention, bfloat16": lambda: _CatalogueAttention.apply(interests, table, targets, torch.bfloat16),
-        "blocks, bfloat16": lambda: _InterestSoftmax.apply(interests, table, targets, False, torch.bfloat16, None, len(table)),
-        "blocks, float32": lambda: _InterestSoftmax.apply(interests, table, targets, False, torch.float32, None, len(table)),
+        "fused attention, bfloat16": lambda: _CatalogueAttention.apply(
+            interests, table, targets, torch.bfloat16
+        ),
+        "blocks, bfloat16": lambda: _InterestSoftmax.apply(
+            interests, table, targets, False, torch.bfloat16, None, len(table)
+        ),
+        "blocks, float32": lambda: _InterestSoftmax.apply(
+            interests, table, targets, False, torch.float32, None, len(table)
+        ),
     }
-    results, found = {name: (way(), *torch.autograd.grad(way(), (interests, table))) for name, way in ways.items()}, {}
+    results, found = (
+        {
+            name: (way(), *torch.autograd.grad(way(), (interests, table)))
+            for name, way in ways.items()
+        },
+        {},
+    )
     for name, way in ways.items():
         torch.cuda.reset_peak_memory_stats()
         before, seconds = torch.cuda.memory_allocated(), clock(lambda way=way: way().backward(), 5)
-        useful = 6 * interests.numel() * len(table)  # the products of the loss, of the interests' gradient and of the table's
+        useful = (
+            6 * interests.numel() * len(table)
+        )  # the products of the loss, of the interests' gradient and of the table's
         found[name] = {
             "ms": round(1000 * seconds, 1),
             "products that the loss needs, TFLOP/s": round(useful / seconds / 1e12, 1),
-            "peak MiB above its inputs": round((torch.cuda.max_memory_allocated() - before) / 2**20),
+            "peak MiB above its inputs": round(
+                (torch.cuda.max_memory_allocated() - before) / 2**20
+            ),
             "off float32: loss, interests, table": [
-                float(f"{float((a - b).norm() / b.norm()):.1e}") for a, b in zip(results[name], results["blocks, float32"])
+                float(f"{float((a - b).norm() / b.norm()):.1e}")
+                for a, b in zip(results[name], results["blocks, float32"])
             ],
         }
     return found
 
 
-PARTS = {"ceilings": ceilings, "softmax": softmax, "large": large, "agreement": agreement, "repeats": repeats, "medium": medium}
+PARTS = {
+    "ceilings": ceilings,
+    "softmax": softmax,
+    "large": large,
+    "agreement": agreement,
+    "repeats": repeats,
+    "medium": medium,
+}
 
 
 def provenance() -> dict:
@@ -309,7 +416,11 @@ def provenance() -> dict:
         subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True).stdout.strip()
         for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "../bivrec"])
     ]
-    driver = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True).stdout.strip()
+    driver = subprocess.run(
+        ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "commit": git[0] or os.environ.get("BIVREC_COMMIT", ""),
@@ -319,7 +430,10 @@ def provenance() -> dict:
         "driver": driver,
         "cuda": torch.version.cuda,
         "cores": len(os.sched_getaffinity(0)),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy", "pandas")}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy", "pandas")},
+        },
     }
 
 
@@ -328,8 +442,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART")
     parser.add_argument("--out", type=Path, default=HERE / "h200.json")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings that are held against the CPU's")
-    parser.add_argument("--quick", action="store_true", help="a small part of each, to see that all runs")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2],
+        help="of the trainings that are held against the CPU's",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a small part of each, to see that all runs"
+    )
     chosen = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("ERROR: PyTorch finds no GPU here")
@@ -341,13 +463,19 @@ def main() -> None:
         for name in names:
             started = time.perf_counter()
             try:
-                label = f"agreement, seeds {' '.join(map(str, chosen.seeds))}" if name == "agreement" else name
+                label = (
+                    f"agreement, seeds {' '.join(map(str, chosen.seeds))}"
+                    if name == "agreement"
+                    else name
+                )
                 kept[label] = {"made by": made, **PARTS[name](chosen)}
             except Exception:
                 traceback.print_exc()
             print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
             torch.cuda.empty_cache()
-            (part := chosen.out.with_suffix(".part")).write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+            (part := chosen.out.with_suffix(".part")).write_text(
+                json.dumps(kept, indent=1) + "\n", "utf-8"
+            )
             os.replace(part, chosen.out)
 
 

@@ -18,13 +18,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from workloads import even, load
 
 from bivrec.baselines import SASRec
+from bivrec.data.types import EvalCases
 from bivrec.evaluation import mean_metrics, rank_cases
-from bivrec.model import Batch, BivRec, pad
-from bivrec.processes import average_gradients, join_processes, place
-from bivrec.recommendation import catalogue_type, choose_interest
-from bivrec.sequences import Cases
+from bivrec.model.base import Batch, pad
+from bivrec.model.bivrec import BivRec
+from bivrec.model.losses import catalogue_type, choose_interest
 from bivrec.settings import load_settings
-from bivrec.training import draw_batches
+from bivrec.training.batches import draw_batches
+from bivrec.training.distributed import average_gradients, join_processes, place
 
 KINDS = {  # of operations, by PyTorch's names for them
     "matrix products": {"mm", "bmm", "addmm", "baddbmm"},
@@ -57,25 +58,36 @@ def measure(step, batches, options) -> dict:
 
 
 def settings_of(options):
-    changes = {"model.dim": 64, "model.max_length": options["max_length"], "training.batch_size": options["batch_size"]} | options.get("changes", {})
+    changes = {
+        "model.dim": 64,
+        "model.max_length": options["max_length"],
+        "training.batch_size": options["batch_size"],
+    } | options.get("changes", {})
     return load_settings("movies-classic", changes)
 
 
 def features_of(workload):
     names = ("text", "image")
     mask = torch.ones(workload.num_items, dtype=torch.bool)
-    return {name: (torch.from_numpy(values), mask) for name, values in zip(names, workload.item_features())}
+    return {
+        name: (torch.from_numpy(values), mask)
+        for name, values in zip(names, workload.item_features())
+    }
 
 
 def optimiser_of(model, settings):
-    return torch.optim.AdamW(model.parameters(), settings.training.learning_rate, (0.9, 0.98), fused=True)
+    return torch.optim.AdamW(
+        model.parameters(), settings.training.learning_rate, (0.9, 0.98), fused=True
+    )
 
 
 def train(workload, options) -> dict:
     """Our model as the study trains it."""
     settings = settings_of(options)
     torch.manual_seed(0)
-    model = {"bivrec": BivRec, "sasrec": SASRec}[options["model"]](settings, workload.num_items, features_of(workload)).train()
+    model = {"bivrec": BivRec, "sasrec": SASRec}[options["model"]](
+        settings, workload.num_items, features_of(workload)
+    ).train()
     optimiser, parameters = optimiser_of(model, settings), list(model.parameters())
 
     def step(batch) -> int:
@@ -89,7 +101,9 @@ def train(workload, options) -> dict:
 
     batches = draw_batches(workload.rows(), settings.training, model.max_length, model.multiple, 0)
     if options.get("count_flops"):
-        from bivrec.field import UNKNOWN_TO_COUNTER  # with it come plots and tables, which are no part of a training's memory
+        from bivrec.experiment.cost import (
+            UNKNOWN_TO_COUNTER,  # with it come plots and tables, which are no part of a training's memory
+        )
 
         with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_COUNTER) as counter:
             targets = sum(step(batch) for batch in itertools.islice(batches, 10))
@@ -110,7 +124,10 @@ def profile(step, batches) -> dict:
         name = one.key.removeprefix("aten::").strip("_")
         kind = next((kind for kind, names in KINDS.items() if name in names), "the rest")
         seconds[kind] += one.self_cpu_time_total / 1e6
-    return {"targets": targets, "seconds": {kind: round(value, 3) for kind, value in seconds.items()}}
+    return {
+        "targets": targets,
+        "seconds": {kind: round(value, 3) for kind, value in seconds.items()},
+    }
 
 
 class AuthorsTable(nn.Module):
@@ -118,7 +135,9 @@ class AuthorsTable(nn.Module):
 
     def __init__(self, features, dim):
         super().__init__()
-        self.register_buffer("values", torch.cat([values for values, _ in features.values()], 1), persistent=False)
+        self.register_buffer(
+            "values", torch.cat([values for values, _ in features.values()], 1), persistent=False
+        )
         self.project = nn.Linear(self.values.shape[1], dim, bias=False)
 
     def forward(self, _=None):
@@ -135,15 +154,28 @@ class AuthorsWay(BivRec):
 
     def loss(self, batch):
         tables, multimodal = self.tables(), self.items["multimodal"]
-        vectors = {"id": tables["id"][batch.items], "multimodal": multimodal.project(multimodal.values[batch.items])}
+        vectors = {
+            "id": tables["id"][batch.items],
+            "multimodal": multimodal.project(multimodal.values[batch.items]),
+        }
         at, targets = torch.arange(len(batch.probe)), batch.targets[batch.supervised]
-        read = {view: encoder(vectors[view], batch.mask, self.causal) for view, encoder in self.views.items()}
+        read = {
+            view: encoder(vectors[view], batch.mask, self.causal)
+            for view, encoder in self.views.items()
+        }
         rows = {view: interests[at, batch.probe] for view, (interests, _) in read.items()}
         total = 0
         for view, interests in rows.items():
             nearest = choose_interest(interests, tables[view], targets)[:, 0]
             total = total + nn.functional.cross_entropy(nearest @ tables[view].T, targets)
-        return total + self._between(tables, rows, {view: allocation for view, (_, allocation) in read.items()}, batch.mask, rows, targets)
+        return total + self._between(
+            tables,
+            rows,
+            {view: allocation for view, (_, allocation) in read.items()},
+            batch.mask,
+            rows,
+            targets,
+        )
 
 
 def drawn_in_python(rows, settings, max_length, multiple):
@@ -165,7 +197,10 @@ def drawn_in_python(rows, settings, max_length, multiple):
 
 
 def authors_way(workload, options) -> dict:
-    options = {**options, "changes": {"training.supervision": "one_target"} | options.get("changes", {})}
+    options = {
+        **options,
+        "changes": {"training.supervision": "one_target"} | options.get("changes", {}),
+    }
     settings, rows = settings_of(options), workload.rows()
     model = AuthorsWay(settings, workload.num_items, features_of(workload)).train()
     optimiser = torch.optim.Adam(model.parameters(), settings.training.learning_rate)
@@ -186,20 +221,30 @@ def evaluate(workload, options) -> dict:
     """Every user's last item ranked in the full catalogue, the history masked, and the metrics' means."""
     settings, rows = settings_of(options), workload.rows()
     model = SASRec(settings, workload.num_items, features_of(workload)).eval()
-    cases = Cases(np.arange(len(rows)), tuple(row[:-1] for row in rows), tuple(row[-1:] for row in rows))
+    cases = EvalCases(
+        np.arange(len(rows)), tuple(row[:-1] for row in rows), tuple(row[-1:] for row in rows)
+    )
     seconds = []
     for _ in range(options["rounds"]):
         started = time.perf_counter()
         mean_metrics(rank_cases(model, cases), (10, 20))
         seconds.append(time.perf_counter() - started)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds_best": min(seconds), "seconds_median": float(np.median(seconds)), "users": len(rows), "rss_mb": memory}
+    return {
+        "seconds_best": min(seconds),
+        "seconds_median": float(np.median(seconds)),
+        "users": len(rows),
+        "rss_mb": memory,
+    }
 
 
 def peak(workload, options) -> dict:
     """The fastest matrix products of this machine, GFLOP/s; in bfloat16 where the processor knows it."""
     found = {}
-    for name, kind in {"float32": torch.float32, str(catalogue_type("auto")).removeprefix("torch."): catalogue_type("auto")}.items():
+    for name, kind in {
+        "float32": torch.float32,
+        str(catalogue_type("auto")).removeprefix("torch."): catalogue_type("auto"),
+    }.items():
         a, b = torch.randn(2048, 2048).to(kind), torch.randn(2048, 2048).to(kind)
         best = float("inf")
         for _ in range(8):
@@ -216,6 +261,8 @@ if __name__ == "__main__":
     torch.set_num_threads(options.get("threads", 1))
     join_processes("gloo")
     workload = even(**options["even"]) if "even" in options else load(Path(path))
-    found = {"train": train, "authors_way": authors_way, "evaluate": evaluate, "peak": peak}[task](workload, options)
+    found = {"train": train, "authors_way": authors_way, "evaluate": evaluate, "peak": peak}[task](
+        workload, options
+    )
     if place() == 0:
         print(json.dumps(found | {"torch": torch.__version__}))

@@ -36,7 +36,12 @@ def prepare(workload, options, folder):
         "selected_features": ["class"],
         "MAX_ITEM_LIST_LENGTH": options["max_length"],
         "train_batch_size": options["batch_size"],
-        "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
+        "eval_args": {
+            "split": {"LS": "valid_and_test"},
+            "order": "TO",
+            "group_by": "user",
+            "mode": "full",
+        },
         "train_neg_sample_args": None,
         "loss_type": "CE",
         "hidden_size": 64,
@@ -88,11 +93,22 @@ def run_evaluate(workload, options, folder) -> dict:
         trainer.evaluate(test, load_best_model=False, show_progress=False)
         seconds.append(time.perf_counter() - started)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds_best": min(seconds), "seconds_median": float(np.median(seconds)), "rss_mb": memory}
+    return {
+        "seconds_best": min(seconds),
+        "seconds_median": float(np.median(seconds)),
+        "rss_mb": memory,
+    }
 
 
 if __name__ == "__main__":
     task, path, told = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
-        found = {"train": run_train, "evaluate": run_evaluate}[task](load(Path(path)), json.loads(told), folder)
-    print(json.dumps(found | {"recbole": recbole.__version__, "torch": torch.__version__, "numpy": np.__version__}))
+        found = {"train": run_train, "evaluate": run_evaluate}[task](
+            load(Path(path)), json.loads(told), folder
+        )
+    print(
+        json.dumps(
+            found
+            | {"recbole": recbole.__version__, "torch": torch.__version__, "numpy": np.__version__}
+        )
+    )

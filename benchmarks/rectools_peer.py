@@ -25,7 +25,14 @@ warnings.filterwarnings("ignore")
 
 def run_train(workload, options) -> dict:
     users, items, times = workload.interactions()
-    table = pd.DataFrame({Columns.User: users, Columns.Item: items, Columns.Weight: 1.0, Columns.Datetime: pd.to_datetime(times, unit="s")})
+    table = pd.DataFrame(
+        {
+            Columns.User: users,
+            Columns.Item: items,
+            Columns.Weight: 1.0,
+            Columns.Datetime: pd.to_datetime(times, unit="s"),
+        }
+    )
     model = SASRecModel(
         session_max_len=options["max_length"],
         batch_size=options["batch_size"],
@@ -38,7 +45,10 @@ def run_train(workload, options) -> dict:
     )
     model._build_model_from_dataset(Dataset.construct(table))
     module, loader = model.lightning_model.train(), model.data_preparator.get_dataloader_train()
-    optimiser, batches = module.configure_optimizers(), itertools.chain.from_iterable(itertools.repeat(loader))
+    optimiser, batches = (
+        module.configure_optimizers(),
+        itertools.chain.from_iterable(itertools.repeat(loader)),
+    )
     seconds, targets = [], []
     for number in range(options["warm"] + options["steps"]):
         started = time.perf_counter()
@@ -65,4 +75,9 @@ if __name__ == "__main__":
     _, path, told = sys.argv[1:]
     options = json.loads(told)
     torch.set_num_threads(options.get("threads", 1))
-    print(json.dumps(run_train(load(Path(path)), options) | {name: version(name) for name in ("rectools", "torch", "numpy")}))
+    print(
+        json.dumps(
+            run_train(load(Path(path)), options)
+            | {name: version(name) for name in ("rectools", "torch", "numpy")}
+        )
+    )

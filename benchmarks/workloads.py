@@ -37,22 +37,37 @@ class Workload:
     def item_features(self) -> list[np.ndarray]:
         """Text and image of every item, at random."""
         generator = np.random.default_rng(0)
-        return [generator.standard_normal((self.num_items, width), dtype="float32") for width in self.features]
+        return [
+            generator.standard_normal((self.num_items, width), dtype="float32")
+            for width in self.features
+        ]
 
 
 def generated(name: str) -> Workload:
     users, num_items, interactions, features = SIZES[name]
     generator = np.random.default_rng(0)
-    lengths = np.maximum(5, np.round(generator.lognormal(0, 0.7, users) * interactions / users / np.exp(0.245))).astype("int64")
-    lengths = np.minimum(np.maximum(5, np.round(lengths * interactions / lengths.sum()).astype("int64")), num_items // 2)
+    lengths = np.maximum(
+        5, np.round(generator.lognormal(0, 0.7, users) * interactions / users / np.exp(0.245))
+    ).astype("int64")
+    lengths = np.minimum(
+        np.maximum(5, np.round(lengths * interactions / lengths.sum()).astype("int64")),
+        num_items // 2,
+    )
     chances = 1 / (np.arange(num_items) + 10) ** 0.8
     chances = np.log(chances / chances.sum())
-    rows = [np.argpartition(-(chances + generator.gumbel(size=num_items)), length)[:length] for length in lengths]
+    rows = [
+        np.argpartition(-(chances + generator.gumbel(size=num_items)), length)[:length]
+        for length in lengths
+    ]
     rows = [generator.permutation(row) for row in rows]
-    return Workload(name, np.concatenate(rows), np.concatenate([[0], np.cumsum(lengths)]), num_items, features)
+    return Workload(
+        name, np.concatenate(rows), np.concatenate([[0], np.cumsum(lengths)]), num_items, features
+    )
 
 
-def even(num_items: int, length: int, num_users: int = 1000, features: tuple[int, ...] = (32, 32)) -> Workload:
+def even(
+    num_items: int, length: int, num_users: int = 1000, features: tuple[int, ...] = (32, 32)
+) -> Workload:
     """Users with histories of one length, items at random: for curves of cost against one size at a time."""
     items = np.random.default_rng(0).integers(num_items, size=num_users * length)
     return Workload("even", items, np.arange(0, len(items) + 1, length), num_items, features)
@@ -68,9 +83,22 @@ def movielens_100k(folder: Path) -> Workload:
 
 
 def save(workload: Workload, path: Path) -> None:
-    np.savez(path, items=workload.items, starts=workload.starts, num_items=workload.num_items, features=workload.features, name=workload.name)
+    np.savez(
+        path,
+        items=workload.items,
+        starts=workload.starts,
+        num_items=workload.num_items,
+        features=workload.features,
+        name=workload.name,
+    )
 
 
 def load(path: Path) -> Workload:
     with np.load(path, allow_pickle=False) as kept:
-        return Workload(str(kept["name"]), kept["items"], kept["starts"], int(kept["num_items"]), tuple(kept["features"].tolist()))
+        return Workload(
+            str(kept["name"]),
+            kept["items"],
+            kept["starts"],
+            int(kept["num_items"]),
+            tuple(kept["features"].tolist()),
+        )

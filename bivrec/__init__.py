@@ -1,19 +1,30 @@
-"""BivRec (arXiv 2402.17334), reconstructed: multimodal sequential recommendation in two views of one history.
+"""BivRec (arXiv 2402.17334), reconstructed: multimodal sequential recommendation in two views.
 
-Read the files in this order; each imports only from those above it. `from bivrec import load, recommend` asks a trained model."""
+`from bivrec import load, recommend` asks a trained model.
+"""
 
-READING_ORDER = (
-    "settings", "results",
-    "sequences", "sources", "fetch", "planted", "features", "domains",
-    "processes", "recommendation", "embedding", "decomposition", "cross_view", "model", "baselines",
-    "evaluation", "training", "field", "studies", "report", "figures", "study_figures", "pipeline", "explore", "explorer",
-)  # fmt: skip
+ROOMS = (
+    "errors",
+    "settings",
+    "outputs",
+    "data",
+    "model",
+    "kernels",
+    "baselines",
+    "evaluation",
+    "training",
+    "experiment",
+    "studies",
+    "plots",
+    "pipeline",
+    "explore",
+)  # in reading order: a room imports only from rooms before it
 
 
 def __getattr__(name: str):
-    """`load` and `recommend`, imported when first asked for, so that the package itself loads at once."""
+    """`load` and `recommend`, imported on first use, so that `import bivrec` itself is instant."""
     if name in ("load", "recommend"):
-        from bivrec import explore
+        from bivrec.explore import api
 
-        return getattr(explore, name)
-    raise AttributeError(f"module 'bivrec' has no attribute {name!r}; see READING_ORDER for its files")
+        return getattr(api, name)
+    raise AttributeError(f"module 'bivrec' has no attribute {name!r}")

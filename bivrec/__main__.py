@@ -3,7 +3,7 @@
 import sys
 
 try:
-    from bivrec.pipeline import main
+    from bivrec.pipeline.cli import main
 except ImportError as missing:
     if (missing.name or "").startswith("bivrec"):
         raise

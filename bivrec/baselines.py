@@ -12,11 +12,11 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn.functional import embedding, normalize
 
-from bivrec.cross_view import info_nce
-from bivrec.decomposition import Block, GaussianAttention
-from bivrec.embedding import Dropout, ItemTable, MultiScaleEmbedding
-from bivrec.model import Batch, Interests, Newest, Scores, SequentialModel, Tables
-from bivrec.recommendation import catalogue_type, choose_interest, draw_items, interest_softmax
+from bivrec.model.attention import Block, GaussianAttention
+from bivrec.model.base import Batch, Interests, Newest, Scores, SequentialModel, Tables
+from bivrec.model.cross_view import info_nce
+from bivrec.model.embedding import Dropout, ItemTable, MultiScaleEmbedding
+from bivrec.model.losses import catalogue_type, choose_interest, draw_items, interest_softmax
 from bivrec.settings import ItemKNN, Settings
 
 
@@ -24,7 +24,9 @@ class Popularity:
     """An item's score is its number of training interactions, whatever the history."""
 
     def __init__(self, train: Sequence[Int64[ndarray, "_"]], num_items: int):
-        self.counts = torch.from_numpy(np.bincount(np.concatenate(train), minlength=num_items)).float()
+        self.counts = torch.from_numpy(
+            np.bincount(np.concatenate(train), minlength=num_items)
+        ).float()
 
     def score(self, histories: Sequence[Int64[ndarray, "_"]]) -> Scores:
         return {"id": self.counts.expand(len(histories), -1)}
@@ -36,20 +38,28 @@ class ItemNeighbours:
     def __init__(self, settings: ItemKNN, train: Sequence[Int64[ndarray, "_"]], num_items: int):
         self.settings = settings
         users = np.repeat(np.arange(len(train)), [len(row) for row in train])
-        seen = csr_array((np.ones(len(users), "float32"), (users, np.concatenate(train))), shape=(len(train), num_items))
+        seen = csr_array(
+            (np.ones(len(users), "float32"), (users, np.concatenate(train))),
+            shape=(len(train), num_items),
+        )
         together = (seen.T @ seen).toarray()
         length = np.sqrt(together.diagonal()).clip(1e-6)
         np.fill_diagonal(together, 0)
         self.similarity = torch.from_numpy(together / length / length[:, None])
         if settings.num_neighbours:
             kept = self.similarity.topk(min(settings.num_neighbours, num_items), 1)
-            self.similarity = torch.zeros_like(self.similarity).scatter_(1, kept.indices, kept.values)
+            self.similarity = torch.zeros_like(self.similarity).scatter_(
+                1, kept.indices, kept.values
+            )
 
     def score(self, histories: Sequence[Int64[ndarray, "_"]]) -> Scores:
         rows = []
         for history in histories:
             newest = torch.from_numpy(history[-self.settings.num_recent :][::-1].copy())
-            rows.append(self.settings.decay ** torch.arange(len(newest), dtype=torch.float) @ self.similarity[newest])
+            rows.append(
+                self.settings.decay ** torch.arange(len(newest), dtype=torch.float)
+                @ self.similarity[newest]
+            )
         return {"id": torch.stack(rows)}
 
 
@@ -63,7 +73,11 @@ class NeuralBaseline(SequentialModel):
     def __init__(self, settings: Settings, num_items: int, features: dict):
         super().__init__()
         self.settings, self.own = settings, settings.baseline
-        self.dim, self.max_length, self.num_modalities = settings.model.dim, settings.model.max_length, len(features)
+        self.dim, self.max_length, self.num_modalities = (
+            settings.model.dim,
+            settings.model.max_length,
+            len(features),
+        )
         inputs = self.inputs or self.own.inputs
         self.view = {"id": "id", "multimodal": "multimodal", "fused": "both"}[inputs]
         self.kind = catalogue_type(settings.training.precision)
@@ -72,17 +86,27 @@ class NeuralBaseline(SequentialModel):
 
     @abstractmethod
     def read(
-        self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], table: Float[Tensor, "catalogue dim"]
+        self,
+        items: Int64[Tensor, "batch position"],
+        mask: Bool[Tensor, "batch position"],
+        table: Float[Tensor, "catalogue dim"],
     ) -> Float[Tensor, "batch position interest dim"]:
         """The interests after every position; most models have one, their state."""
 
     def tables(self) -> Tables:
         return {self.view: self.items()}
 
-    def interests(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]) -> Interests:
+    def interests(
+        self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]
+    ) -> Interests:
         return {view: self.read(items, mask, table) for view, table in self.tables().items()}
 
-    def newest(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], tables: Tables) -> Newest:
+    def newest(
+        self,
+        items: Int64[Tensor, "batch position"],
+        mask: Bool[Tensor, "batch position"],
+        tables: Tables,
+    ) -> Newest:
         at = torch.arange(len(items), device=items.device), mask.sum(1) - 1
         return {view: self.read(items, mask, table)[at] for view, table in tables.items()}
 
@@ -90,7 +114,11 @@ class NeuralBaseline(SequentialModel):
         """Cross-entropy at the supervised positions, with several interests that of the one nearest to the target."""
         own = batch.own()
         table, targets = self.tables()[self.view], own.targets[own.supervised]
-        interests = self.read(own.items, own.mask, table).flatten(0, 1).index_select(0, own.supervised.flatten().nonzero()[:, 0])
+        interests = (
+            self.read(own.items, own.mask, table)
+            .flatten(0, 1)
+            .index_select(0, own.supervised.flatten().nonzero()[:, 0])
+        )
         if interests.shape[1] > 1:
             interests = choose_interest(interests, table, targets)
         drawn = draw_items(len(table), self.settings.training.num_negatives, targets.device)
@@ -104,17 +132,26 @@ class CausalTransformer(nn.Module):
         super().__init__()
         model, own = settings.model, settings.baseline
         self.embedding = MultiScaleEmbedding(replace(model, scales=(1,)))
-        attentions = (GaussianAttention(model.dim, own.num_heads, "softmax", model.max_length, biased=False) for _ in range(own.num_layers))
-        self.blocks = nn.ModuleList([Block(attention, model.dim, own.inner_dim, model.dropout) for attention in attentions])
+        attentions = (
+            GaussianAttention(model.dim, own.num_heads, "softmax", model.max_length, biased=False)
+            for _ in range(own.num_layers)
+        )
+        self.blocks = nn.ModuleList(
+            [Block(attention, model.dim, own.inner_dim, model.dropout) for attention in attentions]
+        )
         self.norm = nn.LayerNorm(model.dim)
 
-    def forward(self, vectors: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"]) -> Float[Tensor, "batch position dim"]:
+    def forward(
+        self, vectors: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"]
+    ) -> Float[Tensor, "batch position dim"]:
         x = self.embedding(vectors, mask)
         for block in self.blocks:
             x = block(x, mask, (1,), True)
         return self.norm(x.flatten(0, 1))
 
-    def last(self, vectors: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"]) -> Float[Tensor, "batch dim"]:
+    def last(
+        self, vectors: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"]
+    ) -> Float[Tensor, "batch dim"]:
         """The same at each row's last position; of the last block nothing else is computed."""
         x, (*blocks, block) = self.embedding(vectors, mask), self.blocks
         for each in blocks:
@@ -132,7 +169,10 @@ class SASRec(NeuralBaseline):
         return self.encode(self.encoder, embedding(items, table), mask)[:, :, None]
 
     def newest(self, items, mask, tables):
-        return {view: self.encoder.last(embedding(items, table), mask)[:, None] for view, table in tables.items()}
+        return {
+            view: self.encoder.last(embedding(items, table), mask)[:, None]
+            for view, table in tables.items()
+        }
 
 
 class SummedSASRec(SequentialModel):
@@ -141,17 +181,32 @@ class SummedSASRec(SequentialModel):
     def __init__(self, settings: Settings, num_items: int, features: dict):
         super().__init__()
         self.settings, self.max_length = settings, settings.model.max_length
-        parts = {view: replace(settings, baseline=replace(settings.baseline, inputs=view)) for view in ("id", "multimodal")}
-        self.parts = nn.ModuleDict({view: SASRec(part, num_items, features) for view, part in parts.items()})
+        parts = {
+            view: replace(settings, baseline=replace(settings.baseline, inputs=view))
+            for view in ("id", "multimodal")
+        }
+        self.parts = nn.ModuleDict(
+            {view: SASRec(part, num_items, features) for view, part in parts.items()}
+        )
 
     def tables(self) -> Tables:
         return {view: part.tables()[view] for view, part in self.parts.items()}
 
-    def interests(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]) -> Interests:
+    def interests(
+        self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]
+    ) -> Interests:
         return {view: part.interests(items, mask)[view] for view, part in self.parts.items()}
 
-    def newest(self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], tables: Tables) -> Newest:
-        return {view: part.newest(items, mask, {view: tables[view]})[view] for view, part in self.parts.items()}
+    def newest(
+        self,
+        items: Int64[Tensor, "batch position"],
+        mask: Bool[Tensor, "batch position"],
+        tables: Tables,
+    ) -> Newest:
+        return {
+            view: part.newest(items, mask, {view: tables[view]})[view]
+            for view, part in self.parts.items()
+        }
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """The sum of two losses that share no parameter."""
@@ -176,14 +231,24 @@ class ComiRecSA(NeuralBaseline):
 
     def build(self):
         self.position = nn.Parameter(torch.randn(self.max_length, self.dim) * 0.02)
-        self.attend = nn.Sequential(nn.Linear(self.dim, 4 * self.dim, bias=False), nn.Tanh(), nn.Linear(4 * self.dim, self.own.num_interests, bias=False))
+        self.attend = nn.Sequential(
+            nn.Linear(self.dim, 4 * self.dim, bias=False),
+            nn.Tanh(),
+            nn.Linear(4 * self.dim, self.own.num_interests, bias=False),
+        )
         self.dropout = Dropout(self.settings.model.dropout)
 
     def read(self, items, mask, table):
         vectors, length = self.dropout(embedding(items, table)), items.shape[1]
-        logits = self.attend(vectors + self.position[:length]).transpose(1, 2)[:, :, None].expand(-1, -1, length, -1)
+        logits = (
+            self.attend(vectors + self.position[:length])
+            .transpose(1, 2)[:, :, None]
+            .expand(-1, -1, length, -1)
+        )
         later = torch.ones(length, length, dtype=torch.bool, device=items.device).triu(1)
-        shares = logits.masked_fill(later, float("-inf")).softmax(-1)  # batch interest prefix position
+        shares = logits.masked_fill(later, float("-inf")).softmax(
+            -1
+        )  # batch interest prefix position
         return (shares @ vectors[:, None]).transpose(1, 2)
 
 
@@ -207,7 +272,10 @@ class FDSA(SideInformed):
     def read(self, items, mask, table):
         parts = torch.stack([*self.items.parts(items).values()], 2)  # batch position modality dim
         mixed = (self.attend(parts).softmax(2) * parts).sum(2)
-        states = [self.encode(encoder, vectors, mask) for encoder, vectors in zip(self.encoders, (embedding(items, table), mixed))]
+        states = [
+            self.encode(encoder, vectors, mask)
+            for encoder, vectors in zip(self.encoders, (embedding(items, table), mixed))
+        ]
         return self.join(torch.cat(states, -1))[:, :, None]
 
 
@@ -221,12 +289,21 @@ class SideAttention(nn.Module):
         self.look = nn.ModuleList([nn.Linear(dim, 2 * dim) for _ in range(num_pairs)])
         self.value, self.out = nn.Linear(dim, dim), nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "batch position dim"], *sides: Float[Tensor, "_ position dim"]) -> Float[Tensor, "batch position dim"]:
+    def forward(
+        self, x: Float[Tensor, "batch position dim"], *sides: Float[Tensor, "_ position dim"]
+    ) -> Float[Tensor, "batch position dim"]:
         sources = (x, *sides) if len(self.look) > 1 else (sum(sides, x),)
-        looks = [look(source).unflatten(-1, (2, self.num_heads, -1)).expand(len(x), -1, -1, -1, -1) for look, source in zip(self.look, sources)]
-        query, key = torch.cat(looks, -1).permute(2, 0, 3, 1, 4)  # a product of joined vectors is the sum of products
+        looks = [
+            look(source).unflatten(-1, (2, self.num_heads, -1)).expand(len(x), -1, -1, -1, -1)
+            for look, source in zip(self.look, sources)
+        ]
+        query, key = torch.cat(looks, -1).permute(
+            2, 0, 3, 1, 4
+        )  # a product of joined vectors is the sum of products
         value = self.value(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        taken = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=value.shape[-1] ** -0.5)
+        taken = nn.functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=value.shape[-1] ** -0.5
+        )
         return self.out(taken.transpose(1, 2).flatten(2))
 
 
@@ -237,13 +314,24 @@ class NOVA(SideInformed):
         self.position = nn.Parameter(torch.randn(self.max_length, self.dim) * 0.02)
         self.norms = nn.ModuleList([nn.LayerNorm(self.dim) for _ in range(2 + self.num_modalities)])
         self.dropout = Dropout(self.settings.model.dropout)
-        attentions = (SideAttention(self.dim, self.own.num_heads, num_pairs) for _ in range(self.own.num_layers))
-        self.blocks = nn.ModuleList([Block(attention, self.dim, self.own.inner_dim, self.settings.model.dropout) for attention in attentions])
+        attentions = (
+            SideAttention(self.dim, self.own.num_heads, num_pairs)
+            for _ in range(self.own.num_layers)
+        )
+        self.blocks = nn.ModuleList(
+            [
+                Block(attention, self.dim, self.own.inner_dim, self.settings.model.dropout)
+                for attention in attentions
+            ]
+        )
 
     def read(self, items, mask, table):
         first, last, *norms = self.norms
         x = self.dropout(first(embedding(items, table)))
-        sides = [self.position[None, : items.shape[1]], *(norm(part) for norm, part in zip(norms, self.items.parts(items).values()))]
+        sides = [
+            self.position[None, : items.shape[1]],
+            *(norm(part) for norm, part in zip(norms, self.items.parts(items).values())),
+        ]
         for block in self.blocks:
             x = block(x, *sides)
         return last(x)[:, :, None]
@@ -266,9 +354,14 @@ class TriangularMixing(nn.Module):
         self.weights = nn.Parameter(torch.randn(2, length, length) * length**-0.5)
         self.biases = nn.Parameter(torch.zeros(2, length, 1))
 
-    def forward(self, x: Float[Tensor, "batch position dim"]) -> Float[Tensor, "batch position dim"]:
+    def forward(
+        self, x: Float[Tensor, "batch position dim"]
+    ) -> Float[Tensor, "batch position dim"]:
         length = x.shape[1]
-        (inner, outer), (first, last) = self.weights.tril()[:, :length, :length], self.biases[:, :length]
+        (inner, outer), (first, last) = (
+            self.weights.tril()[:, :length, :length],
+            self.biases[:, :length],
+        )
         return outer @ nn.functional.gelu(inner @ x + first) + last
 
 
@@ -278,13 +371,29 @@ class MMMLP(SideInformed):
     def build(self):
         dim, own, count = self.dim, self.own, 1 + self.num_modalities
         mixers = [
-            [Block(TriangularMixing(self.max_length), dim, own.inner_dim, self.settings.model.dropout) for _ in range(own.num_layers)] for _ in range(count)
+            [
+                Block(
+                    TriangularMixing(self.max_length),
+                    dim,
+                    own.inner_dim,
+                    self.settings.model.dropout,
+                )
+                for _ in range(own.num_layers)
+            ]
+            for _ in range(count)
         ]
         self.streams = nn.ModuleList([nn.Sequential(nn.LayerNorm(dim), *stack) for stack in mixers])
-        self.join = nn.Sequential(nn.LayerNorm(count * dim), nn.Linear(count * dim, dim), nn.LayerNorm(dim))
+        self.join = nn.Sequential(
+            nn.LayerNorm(count * dim), nn.Linear(count * dim, dim), nn.LayerNorm(dim)
+        )
 
     def read(self, items, mask, table):
-        states = [stream(vectors) for stream, vectors in zip(self.streams, (embedding(items, table), *self.items.parts(items).values()))]
+        states = [
+            stream(vectors)
+            for stream, vectors in zip(
+                self.streams, (embedding(items, table), *self.items.parts(items).values())
+            )
+        ]
         return self.join(torch.cat(states, -1))[:, :, None]
 
 
@@ -304,7 +413,10 @@ class MMSRec(NeuralBaseline):
         return {self.view: normalize(self.fuse(torch.cat(parts, -1)), dim=-1)}
 
     def read(self, items, mask, table):
-        return normalize(self.encode(self.encoder, embedding(items, table), mask), dim=-1)[:, :, None] / self.own.temperature
+        return (
+            normalize(self.encode(self.encoder, embedding(items, table), mask), dim=-1)[:, :, None]
+            / self.own.temperature
+        )
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """The recommendation loss, and the alignment of those items of the batch that have both modalities."""
@@ -312,5 +424,7 @@ class MMSRec(NeuralBaseline):
         if self.num_modalities == 2:
             items = items[self.items.text_mask[items] & self.items.image_mask[items]]
             if len(items):
-                loss = loss + self.own.alignment_weight * info_nce(*self.items.parts(items).values(), self.own.temperature)
+                loss = loss + self.own.alignment_weight * info_nce(
+                    *self.items.parts(items).values(), self.own.temperature
+                )
         return loss

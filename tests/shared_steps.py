@@ -7,16 +7,25 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from bivrec.domains import Domain
-from bivrec.field import build_model, train_model
-from bivrec.processes import average_gradients, num_processes, place
-from bivrec.training import draw_batches
+from bivrec.data.domain import Domain
+from bivrec.experiment.registry import build_model
+from bivrec.experiment.training import train_model
+from bivrec.training.batches import draw_batches
+from bivrec.training.distributed import average_gradients, num_processes, place
 
 CASES = {
     "every position": ("bivrec", {}),
     "one target": ("bivrec-one-target", {}),
     "sampled": ("bivrec", {"training.num_negatives": 40}),
-    "contrasts": ("bivrec", {"cross_view.coarse_weight": 0.1, "cross_view.fine_weight": 0.1, "cross_view.item_weight": 0.1, "cross_view.mutual_weight": 0.1}),
+    "contrasts": (
+        "bivrec",
+        {
+            "cross_view.coarse_weight": 0.1,
+            "cross_view.fine_weight": 0.1,
+            "cross_view.item_weight": 0.1,
+            "cross_view.mutual_weight": 0.1,
+        },
+    ),
     "few rows": ("bivrec", {"training.batch_size": 1}),
     "sasrec-fused": ("sasrec-fused", {}),
     "sasrec-sum": ("sasrec-sum", {}),
@@ -31,7 +40,12 @@ def train_steps(name: str, changes: dict, num_steps: int = 4) -> dict[str, torch
     parameters, losses = list(model.parameters()), []
     optimiser = torch.optim.SGD(parameters, 0.1)
     torch.manual_seed(0)
-    for batch in itertools.islice(draw_batches(domain.parts(0).train, model.settings.training, model.max_length, model.multiple, 0), num_steps):
+    for batch in itertools.islice(
+        draw_batches(
+            domain.fold(0).train, model.settings.training, model.max_length, model.multiple, 0
+        ),
+        num_steps,
+    ):
         optimiser.zero_grad()
         loss = model.loss(batch)
         loss.backward()
@@ -41,13 +55,26 @@ def train_steps(name: str, changes: dict, num_steps: int = 4) -> dict[str, torch
         if num_processes() > 1:
             torch.distributed.all_reduce(whole)
         losses.append(whole / num_processes())
-    return {"losses": torch.stack(losses), "weights": torch.cat([value.detach().flatten() for value in parameters])}
+    return {
+        "losses": torch.stack(losses),
+        "weights": torch.cat([value.detach().flatten() for value in parameters]),
+    }
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    found = {f"{case}/{key}": value for case, told in CASES.items() for key, value in train_steps(*told).items()}
-    whole = train_model(Domain("planted", changes={"training.num_steps": 20, "training.evaluate_every": 10}), "bivrec", 0)
-    found["fit/weights"] = torch.cat([value.detach().flatten() for value in whole.model.parameters()])
+    found = {
+        f"{case}/{key}": value
+        for case, told in CASES.items()
+        for key, value in train_steps(*told).items()
+    }
+    whole = train_model(
+        Domain("planted", changes={"training.num_steps": 20, "training.evaluate_every": 10}),
+        "bivrec",
+        0,
+    )
+    found["fit/weights"] = torch.cat(
+        [value.detach().flatten() for value in whole.model.parameters()]
+    )
     found["fit/first"] = torch.tensor(whole.record.curve["loss"].iloc[0])
     save_file(found, Path(sys.argv[1]) / f"{place()}-of-{num_processes()}.safetensors")

@@ -28,16 +28,29 @@ from PIL import Image
 
 from bivrec import fetch as fetching
 from bivrec import sources
-from bivrec.domains import Domain, prepare
-from bivrec.features import ItemFeatures, load_features, load_image_vectors, open_image, save_features, save_image_vectors
-from bivrec.fetch import checksums, unpack
-from bivrec.field import build_model, load_checkpoint, rank_models, save_checkpoint, train_models
-from bivrec.pipeline import NotebookError, main, read_notebook, write_sources
-from bivrec.report import stage_labels
-from bivrec.results import kept, progress
-from bivrec.sequences import DataError, load_sequences, save_sequences
-from bivrec.settings import SettingsError, load_settings
-from bivrec.sources import read_dataset, read_vectors
+from bivrec.data.domain import Domain, prepare
+from bivrec.data.download import checksums, unpack
+from bivrec.data.encoders import open_image
+from bivrec.data.features import (
+    ItemFeatures,
+    load_features,
+    load_image_vectors,
+    save_features,
+    save_image_vectors,
+)
+from bivrec.data.readers.registry import read_dataset
+from bivrec.data.readers.vectors import read_vectors
+from bivrec.data.sequences import load_sequences, save_sequences
+from bivrec.errors import DataError, NotebookError, SettingsError
+from bivrec.experiment.checkpoints import load_checkpoint, save_checkpoint
+from bivrec.experiment.registry import build_model
+from bivrec.experiment.runs import rank_models
+from bivrec.experiment.training import train_models
+from bivrec.outputs import progress, read_output
+from bivrec.pipeline.cli import main
+from bivrec.pipeline.notebooks import read_notebook, write_sources
+from bivrec.settings import load_settings
+from bivrec.studies.gather import stage_labels
 
 OWN = (SettingsError, DataError, NotebookError)
 
@@ -45,7 +58,10 @@ OWN = (SettingsError, DataError, NotebookError)
 def content_of(folder: Path) -> dict[str, str]:
     """Every file below the folder, by its hash."""
     files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 class Project:
@@ -53,12 +69,28 @@ class Project:
 
     def __init__(self, root: Path, folder: Path):
         self.source, self.root, self.raw = root, folder, folder / "raw" / "mine"
-        mine = {"source": "plain", "plain": {"folder": "mine"}, "settings": {"studies.seeds": [0], "studies.retrained_seeds": [0]}}
-        text = (root / "params.yaml").read_text().replace("datasets:\n  planted:", f"datasets:\n  mine: {json.dumps(mine)}\n  planted:", 1)
+        mine = {
+            "source": "plain",
+            "plain": {"folder": "mine"},
+            "settings": {"studies.seeds": [0], "studies.retrained_seeds": [0]},
+        }
+        text = (
+            (root / "params.yaml")
+            .read_text()
+            .replace(
+                "datasets:\n  planted:", f"datasets:\n  mine: {json.dumps(mine)}\n  planted:", 1
+            )
+        )
         self.write("params.yaml", text)
         self.write("results/01_small/planted/table.csv", "a\n1\n")
-        self.write("raw/mine/interactions.csv", "user,item,time\n" + "".join(f"u{u},i{i},{7 * u + i}\n" for u in range(40) for i in range(u % 3, 9)))
-        self.write("raw/mine/items.csv", "item,title\n" + "".join(f"i{i},Thing {i}\n" for i in range(9)))
+        self.write(
+            "raw/mine/interactions.csv",
+            "user,item,time\n"
+            + "".join(f"u{u},i{i},{7 * u + i}\n" for u in range(40) for i in range(u % 3, 9)),
+        )
+        self.write(
+            "raw/mine/items.csv", "item,title\n" + "".join(f"i{i},Thing {i}\n" for i in range(9))
+        )
         self.notebook("print(dataset)")
 
     def write(self, name: str, content: str | bytes) -> Path:
@@ -68,7 +100,13 @@ class Project:
         return path
 
     def notebook(self, *sources: str) -> None:
-        cells = [new_code_cell('dataset = "planted"\nprofile = "default"\nnote = ""', metadata={"tags": ["parameters"]}), *map(new_code_cell, sources)]
+        cells = [
+            new_code_cell(
+                'dataset = "planted"\nprofile = "default"\nnote = ""',
+                metadata={"tags": ["parameters"]},
+            ),
+            *map(new_code_cell, sources),
+        ]
         path = self.root / "notebooks" / "01_small.ipynb"
         path.parent.mkdir(exist_ok=True)
         nbformat.write(new_notebook(cells=cells), path)
@@ -109,8 +147,13 @@ def refuses(act: list[str] | Callable, project: Project, capsys) -> str:
         told = capsys.readouterr().err.removesuffix("\n")
         assert told.startswith("ERROR: ")
     after = content_of(project.root)
-    assert {name: told for name, told in after.items() if name in before} == before, "something was overwritten or lost"
-    assert all(name.startswith("build/") and ".running-" not in name for name in after.keys() - before.keys())
+    assert {name: told for name, told in after.items() if name in before} == before, (
+        "something was overwritten or lost"
+    )
+    assert all(
+        name.startswith("build/") and ".running-" not in name
+        for name in after.keys() - before.keys()
+    )
     assert told and "\n" not in told and "Traceback" not in told, told
     return told
 
@@ -125,7 +168,9 @@ def whole(content: str | bytes):
 
 def extra(text: str):
     """A line above all others of params.yaml."""
-    return lambda project: project.replace("params.yaml", "\nmachine:", f"\n{text}\nmachine:") or ["check"]
+    return lambda project: (
+        project.replace("params.yaml", "\nmachine:", f"\n{text}\nmachine:") or ["check"]
+    )
 
 
 def command(*words: str):
@@ -133,7 +178,9 @@ def command(*words: str):
 
 
 SCALES = "  scales: [1, 2, 4]"
-BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12))
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "\n".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)
+)
 SETTINGS = {
     "F larger than K": (settings("  num_nearest: 1", "  num_nearest: 9"), "model: num_nearest (F) is 9, more than num_interests (K), 2"),
     "L smaller than the largest scale": (settings("  max_length: 48", "  max_length: 2"), "scale 4 must divide the largest scale, 4, and max_length, 2"),
@@ -181,16 +228,29 @@ def test_settings(project, capsys, case):
 
 
 def test_a_study_that_a_dataset_has_no_features_for_is_left_out(project, capsys):
-    project.notebook("before = 1", 'from bivrec.settings import LeftOut\nraise LeftOut("mine has no features")', "print('never')")
+    project.notebook(
+        "before = 1",
+        'from bivrec.settings import LeftOut\nraise LeftOut("mine has no features")',
+        "print('never')",
+    )
     write_sources()
     assert main(["run", "01_small", "dataset=mine"]) == 0
     assert "01_small (mine) is left out: mine has no features" in capsys.readouterr().out
-    assert json.loads((project.root / "build" / "01_small" / "mine" / "left-out.json").read_text()) == {"left out": "mine has no features"}
+    assert json.loads(
+        (project.root / "build" / "01_small" / "mine" / "left-out.json").read_text()
+    ) == {"left out": "mine has no features"}
     executed = nbformat.read(project.root / "results" / "01_small" / "mine" / "01_small.ipynb", 4)
-    assert [output.text for cell in executed.cells for output in cell.outputs] == ["Left out: mine has no features\n"]
-    project.replace("params.yaml", "  datasets: [movies-classic, movies-modern]", "  datasets: [mine, planted]")
+    assert [output.text for cell in executed.cells for output in cell.outputs] == [
+        "Left out: mine has no features\n"
+    ]
+    project.replace(
+        "params.yaml", "  datasets: [movies-classic, movies-modern]", "  datasets: [mine, planted]"
+    )
     (project.root / "build" / "01_small").rename(project.root / "build" / "05_noise")
-    assert ("05_noise", "planted") in stage_labels("default") and ("05_noise", "mine") not in stage_labels("default")
+    assert ("05_noise", "planted") in stage_labels("default") and (
+        "05_noise",
+        "mine",
+    ) not in stage_labels("default")
 
 
 def test_the_summary_tells_what_ran_and_where_to_look(project, capsys):
@@ -202,7 +262,9 @@ def test_the_summary_tells_what_ran_and_where_to_look(project, capsys):
     assert told[0].startswith("1 stages ran, 0 min ") and told[1].split()[0] == "01_small/planted"
     assert told[2].startswith("Look at results/08_report/all/08_report.ipynb")
     assert main(["summary", "default", "2999-01-01 00:00"]) == 0
-    assert capsys.readouterr().out.startswith("Nothing had to run: every result is up to date.\nLook at ")
+    assert capsys.readouterr().out.startswith(
+        "Nothing had to run: every result is up to date.\nLook at "
+    )
 
 
 def test_a_bar_goes_to_the_terminal_that_it_is_told_and_nowhere_else(tmp_path, capfd, monkeypatch):
@@ -210,7 +272,10 @@ def test_a_bar_goes_to_the_terminal_that_it_is_told_and_nowhere_else(tmp_path, c
     for terminal in ("", str(tmp_path / "terminal")):
         monkeypatch.setenv("BIVREC_TERMINAL", terminal)
         assert list(progress(range(3), "training", "steps")) == [0, 1, 2]
-    assert "training:   0%" in (tmp_path / "terminal").read_text() and "steps" in (tmp_path / "terminal").read_text()
+    assert (
+        "training:   0%" in (tmp_path / "terminal").read_text()
+        and "steps" in (tmp_path / "terminal").read_text()
+    )
     monkeypatch.delenv("BIVREC_TERMINAL")
     assert list(progress(iter("ab"), "training", "steps", 2)) == ["a", "b"]
     assert capfd.readouterr() == ("", "")
@@ -264,7 +329,9 @@ def array(content, ids: str = "item\n" + "".join(f"i{n}\n" for n in range(9))):
 
 def npy_header(shape: tuple[int, ...], tail: bytes = b"") -> bytes:
     content = io.BytesIO()
-    np.lib.format.write_array_header_1_0(content, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        content, {"descr": "<f4", "fortran_order": False, "shape": shape}
+    )
     return content.getvalue() + tail
 
 
@@ -312,13 +379,25 @@ def test_data_files(project, capsys, case):
     assert told in refuses(arrange(project), project, capsys)
 
 
-@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[: len(content) // 2], lambda content: b"PK\x05\x06" + bytes(18), bytes.upper])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: b"PK\x05\x06" + bytes(18),
+        bytes.upper,
+    ],
+)
 def test_what_a_stage_kept_is_damaged(project, capsys, damage):
     """Sequences and features in build/: cut short, emptied, or with their names changed."""
     features = ItemFeatures(np.ones((9, 2), "float32"), np.ones(9, bool), "mine")
     sequences = Domain("planted").sequences
     for name, save, load in (
-        ("text.npz", lambda folder: save_features(folder, "text", features), lambda folder: load_features(folder, "text")),
+        (
+            "text.npz",
+            lambda folder: save_features(folder, "text", features),
+            lambda folder: load_features(folder, "text"),
+        ),
         ("arrays.npz", lambda folder: save_sequences(sequences, folder), load_sequences),
     ):
         folder = project.root / "build" / name
@@ -326,7 +405,11 @@ def test_what_a_stage_kept_is_damaged(project, capsys, damage):
         load(folder)
         (folder / name).write_bytes(damage((folder / name).read_bytes()))
         told = refuses(partial(load, folder), project, capsys)
-        assert str(folder) in told and "is damaged" in told and told.endswith("remove it, and `make repro` makes it anew")
+        assert (
+            str(folder) in told
+            and "is damaged" in told
+            and told.endswith("remove it, and `make repro` makes it anew")
+        )
 
 
 def test_what_a_stage_kept_may_not_be_read(project, capsys, monkeypatch):
@@ -336,15 +419,32 @@ def test_what_a_stage_kept_may_not_be_read(project, capsys, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     folder = project.root / "build"
-    save_features(folder, "text", ItemFeatures(np.ones((9, 2), "float32"), np.ones(9, bool), "mine"))
+    save_features(
+        folder, "text", ItemFeatures(np.ones((9, 2), "float32"), np.ones(9, bool), "mine")
+    )
     save_sequences(Domain("planted").sequences, folder)
     monkeypatch.setattr("builtins.open", refuse)
-    for load, name in ((lambda: load_features(folder, "text"), "text.npz"), (lambda: load_sequences(folder), "catalogue.csv")):
-        with pytest.raises(DataError, match=f"{re.escape(str(folder / name))} may not be read; make it readable"):
+    for load, name in (
+        (lambda: load_features(folder, "text"), "text.npz"),
+        (lambda: load_sequences(folder), "catalogue.csv"),
+    ):
+        with pytest.raises(
+            DataError, match=f"{re.escape(str(folder / name))} may not be read; make it readable"
+        ):
             load()
 
 
-@pytest.mark.parametrize("change", [{"item_ids": None}, {"item_ids": ["a", "b"]}, {"item_ids": [1]}, {"item_ids": [1, 1 << 70]}, None, [1]])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"item_ids": None},
+        {"item_ids": ["a", "b"]},
+        {"item_ids": [1]},
+        {"item_ids": [1, 1 << 70]},
+        None,
+        [1],
+    ],
+)
 def test_a_manifest_that_does_not_name_its_vectors(project, capsys, change):
     folder = project.root / "data" / "posters"
     save_image_vectors(folder, np.array([1, 2]), np.ones((2, 3), "float32"), "mine")
@@ -354,39 +454,66 @@ def test_a_manifest_that_does_not_name_its_vectors(project, capsys, change):
     if isinstance(change, dict) and change["item_ids"] is None:
         del manifest["item_ids"]
     project.write("data/posters/manifest.json", json.dumps(manifest))
-    assert "data/posters" in (told := refuses(lambda: load_image_vectors(folder), project, capsys)) and told.endswith("restore it with `make restore`")
+    assert "data/posters" in (
+        told := refuses(lambda: load_image_vectors(folder), project, capsys)
+    ) and told.endswith("restore it with `make restore`")
 
 
 def test_fewer_users_than_folds(project, capsys, monkeypatch):
     project.write("raw/mine/interactions.csv", FEW)
     monkeypatch.setenv("BIVREC_BUILD", str(project.root / "build" / "01_data_prep" / "mine"))
     project.read()
-    told = refuses(lambda: Domain("mine").parts(0), project, capsys)
-    assert "mine: of its 5 users nobody" in told and "in fold 0 (by_user); lower split.num_folds, 10, or add users" in told
+    told = refuses(lambda: Domain("mine").fold(0), project, capsys)
+    assert (
+        "mine: of its 5 users nobody" in told
+        and "in fold 0 (by_user); lower split.num_folds, 10, or add users" in told
+    )
 
 
 def test_a_gzip_that_unpacks_without_end(project, capsys, monkeypatch):
     monkeypatch.setattr(sources, "MAX_FILE", 1 << 20)
-    line = json.dumps({"reviewerID": "A1", "asin": "B1", "unixReviewTime": 1, "reviewText": " " * 5000}) + "\n"
+    line = (
+        json.dumps(
+            {"reviewerID": "A1", "asin": "B1", "unixReviewTime": 1, "reviewText": " " * 5000}
+        )
+        + "\n"
+    )
     path = project.write("raw/baby/reviews_Baby_5.json.gz", gzip.compress(line.encode() * 1000))
     assert path.stat().st_size < 50_000
     baby = sources.Amazon(folder="baby", category="Baby")
-    assert "reviews_Baby_5.json.gz unpacks to more than 1,048,576 bytes" in refuses(lambda: sources.read_amazon(path.parent, baby), project, capsys)
+    assert "reviews_Baby_5.json.gz unpacks to more than 1,048,576 bytes" in refuses(
+        lambda: sources.read_amazon(path.parent, baby), project, capsys
+    )
 
 
 def test_parquet_with_more_rows_than_memory(project, capsys, monkeypatch):
     """A column of one value takes no room on the disk, whatever its length."""
     monkeypatch.setattr(sources, "MAX_ROWS", 99_999)
-    pl.DataFrame({"user": ["a"] * 100_000, "item": "i1", "time": 1}).write_parquet(project.raw / "interactions.parquet")
+    pl.DataFrame({"user": ["a"] * 100_000, "item": "i1", "time": 1}).write_parquet(
+        project.raw / "interactions.parquet"
+    )
     assert (project.raw / "interactions.parquet").stat().st_size < 5000
-    assert "interactions.parquet has 100,000 rows, more than 99,999" in refuses(lambda: read_dataset("mine", project.dataset), project, capsys)
+    assert "interactions.parquet has 100,000 rows, more than 99,999" in refuses(
+        lambda: read_dataset("mine", project.dataset), project, capsys
+    )
 
 
-@pytest.mark.parametrize("record", ["[]", '{"interactions.csv": 5}', '{"interactions.csv": {"sha256": null, "stamp": []}}', "[" * 5000])
+@pytest.mark.parametrize(
+    "record",
+    [
+        "[]",
+        '{"interactions.csv": 5}',
+        '{"interactions.csv": {"sha256": null, "stamp": []}}',
+        "[" * 5000,
+    ],
+)
 def test_a_record_of_checksums_that_is_none(project, capsys, record):
     project.write("raw/mine/checksums.json", record)
     told = refuses(lambda: checksums("mine", project.dataset), project, capsys)
-    assert f"{project.raw / 'checksums.json'} is damaged; remove it, and the files count as seen for the first time" in told
+    assert (
+        f"{project.raw / 'checksums.json'} is damaged; remove it, and the files count as seen for the first time"
+        in told
+    )
 
 
 def test_a_published_file_in_a_folder_below_has_changed(project, capsys):
@@ -395,10 +522,16 @@ def test_a_published_file_in_a_folder_below_has_changed(project, capsys):
         project.write(f"raw/ml-1m/{name}", "1")
     checksums("ml-1m", dataset)
     project.write("raw/ml-1m/more/about.txt", "other")
-    assert "about.txt has changed: its sha256 was" in refuses(lambda: checksums("ml-1m", dataset), project, capsys)
+    assert "about.txt has changed: its sha256 was" in refuses(
+        lambda: checksums("ml-1m", dataset), project, capsys
+    )
 
 
-def archive(project: Project, *members: tuple[str, bytes], edit: Callable[[bytearray], None] = lambda content: None) -> Callable:
+def archive(
+    project: Project,
+    *members: tuple[str, bytes],
+    edit: Callable[[bytearray], None] = lambda content: None,
+) -> Callable:
     with zipfile.ZipFile(project.root / "raw" / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         for name, content in members:
             packed.writestr(name, content)
@@ -442,7 +575,9 @@ ARCHIVES = {
 @pytest.mark.parametrize("case", ARCHIVES)
 def test_archives(project, capsys, case):
     (members, edit), told = ARCHIVES[case]
-    assert told in refuses(archive(project, *members, edit=edit or (lambda content: None)), project, capsys)
+    assert told in refuses(
+        archive(project, *members, edit=edit or (lambda content: None)), project, capsys
+    )
     assert not [path for path in project.root.rglob("*.dat")]
 
 
@@ -450,7 +585,13 @@ def test_an_archive_that_unpacks_without_end(project, capsys, monkeypatch):
     monkeypatch.setattr(fetching, "MAX_UNPACKED", 1000)
     act = archive(project, ("ml/ratings.dat", bytes(10_000_000)))
     assert (project.root / "raw" / "a.zip").stat().st_size < 20_000
-    told = refuses(lambda: unpack(project.root / "raw" / "a.zip", project.root / "raw" / "into", fetching.MAX_UNPACKED), project, capsys)
+    told = refuses(
+        lambda: unpack(
+            project.root / "raw" / "a.zip", project.root / "raw" / "into", fetching.MAX_UNPACKED
+        ),
+        project,
+        capsys,
+    )
     assert "a.zip would fill more than 1,000 bytes; nothing was unpacked" in told
     act()  # within the bound of 16 GiB it is data
 
@@ -461,7 +602,9 @@ def test_an_archive_replaces_nothing_and_brings_no_record(project):
     act()
     into = project.root / "raw" / "into"
     assert (
-        (into / "movies.dat").read_text() == "placed by hand" and (into / "ratings.dat").read_bytes() == RATINGS[1] and not (into / "checksums.json").exists()
+        (into / "movies.dat").read_text() == "placed by hand"
+        and (into / "ratings.dat").read_bytes() == RATINGS[1]
+        and not (into / "checksums.json").exists()
     )
 
 
@@ -469,10 +612,21 @@ def png(width: int, height: int, chunks: bytes = b"") -> bytes:
     """A PNG that says it has this size, and almost no pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     pixels = chunk(b"IDAT", zlib.compress(bytes(1000)))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunks + pixels + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunks
+        + pixels
+        + chunk(b"IEND", b"")
+    )
 
 
 def picture(kind: str, mode: str = "RGB") -> bytes:
@@ -499,16 +653,30 @@ IMAGES = {
 def test_images(project, capsys, case):
     path = project.write("images/1.png", IMAGES[case])
     told = refuses(lambda: open_image(path, path.name), project, capsys)
-    assert "image 1.png" in told and told.endswith(("; replace or remove it", "make it smaller or remove it"))
+    assert "image 1.png" in told and told.endswith(
+        ("; replace or remove it", "make it smaller or remove it")
+    )
 
 
 @pytest.mark.parametrize(
-    ("kind", "mode"), [("PNG", "1"), ("PNG", "L"), ("PNG", "P"), ("PNG", "LA"), ("PNG", "RGBA"), ("PNG", "I;16"), ("JPEG", "CMYK"), ("WEBP", "RGBA")]
+    ("kind", "mode"),
+    [
+        ("PNG", "1"),
+        ("PNG", "L"),
+        ("PNG", "P"),
+        ("PNG", "LA"),
+        ("PNG", "RGBA"),
+        ("PNG", "I;16"),
+        ("JPEG", "CMYK"),
+        ("WEBP", "RGBA"),
+    ],
 )
 def test_an_image_of_another_mode_is_read_as_rgb(project, kind, mode):
     path = project.write("images/1.png", picture(kind, mode))
     image = open_image(path, path.name)
-    assert (image.mode, image.size) == ("RGB", (64, 64)) and len(set(np.asarray(image).ravel().tolist())) > 1
+    assert (image.mode, image.size) == ("RGB", (64, 64)) and len(
+        set(np.asarray(image).ravel().tolist())
+    ) > 1
 
 
 NOTEBOOKS = {
@@ -526,20 +694,28 @@ NOTEBOOKS = {
 def test_notebooks(project, capsys, case):
     project.write("notebooks/01_small.ipynb", NOTEBOOKS[case])
     told = refuses(["source"], project, capsys)
-    assert "notebooks/01_small.ipynb is not a notebook" in told and "`git checkout notebooks/01_small.ipynb`" in told
+    assert (
+        "notebooks/01_small.ipynb is not a notebook" in told
+        and "`git checkout notebooks/01_small.ipynb`" in told
+    )
 
 
 def test_two_cells_of_parameters(project, capsys):
     path = project.root / "notebooks" / "01_small.ipynb"
-    nbformat.write(new_notebook(cells=[new_code_cell("a = 1", metadata={"tags": ["parameters"]})] * 2), path)
-    assert "01_small.ipynb has 2 cells tagged 'parameters'; it needs exactly one" in refuses(lambda: read_notebook(path), project, capsys)
+    nbformat.write(
+        new_notebook(cells=[new_code_cell("a = 1", metadata={"tags": ["parameters"]})] * 2), path
+    )
+    assert "01_small.ipynb has 2 cells tagged 'parameters'; it needs exactly one" in refuses(
+        lambda: read_notebook(path), project, capsys
+    )
 
 
 def test_an_error_of_many_lines_is_one_sentence(project, capsys):
     project.notebook("raise ValueError('the first line\\nthe second')")
     write_sources()
-    assert "01_small (planted), cell 3: ValueError: the first line; the notebook up to there" in refuses(
-        ["run", "01_small", "dataset=planted"], project, capsys
+    assert (
+        "01_small (planted), cell 3: ValueError: the first line; the notebook up to there"
+        in refuses(["run", "01_small", "dataset=planted"], project, capsys)
     )
 
 
@@ -549,14 +725,21 @@ def test_bad_data_in_a_stage_is_the_readers_sentence(project, capsys):
     shutil.copy(project.source / "notebooks" / "01_data_prep.ipynb", project.root / "notebooks")
     write_sources()
     told = refuses(["run", "01_data_prep", "dataset=mine"], project, capsys)
-    assert "01_data_prep (mine), cell" in told and "DataError: raw/mine/interactions.csv, row 10: time 'soon' is not a whole number; mend it" in told
+    assert (
+        "01_data_prep (mine), cell" in told
+        and "DataError: raw/mine/interactions.csv, row 10: time 'soon' is not a whole number; mend it"
+        in told
+    )
 
 
 def test_a_kernel_that_dies(project, capsys):
     project.notebook("import os; os._exit(1)")
     write_sources()
     told = refuses(["run", "01_small", "dataset=planted"], project, capsys)
-    assert "01_small (planted), the kernel died, most likely out of memory; lower machine.num_workers in params.yaml" in told
+    assert (
+        "01_small (planted), the kernel died, most likely out of memory; lower machine.num_workers in params.yaml"
+        in told
+    )
 
 
 def test_no_kernel(project, capsys, monkeypatch):
@@ -568,7 +751,10 @@ def test_no_kernel(project, capsys, monkeypatch):
     monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", get)
     write_sources()
     told = refuses(["run", "01_small", "dataset=planted"], project, capsys)
-    assert "01_small (planted), no kernel could be started (NoSuchKernel): .venv is damaged; `make clean setup` builds it anew" in told
+    assert (
+        "01_small (planted), no kernel could be started (NoSuchKernel): .venv is damaged; `make clean setup` builds it anew"
+        in told
+    )
 
 
 def test_a_kernel_that_cannot_start(project, capsys):
@@ -576,7 +762,10 @@ def test_a_kernel_that_cannot_start(project, capsys):
     project.write("ipykernel_launcher.py", "import no_such_package")
     write_sources()
     told = refuses(["run", "01_small", "dataset=planted"], project, capsys)
-    assert "no kernel could be started (RuntimeError): .venv is damaged; `make clean setup` builds it anew" in told
+    assert (
+        "no kernel could be started (RuntimeError): .venv is damaged; `make clean setup` builds it anew"
+        in told
+    )
 
 
 def make(project: Project, *words: str, **environment: str) -> str:
@@ -584,7 +773,13 @@ def make(project: Project, *words: str, **environment: str) -> str:
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(project.source / name, project.root)
     before = content_of(project.root)
-    shown = subprocess.run(["make", *words], cwd=project.root, capture_output=True, text=True, env={**os.environ, "MAKEFLAGS": "", **environment})
+    shown = subprocess.run(
+        ["make", *words],
+        cwd=project.root,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MAKEFLAGS": "", **environment},
+    )
     assert shown.returncode != 0 and "Traceback" not in shown.stderr, shown.stderr
     assert content_of(project.root) == before
     (told,) = [line for line in shown.stderr.splitlines() if line.startswith("ERROR: ")]
@@ -596,13 +791,16 @@ def test_another_python(project):
     old = project.write("python3.8", script)
     old.chmod(0o755)
     assert (
-        make(project, f"PYTHON={old}", "setup") == "ERROR: bivrec needs Python 3.11.5 or newer; this is 3.8.0. Name a newer one: make PYTHON=python3.12 setup"
+        make(project, f"PYTHON={old}", "setup")
+        == "ERROR: bivrec needs Python 3.11.5 or newer; this is 3.8.0. Name a newer one: make PYTHON=python3.12 setup"
     )
 
 
 def ready(project: Project, python: str | None = None) -> None:
     """An environment that was set up: with that Python, or with one that is gone since."""
-    script = f'#!/bin/sh\nexec {python} "$@"\n' if python else "#!/usr/lib/no-such-python/bin/python3\n"
+    script = (
+        f'#!/bin/sh\nexec {python} "$@"\n' if python else "#!/usr/lib/no-such-python/bin/python3\n"
+    )
     project.write(".venv/bin/python", script).chmod(0o755)
     ready = project.write(".venv/ready", "")
     os.utime(ready, (2**32, 2**32))
@@ -610,15 +808,27 @@ def ready(project: Project, python: str | None = None) -> None:
 
 def test_a_broken_environment(project):
     ready(project)
-    assert make(project, "setup") == "ERROR: .venv is broken: its Python does not start; `make clean setup` builds it anew"
+    assert (
+        make(project, "setup")
+        == "ERROR: .venv is broken: its Python does not start; `make clean setup` builds it anew"
+    )
 
 
 def test_a_damaged_package(project):
-    project.write("polars.py", "raise ImportError('libpolars.so: invalid ELF header', name='polars')")
-    shown = subprocess.run(
-        [sys.executable, "-m", "bivrec", "check"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": f"{project.root}:{project.source}"}
+    project.write(
+        "polars.py", "raise ImportError('libpolars.so: invalid ELF header', name='polars')"
     )
-    assert shown.returncode == 1 and shown.stderr.startswith("ERROR: the package polars is damaged for ") and "make clean setup" in shown.stderr
+    shown = subprocess.run(
+        [sys.executable, "-m", "bivrec", "check"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{project.root}:{project.source}"},
+    )
+    assert (
+        shown.returncode == 1
+        and shown.stderr.startswith("ERROR: the package polars is damaged for ")
+        and "make clean setup" in shown.stderr
+    )
 
 
 def test_a_flipped_bit_in_the_store(project, capsys):
@@ -631,10 +841,17 @@ def test_a_flipped_bit_in_the_store(project, capsys):
     content[0] ^= 1
     last.write_bytes(content)
     told = refuses(["store"], project, capsys)
-    assert f"{last.relative_to(project.root)} is damaged: its content is not that of its name; `git checkout dvcstore` brings it back, then" in told
+    assert (
+        f"{last.relative_to(project.root)} is damaged: its content is not that of its name; `git checkout dvcstore` brings it back, then"
+        in told
+    )
     ready(project, sys.executable)
-    assert "is damaged: its content is not that of its name" in make(project, "restore", PYTHONPATH=str(project.source))
-    assert "is damaged: its content is not that of its name" in make(project, "data", PYTHONPATH=str(project.source))
+    assert "is damaged: its content is not that of its name" in make(
+        project, "restore", PYTHONPATH=str(project.source)
+    )
+    assert "is damaged: its content is not that of its name" in make(
+        project, "data", PYTHONPATH=str(project.source)
+    )
 
 
 def as_anyone() -> None:
@@ -645,8 +862,14 @@ def as_anyone() -> None:
 
 
 def bivrec(*words: str, limit: Callable[[], None] = as_anyone) -> str:
-    shown = subprocess.run([sys.executable, "-m", "bivrec", *words], capture_output=True, text=True, preexec_fn=limit)
-    assert shown.returncode == 1 and shown.stderr.count("\n") == 1 and shown.stderr.startswith("ERROR: "), shown.stderr
+    shown = subprocess.run(
+        [sys.executable, "-m", "bivrec", *words], capture_output=True, text=True, preexec_fn=limit
+    )
+    assert (
+        shown.returncode == 1
+        and shown.stderr.count("\n") == 1
+        and shown.stderr.startswith("ERROR: ")
+    ), shown.stderr
     return shown.stderr.strip()
 
 
@@ -654,8 +877,16 @@ def test_no_permission(project):
     write_sources()
     before = content_of(project.root)
     for folder, words, told in (
-        ("build", ("choose", "planted"), "cannot be read or written (Permission denied); make it one that you may read and write, and run it again"),
-        ("results/01_small", ("run", "01_small", "dataset=planted"), "results/01_small/planted cannot be read or written (Permission denied)"),
+        (
+            "build",
+            ("choose", "planted"),
+            "cannot be read or written (Permission denied); make it one that you may read and write, and run it again",
+        ),
+        (
+            "results/01_small",
+            ("run", "01_small", "dataset=planted"),
+            "results/01_small/planted cannot be read or written (Permission denied)",
+        ),
     ):
         path = project.root / folder
         mode = path.stat().st_mode
@@ -666,9 +897,11 @@ def test_no_permission(project):
     (project.root / "params.yaml").chmod(0)
     assert "params.yaml cannot be read (PermissionError)" in bivrec("check")
     (project.root / "params.yaml").chmod(0o644)
-    assert {name: told for name, told in content_of(project.root).items() if not name.startswith("build/")} == {
-        name: told for name, told in before.items() if not name.startswith("build/")
-    }
+    assert {
+        name: told
+        for name, told in content_of(project.root).items()
+        if not name.startswith("build/")
+    } == {name: told for name, told in before.items() if not name.startswith("build/")}
 
 
 def test_a_disk_that_is_read_only(project, capsys, monkeypatch):
@@ -677,14 +910,20 @@ def test_a_disk_that_is_read_only(project, capsys, monkeypatch):
 
     monkeypatch.setattr(Path, "write_text", refuse)
     told = refuses(["choose", "planted"], project, capsys)
-    assert "params.yaml" in told and "(Read-only file system); make it one that you may read and write, and run it again" in told
+    assert (
+        "params.yaml" in told
+        and "(Read-only file system); make it one that you may read and write, and run it again"
+        in told
+    )
 
 
 def test_a_disk_that_is_full(project):
     """No file may grow beyond 2,000 bytes, which the system says as it says that a disk is full."""
     import resource
 
-    sentence = bivrec("choose", "planted", limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)))
+    sentence = bivrec(
+        "choose", "planted", limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    )
     assert "(File too large); free some space there, and run it again" in sentence
     assert load_settings().studies.datasets == ("movies-classic", "movies-modern")
 
@@ -692,8 +931,11 @@ def test_a_disk_that_is_full(project):
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b'a\n"1'])
 def test_a_kept_table_that_is_damaged(project, capsys, content):
     project.write("build/03_training/mine/runs.csv", content)
-    told = refuses(lambda: kept("03_training", "mine", "runs.csv"), project, capsys)
-    assert told.startswith("build/03_training/mine/runs.csv is damaged") and "; remove build/03_training/mine, and `make repro` makes it anew" in told
+    told = refuses(lambda: read_output("03_training", "mine", "runs.csv"), project, capsys)
+    assert (
+        told.startswith("build/03_training/mine/runs.csv is damaged")
+        and "; remove build/03_training/mine, and `make repro` makes it anew" in told
+    )
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", '"'])
@@ -703,50 +945,86 @@ def test_results_that_are_damaged(project, capsys, content):
     for words in (["init", "-q"], ["add", "results"], ["commit", "-qm", "x"]):
         subprocess.run([*git, *words], check=True, cwd=project.root)
     shown = refuses(["verify"], project, capsys)
-    assert "results/runs.csv is" in shown and ("`git checkout results/runs.csv` brings it back" in shown or "nothing to compare with" in shown)
+    assert "results/runs.csv is" in shown and (
+        "`git checkout results/runs.csv` brings it back" in shown
+        or "nothing to compare with" in shown
+    )
 
 
 def test_checkpoints_that_are_damaged(project, capsys, tmp_path_factory):
     from safetensors.torch import load_file, save_file
 
-    domain, path = Domain("planted", {"training.num_steps": 2, "training.warmup_steps": 1}), tmp_path_factory.mktemp("built") / "pure-id-0.safetensors"
+    domain, path = (
+        Domain("planted", {"training.num_steps": 2, "training.warmup_steps": 1}),
+        tmp_path_factory.mktemp("built") / "pure-id-0.safetensors",
+    )
     save_checkpoint(domain, train_models(domain, ["pure-id"])[0], path)
     from safetensors import safe_open
 
     with safe_open(path, "pt") as opened:
         described = opened.metadata()
     content = path.read_bytes()
-    weights = {key: value.clone() for key, value in load_file(path).items()}  # the file's memory is about to change
+    weights = {
+        key: value.clone() for key, value in load_file(path).items()
+    }  # the file's memory is about to change
     name = next(iter(weights))
-    for damaged in (b"", content[:7], content[:100], struct.pack("<Q", 1 << 60) + content[8:], bytes(500)):
+    for damaged in (
+        b"",
+        content[:7],
+        content[:100],
+        struct.pack("<Q", 1 << 60) + content[8:],
+        bytes(500),
+    ):
         path.write_bytes(damaged)
-        assert "the checkpoint pure-id-0.safetensors is damaged; remove it and run `make repro`" in refuses(
+        assert (
+            "the checkpoint pure-id-0.safetensors is damaged; remove it and run `make repro`"
+            in refuses(lambda: load_checkpoint(domain, "pure-id", 0, path), project, capsys)
+        )
+    for damaged in (
+        {**weights, name: weights[name][:1].clone()},
+        {key: value for key, value in weights.items() if key != name},
+    ):
+        save_file(damaged, path, described)
+        assert "pure-id-0.safetensors is damaged; remove it" in refuses(
             lambda: load_checkpoint(domain, "pure-id", 0, path), project, capsys
         )
-    for damaged in ({**weights, name: weights[name][:1].clone()}, {key: value for key, value in weights.items() if key != name}):
-        save_file(damaged, path, described)
-        assert "pure-id-0.safetensors is damaged; remove it" in refuses(lambda: load_checkpoint(domain, "pure-id", 0, path), project, capsys)
 
 
 def test_more_interests_than_items(project, capsys):
     domain = Domain("planted", {"model.num_interests": 121})
     told = refuses(lambda: build_model(domain, "bivrec", 0), project, capsys)
-    assert told == "params.yaml: model.num_interests (K) is 121, more than the 120 items of planted; lower it"
+    assert (
+        told
+        == "params.yaml: model.num_interests (K) is 121, more than the 120 items of planted; lower it"
+    )
 
 
 def test_a_user_with_one_item_and_an_item_never_trained_harm_nobody(project):
     """The one has too few items and is left out; the other is met in no training history and is ranked all the same."""
-    domain = Domain("mine", {"features.modality": "none", "model.views": ["id"], "split.num_folds": 3, "training.num_steps": 3, "training.warmup_steps": 1})
+    domain = Domain(
+        "mine",
+        {
+            "features.modality": "none",
+            "model.views": ["id"],
+            "split.num_folds": 3,
+            "training.num_steps": 3,
+            "training.warmup_steps": 1,
+        },
+    )
     with open(project.raw / "interactions.csv", "a") as rows:
         rows.write("lonely,i1,5\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BIVREC_BUILD", str(project.root / "build" / "01_data_prep" / "mine"))
         sequences = prepare(domain)
     assert sequences.num_users == 40
-    held, item = domain.parts(0).test.users, 8
+    held, item = domain.fold(0).test.users, 8
     rows = [row for row in (project.raw / "interactions.csv").read_text().splitlines()[1:]]
     names = {f"u{number}" for number in range(40)}
-    known = {name for name in names if sources.number_ids([name])[0] in set(domain.sequences.users[held].tolist())}
+    known = {
+        name
+        for name in names
+        if sources.number_ids([name])[0] in set(domain.sequences.users[held].tolist())
+    }
     rows = [row for row in rows if f",i{item}," not in row or row.split(",")[0] in known]
     project.write("raw/mine/interactions.csv", "user,item,time\n" + "\n".join(rows) + "\n")
     again = Domain("mine", domain.changes)
@@ -754,7 +1032,7 @@ def test_a_user_with_one_item_and_an_item_never_trained_harm_nobody(project):
         patch.setenv("BIVREC_BUILD", str(project.root / "build" / "01_data_prep" / "mine"))
         prepare(again)
     place = again.sequences.catalogue["id"].tolist().index(f"i{item}")
-    assert place not in np.concatenate(again.parts(0).train)
+    assert place not in np.concatenate(again.fold(0).train)
     ranks = rank_models(again, train_models(again, ["pure-id", "popularity", "itemknn"]))
     asked = ranks[ranks["item"] == place]
     assert len(asked) and asked["rank"].between(1, 9).all()

@@ -11,7 +11,16 @@ import nbformat
 import pytest
 from ruamel.yaml import YAML
 
-MASTERS = ["a_sequences", "b_attention", "c_positions", "d_gaussian", "e_cluster", "f_contrast", "g_together", "h_project"]
+MASTERS = [
+    "a_sequences",
+    "b_attention",
+    "c_positions",
+    "d_gaussian",
+    "e_cluster",
+    "f_contrast",
+    "g_together",
+    "h_project",
+]
 VISIBLE = """from otter.test_files import test_case
 
 OK_FORMAT = False
@@ -66,7 +75,9 @@ def questions_of(root, master: str) -> list[dict]:
         elif cell.cell_type == "raw" and first.startswith("# END"):
             assert block.pop() == first.removeprefix("# END "), cell.source
         elif block[-1:] == ["TESTS"]:
-            found[-1]["tests"].append(yaml.load(cell.source.split("# END TEST CONFIG")[0].partition("\n")[2].rstrip('" ')))
+            found[-1]["tests"].append(
+                yaml.load(cell.source.split("# END TEST CONFIG")[0].partition("\n")[2].rstrip('" '))
+            )
         elif block and cell.cell_type == "code":
             found[-1]["answers"].append(cell.source)
         elif block[-1:] == ["SOLUTION"]:
@@ -81,43 +92,87 @@ def test_a_master_has_its_parts(root, master):
     config = YAML(typ="safe").load(notebook.cells[0].source)
     assert notebook.cells[0].source.startswith("# ASSIGNMENT CONFIG") and config["name"] == master
     assert config["tests"] == {"files": True, "ok_format": False}
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells), "a master is kept without outputs"
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells), (
+        "a master is kept without outputs"
+    )
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    assert "What you will learn" in text and "$$" in text + "$$" * (master == "h_project") and "from teaching import" in str(notebook)
+    assert (
+        "What you will learn" in text
+        and "$$" in text + "$$" * (master == "h_project")
+        and "from teaching import" in str(notebook)
+    )
     tasks = questions_of(root, master)
-    coded, written = [t for t in tasks if not t.get("manual")], [t for t in tasks if t.get("manual")]
-    assert [task["name"] for task in tasks] == [f"{master[0]}{number}" for number in range(1, len(tasks) + 1)]
+    coded, written = (
+        [t for t in tasks if not t.get("manual")],
+        [t for t in tasks if t.get("manual")],
+    )
+    assert [task["name"] for task in tasks] == [
+        f"{master[0]}{number}" for number in range(1, len(tasks) + 1)
+    ]
     for task in coded:
         assert sum(test["points"] for test in task["tests"]) == task["points"], task["name"]
-        assert {test["hidden"] for test in task["tests"]} == {False, True}, f"{task['name']} needs visible and hidden tests"
-        assert all(test.get("failure_message") for test in task["tests"] if test["hidden"]), f"{task['name']}: a hidden test without a hint"
+        assert {test["hidden"] for test in task["tests"]} == {False, True}, (
+            f"{task['name']} needs visible and hidden tests"
+        )
+        assert all(test.get("failure_message") for test in task["tests"] if test["hidden"]), (
+            f"{task['name']}: a hidden test without a hint"
+        )
         assert any("# BEGIN SOLUTION" in answer for answer in task["answers"]), task["name"]
-    assert written and all("**Rubric" in task["rubric"] and "**Model answer.**" in task["rubric"] for task in written)
-    assert sum(task["points"] for task in tasks) == (40 if master == "h_project" else 26 + (master == "g_together") - 2 * (master == "b_attention"))
+    assert written and all(
+        "**Rubric" in task["rubric"] and "**Model answer.**" in task["rubric"] for task in written
+    )
+    assert sum(task["points"] for task in tasks) == (
+        40
+        if master == "h_project"
+        else 26 + (master == "g_together") - 2 * (master == "b_attention")
+    )
 
 
 def test_the_quick_check_questions_are_asked(root):
     """The three of the paper's summary, in a to f."""
     text = {name: (root / "assignments" / f"{name}.ipynb").read_text() for name in MASTERS[:6]}
-    assert all("From the paper's summary: *How" in text[name] or "From the paper's summary: *What" in text[name] for name in MASTERS[:6])
-    assert "How does multi-head attention differ from single-head attention, and why is it useful for modeling user interests?" in text["b_attention"]
-    assert "What is the intuition behind using InfoNCE loss for learning semantic similarity between representations?" in text["f_contrast"]
-    assert "what are the differences between absolute and relative positional encodings?" in text["c_positions"]
+    assert all(
+        "From the paper's summary: *How" in text[name]
+        or "From the paper's summary: *What" in text[name]
+        for name in MASTERS[:6]
+    )
+    assert (
+        "How does multi-head attention differ from single-head attention, and why is it useful for modeling user interests?"
+        in text["b_attention"]
+    )
+    assert (
+        "What is the intuition behind using InfoNCE loss for learning semantic similarity between representations?"
+        in text["f_contrast"]
+    )
+    assert (
+        "what are the differences between absolute and relative positional encodings?"
+        in text["c_positions"]
+    )
 
 
 def test_the_hints_are_those_of_the_masters(root):
-    assert (root / "assignments" / "HINTS.md").read_text() == load(root, "build").hints(), "run `make course`"
+    assert (root / "assignments" / "HINTS.md").read_text() == load(root, "build").hints(), (
+        "run `make course`"
+    )
 
 
 @pytest.mark.parametrize("master", MASTERS)
 def test_wrong_solutions_are_about_tasks_that_exist(root, master):
-    wrong, tasks = YAML(typ="safe").load((root / "assignments" / "wrong" / f"{master}.yaml").read_text()), questions_of(root, master)
-    points, answers = {task["name"]: task["points"] for task in tasks}, [answer for task in tasks for answer in task["answers"]]
+    wrong, tasks = (
+        YAML(typ="safe").load((root / "assignments" / "wrong" / f"{master}.yaml").read_text()),
+        questions_of(root, master),
+    )
+    points, answers = (
+        {task["name"]: task["points"] for task in tasks},
+        [answer for task in tasks for answer in task["answers"]],
+    )
     assert len(wrong) == 5 == len({one["name"] for one in wrong})
     for one in wrong:
         assert all(0 < lost <= points[task] for task, lost in one["loses"].items()), one["name"]
         pattern = re.compile(rf"^(def {one['function']}\(|{one['function']} =)", re.M)
-        assert sum(bool(pattern.search(answer)) for answer in answers) == 1 and pattern.search(one["code"]), one["name"]
+        assert sum(bool(pattern.search(answer)) for answer in answers) == 1 and pattern.search(
+            one["code"]
+        ), one["name"]
 
 
 def make_course(folder):
@@ -125,52 +180,103 @@ def make_course(folder):
     for kind, source in (("student", VISIBLE), ("autograder", VISIBLE + HIDDEN)):
         (folder / "tiny" / kind / "tests").mkdir(parents=True)
         (folder / "tiny" / kind / "tests" / "t1.py").write_text(source)
-    (folder / "tiny" / "rubrics.json").write_text(json.dumps([{"task": "t2", "points": 3, "text": "**Rubric.** one word"}]))
+    (folder / "tiny" / "rubrics.json").write_text(
+        json.dumps([{"task": "t2", "points": 3, "text": "**Rubric.** one word"}])
+    )
 
 
 def notebook(*cells: str, assignment: str = "tiny") -> str:
-    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells], metadata={"otter": {"assignment_name": assignment}})
-    made.cells.append(nbformat.v4.new_markdown_cell("in my words", metadata={"tags": ["otter_answer_cell"]}))
+    made = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
+        metadata={"otter": {"assignment_name": assignment}},
+    )
+    made.cells.append(
+        nbformat.v4.new_markdown_cell("in my words", metadata={"tags": ["otter_answer_cell"]})
+    )
     return nbformat.writes(made)
 
 
 def run_grader(root, course, submissions, *options: str) -> tuple[dict[str, dict], str]:
     """grades.csv by submission, and everything that students are sent."""
-    command = [sys.executable, "assignments/grade.py", submissions, "--course", course, "--preload", *options]
-    shown = subprocess.run(list(map(str, command)), cwd=root, capture_output=True, text=True, timeout=300)
+    command = [
+        sys.executable,
+        "assignments/grade.py",
+        submissions,
+        "--course",
+        course,
+        "--preload",
+        *options,
+    ]
+    shown = subprocess.run(
+        list(map(str, command)), cwd=root, capture_output=True, text=True, timeout=300
+    )
     assert shown.returncode == 0, shown.stderr
     with open(course / "grades" / "grades.csv", newline="") as file:
         rows = {row["submission"]: row for row in csv.DictReader(file)}
-    return rows, "\n".join(path.read_text() for path in sorted((course / "grades" / "feedback").iterdir()))
+    return rows, "\n".join(
+        path.read_text() for path in sorted((course / "grades" / "feedback").iterdir())
+    )
 
 
 def test_hostile_submissions_are_bounded_and_named(root, tmp_path, grade, hostile):
-    course, submissions, outside = tmp_path / "course", tmp_path / "submissions", tmp_path / "outside"
+    course, submissions, outside = (
+        tmp_path / "course",
+        tmp_path / "submissions",
+        tmp_path / "outside",
+    )
     make_course(course)
     submissions.mkdir()
     outside.mkdir()
     chosen = [one for one in hostile if one.get("quick")]
-    swap = {"FUNCTION": "double", "OUTSIDE": str(outside), "HIDDEN": str(course / "tiny" / "autograder" / "tests" / "t1.py")}
+    swap = {
+        "FUNCTION": "double",
+        "OUTSIDE": str(outside),
+        "HIDDEN": str(course / "tiny" / "autograder" / "tests" / "t1.py"),
+    }
     for one in chosen:
         code = re.sub("|".join(swap), lambda found: swap[found[0]], one["code"])
         (submissions / f"{one['name'].replace(' ', '-')}.ipynb").write_text(notebook(SOLVED, code))
     (submissions / "honest.ipynb").write_text(notebook(SOLVED))
     (submissions / "wrong.ipynb").write_text(notebook("def double(x):\n    return int(2 * x)"))
-    (submissions / "half.ipynb").write_text(notebook(SOLVED).replace("in my words", "\\ud800 in half a letter"))
+    (submissions / "half.ipynb").write_text(
+        notebook(SOLVED).replace("in my words", "\\ud800 in half a letter")
+    )
     (submissions / "torn.ipynb").write_text(notebook(SOLVED)[:200])
     (submissions / "stranger.ipynb").write_text(notebook(SOLVED, assignment="../../etc"))
     (submissions / "link.ipynb").symlink_to("/etc/passwd")
-    rows, sent = run_grader(root, course, submissions, "--processor-seconds", "5", "--cell-seconds", "1", "--test-seconds", "1", "--jobs", "2")
+    rows, sent = run_grader(
+        root,
+        course,
+        submissions,
+        "--processor-seconds",
+        "5",
+        "--cell-seconds",
+        "1",
+        "--test-seconds",
+        "1",
+        "--jobs",
+        "2",
+    )
     assert len(rows) == len(chosen) + 6
-    assert (rows["honest.ipynb"]["outcome"], rows["honest.ipynb"]["points"], rows["honest.ipynb"]["of"]) == ("graded", "3", "3")
-    assert rows["honest.ipynb"]["by hand, of"] == "3" and rows["honest.ipynb"]["what happened"] == ""
+    assert (
+        rows["honest.ipynb"]["outcome"],
+        rows["honest.ipynb"]["points"],
+        rows["honest.ipynb"]["of"],
+    ) == ("graded", "3", "3")
+    assert (
+        rows["honest.ipynb"]["by hand, of"] == "3" and rows["honest.ipynb"]["what happened"] == ""
+    )
     assert rows["wrong.ipynb"]["points"] == "1" and "halves double too" in sent
     assert rows["half.ipynb"]["points"] == "3"
     assert rows["torn.ipynb"]["outcome"] == rows["link.ipynb"]["outcome"] == "unreadable"
     assert rows["stranger.ipynb"]["outcome"] == "not of the course"
     for one in chosen:
         row = rows[f"{one['name'].replace(' ', '-')}.ipynb"]
-        assert row["outcome"] in (one["outcome"] if isinstance(one["outcome"], list) else [one["outcome"]]) and one.get("note", "") in row["what happened"], row
+        assert (
+            row["outcome"]
+            in (one["outcome"] if isinstance(one["outcome"], list) else [one["outcome"]])
+            and one.get("note", "") in row["what happened"]
+        ), row
         assert float(row["processor seconds"]) < 20
         assert row["points"] == "3" or not one.get("keeps"), row
     assert not list(outside.iterdir())
@@ -193,5 +299,12 @@ def test_a_cell_for_a_spreadsheet_is_no_formula(root, grade):
     ],
 )
 def test_what_is_missing_is_said_in_one_sentence(root, grade, given, told):
-    shown = subprocess.run([sys.executable, "assignments/grade.py", *given], cwd=root, capture_output=True, text=True)
-    assert shown.returncode == 1 and shown.stderr.startswith("ERROR: ") and told in shown.stderr and shown.stderr.count("\n") == 1
+    shown = subprocess.run(
+        [sys.executable, "assignments/grade.py", *given], cwd=root, capture_output=True, text=True
+    )
+    assert (
+        shown.returncode == 1
+        and shown.stderr.startswith("ERROR: ")
+        and told in shown.stderr
+        and shown.stderr.count("\n") == 1
+    )

@@ -7,11 +7,24 @@ import pandas as pd
 import pytest
 import torch
 
-from bivrec.evaluation import bootstrap_interval, holm, interval_table, mean_metrics, paired_test, rank_cases, target_ranks, user_metrics
+from bivrec.evaluation import (
+    bootstrap_interval,
+    holm,
+    interval_table,
+    mean_metrics,
+    paired_test,
+    rank_cases,
+    target_ranks,
+    user_metrics,
+)
 
 
 def ranks_of(*users):
-    rows = [("id", user, len(ranks), item, rank) for user, ranks in enumerate(users) for item, rank in enumerate(ranks)]
+    rows = [
+        ("id", user, len(ranks), item, rank)
+        for user, ranks in enumerate(users)
+        for item, rank in enumerate(ranks)
+    ]
     return pd.DataFrame(rows, columns=["view", "user", "num_targets", "item", "rank"])
 
 
@@ -23,10 +36,15 @@ def test_metrics_by_hand():
     ideal_three = 1 / math.log2(2) + 1 / math.log2(3) + 1 / math.log2(4)
     ideal_two = 1 / math.log2(2) + 1 / math.log2(3)
     assert table.loc[0, "ndcg@10"] == pytest.approx(sum(gain) / ideal_three)
-    assert table.loc[0, "comirec_ndcg@10"] == pytest.approx(sum(gain) / ideal_two)  # the DCG of as many hits
+    assert table.loc[0, "comirec_ndcg@10"] == pytest.approx(
+        sum(gain) / ideal_two
+    )  # the DCG of as many hits
     assert table.loc[0, "ndcg@50"] == pytest.approx((sum(gain) + 1 / math.log2(41)) / ideal_three)
     assert table.loc[2, "ndcg@20"] == pytest.approx(1 / math.log2(12) / ideal_two)
-    assert table.loc[2, "recall@50"] == 0.5 and table.loc[1, "ndcg@10"] == table.loc[1, "comirec_ndcg@10"] == 0
+    assert (
+        table.loc[2, "recall@50"] == 0.5
+        and table.loc[1, "ndcg@10"] == table.loc[1, "comirec_ndcg@10"] == 0
+    )
 
 
 def test_more_targets_than_places():
@@ -41,7 +59,11 @@ def test_ranks_by_sorting(generator, num_targets):
     histories = [generator.choice(50, 8, replace=False) for _ in range(4)]
     targets = [np.setdiff1d(np.arange(50), history)[:num_targets] for history in histories]
     for row, ranks in enumerate(target_ranks(scores, histories, targets)):
-        order = [item for item in scores[row].argsort(descending=True).tolist() if item not in histories[row]]
+        order = [
+            item
+            for item in scores[row].argsort(descending=True).tolist()
+            if item not in histories[row]
+        ]
         assert ranks.tolist() == [order.index(item) + 1 for item in targets[row]]
 
 
@@ -56,26 +78,36 @@ def test_ranks_are_counted_exactly_in_any_type(kind):
     scores[0, 7] = 1
     if kind == torch.float64:
         scores[1, :5], scores[1, 9] = 1 + 1e-12, 1  # the same in float32; one of the five is masked
-    ranks = target_ranks(scores, [np.array([0]), np.array([1])], [np.array([7, 8]), np.array([9, 10])])
-    assert [part.tolist() for part in ranks] == [[1, 5000], [5, 5000] if kind == torch.float64 else [5000, 5000]]
+    ranks = target_ranks(
+        scores, [np.array([0]), np.array([1])], [np.array([7, 8]), np.array([9, 10])]
+    )
+    assert [part.tolist() for part in ranks] == [
+        [1, 5000],
+        [5, 5000] if kind == torch.float64 else [5000, 5000],
+    ]
 
 
 def test_ranks_keep_the_order_of_the_cases(planted):
-    """Cases are read in order of length; what is told of each is its own."""
-    cases = planted.parts(0).test
+    """EvalCases are read in order of length; what is told of each is its own."""
+    cases = planted.fold(0).test
 
     class ByUser:
         def score(self, histories):
             scores = -torch.arange(planted.sequences.num_items).repeat(len(histories), 1).float()
             for row, history in zip(scores, histories):
                 place = next(i for i, h in enumerate(cases.histories) if h is history)
-                row[torch.as_tensor(cases.targets[place])] = torch.arange(len(cases.targets[place]), 0, -1.0)
+                row[torch.as_tensor(cases.targets[place])] = torch.arange(
+                    len(cases.targets[place]), 0, -1.0
+                )
             return {"id": scores, "both": -scores}
 
     table = rank_cases(ByUser(), cases, 7)
     for view, part in table.groupby("view", sort=False):
         assert part["item"].tolist() == np.concatenate(cases.targets).tolist()
-        assert part["user"].tolist() == np.repeat(cases.users, [len(wanted) for wanted in cases.targets]).tolist()
+        assert (
+            part["user"].tolist()
+            == np.repeat(cases.users, [len(wanted) for wanted in cases.targets]).tolist()
+        )
         best = np.concatenate([np.arange(1, len(wanted) + 1) for wanted in cases.targets])
         assert (part["rank"].to_numpy() == best).all() == (view == "id")
 
@@ -84,24 +116,29 @@ def test_scores_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="not finite"):
         target_ranks(torch.full((1, 5), float("nan")), [np.array([0])], [np.array([1])])
     for strange in ("nan", "inf", "-inf"):
-        scores = torch.zeros(2, 5).index_put_((torch.tensor(1), torch.tensor(3)), torch.tensor(float(strange)))
+        scores = torch.zeros(2, 5).index_put_(
+            (torch.tensor(1), torch.tensor(3)), torch.tensor(float(strange))
+        )
         with pytest.raises(ValueError, match="not finite"):
             target_ranks(scores, [np.array([0])] * 2, [np.array([1])] * 2)
 
 
 def test_batches_of_cases_do_not_matter(planted):
-    from bivrec.field import build_model
+    from bivrec.experiment.registry import build_model
 
-    model, cases = build_model(planted, "bivrec", 0), planted.parts(0).test
+    model, cases = build_model(planted, "bivrec", 0), planted.fold(0).test
     one, many = rank_cases(model, cases, 256), rank_cases(model, cases, 3)
-    assert one.sort_values(["view", "user", "item"])["rank"].tolist() == many.sort_values(["view", "user", "item"])["rank"].tolist()
+    assert (
+        one.sort_values(["view", "user", "item"])["rank"].tolist()
+        == many.sort_values(["view", "user", "item"])["rank"].tolist()
+    )
 
 
 def test_without_the_mask_the_history_is_ranked_too(planted):
     """As the authors' code: a model that recommends what was seen pays for it."""
     from dataclasses import replace
 
-    cases = planted.parts(0).test
+    cases = planted.fold(0).test
 
     class Repeats:
         def score(self, histories):
@@ -110,7 +147,9 @@ def test_without_the_mask_the_history_is_ranked_too(planted):
                 row[torch.as_tensor(history)] += 1000
             return {"id": scores}
 
-    masked, plain = (rank_cases(Repeats(), part) for part in (cases, replace(cases, mask_history=False)))
+    masked, plain = (
+        rank_cases(Repeats(), part) for part in (cases, replace(cases, mask_history=False))
+    )
     lengths = dict(zip(cases.users.tolist(), map(len, cases.histories)))
     assert (plain["rank"] - masked["rank"]).tolist() == [lengths[user] for user in plain["user"]]
 
@@ -121,7 +160,7 @@ def test_means_are_over_users_not_targets():
 
 
 def test_a_perfect_and_a_hopeless_model(planted):
-    cases = planted.parts(0).test
+    cases = planted.fold(0).test
 
     class Oracle:
         def __init__(self, sign):
@@ -134,8 +173,12 @@ def test_a_perfect_and_a_hopeless_model(planted):
                 scores[row, torch.as_tensor(cases.targets[place])] += self.sign
             return {"id": scores}
 
-    assert mean_metrics(rank_cases(Oracle(2), cases)).set_index("metric")["value"]["ndcg@20"] == pytest.approx(1)
-    assert mean_metrics(rank_cases(Oracle(-2), cases)).set_index("metric")["value"]["ndcg@20"] < 0.02
+    assert mean_metrics(rank_cases(Oracle(2), cases)).set_index("metric")["value"][
+        "ndcg@20"
+    ] == pytest.approx(1)
+    assert (
+        mean_metrics(rank_cases(Oracle(-2), cases)).set_index("metric")["value"]["ndcg@20"] < 0.02
+    )
 
 
 def test_bootstrap_covers_and_repeats(generator):
@@ -148,7 +191,9 @@ def test_bootstrap_covers_and_repeats(generator):
 def test_paired_difference_needs_the_same_users():
     ours = pd.DataFrame({"seed": 0, "user": [1, 2, 3], "m": [0.5, 0.6, 0.7]})
     theirs = pd.DataFrame({"seed": 0, "user": [3, 2, 1], "m": [0.6, 0.5, 0.4]})
-    assert paired_test(ours, theirs, "m") == pytest.approx({"mean": 0.1, "low": 0.1, "high": 0.1, "p": 2e-4, "users": 3})
+    assert paired_test(ours, theirs, "m") == pytest.approx(
+        {"mean": 0.1, "low": 0.1, "high": 0.1, "p": 2e-4, "users": 3}
+    )
     with pytest.raises(ValueError, match="different users"):
         paired_test(ours, theirs[:2], "m")
 
@@ -159,7 +204,9 @@ def test_the_p_value_is_that_of_a_t_test_where_that_holds(generator):
     for shift in (0.0, 0.08, 0.15):
         values = generator.normal(shift, 1, 400)
         zero, ours = (pd.DataFrame({"user": range(400), "m": m}) for m in (0.0, values))
-        assert paired_test(ours, zero, "m")["p"] == pytest.approx(ttest_1samp(values, 0).pvalue, abs=0.02)
+        assert paired_test(ours, zero, "m")["p"] == pytest.approx(
+            ttest_1samp(values, 0).pvalue, abs=0.02
+        )
 
 
 def test_holm_by_hand():

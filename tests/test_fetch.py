@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from bivrec.fetch import checksums, download, fetch
-from bivrec.pipeline import choose, main
-from bivrec.sequences import DataError
-from bivrec.settings import Dataset, SettingsError, check_params
+from bivrec.data.download import checksums, download, fetch
+from bivrec.errors import DataError, SettingsError
+from bivrec.pipeline.checks import choose
+from bivrec.pipeline.cli import main
+from bivrec.settings import Dataset, check_params
 
 
 def dataset_of(**tree) -> Dataset:
@@ -53,12 +54,21 @@ def raw(tmp_path, monkeypatch):
 
 def films(url: str, checksum: str | None = None) -> Dataset:
     download = {"url": f"{url}/ml.zip"} | ({"checksum": checksum} if checksum else {})
-    return dataset_of(source="movielens_dat", movielens_dat={"folder": "ml"}, downloads={"ml.zip": download}, licence="Only for tests.")
+    return dataset_of(
+        source="movielens_dat",
+        movielens_dat={"folder": "ml"},
+        downloads={"ml.zip": download},
+        licence="Only for tests.",
+    )
 
 
 def publish(folder, content="1::1::5::7\n"):
     with zipfile.ZipFile(folder / "ml.zip", "w") as file:
-        for name, text in (("ratings.dat", content), ("movies.dat", "1::A (1990)::Drama\n"), ("README", "terms")):
+        for name, text in (
+            ("ratings.dat", content),
+            ("movies.dat", "1::A (1990)::Drama\n"),
+            ("README", "terms"),
+        ):
             file.writestr(f"ml/{name}", text)
     return hashlib.md5((folder / "ml.zip").read_bytes()).hexdigest()
 
@@ -66,15 +76,26 @@ def publish(folder, content="1::1::5::7\n"):
 def test_the_licence_comes_first_then_the_files_then_the_same_files_ever_after(server, raw):
     folder, url = server
     dataset = films(url, f"md5:{publish(folder)}")
-    with pytest.raises(SettingsError, match="Only for tests(.|\n)*Nothing was fetched(.|\n)*make fetch DATASET=ml ACCEPT=yes"):
+    with pytest.raises(
+        SettingsError,
+        match="Only for tests(.|\n)*Nothing was fetched(.|\n)*make fetch DATASET=ml ACCEPT=yes",
+    ):
         fetch("ml", dataset)
     assert not raw.exists()
     assert f"ml is in {raw / 'ml'}" in fetch("ml", dataset, accept=True)
-    assert sorted(path.name for path in (raw / "ml").iterdir()) == ["README", "checksums.json", "ml.zip", "movies.dat", "ratings.dat"]
+    assert sorted(path.name for path in (raw / "ml").iterdir()) == [
+        "README",
+        "checksums.json",
+        "ml.zip",
+        "movies.dat",
+        "ratings.dat",
+    ]
     (folder / "ml.zip").unlink()
     fetch("ml", dataset)  # what is there is not fetched again, nor asked about
     (raw / "ml" / "ratings.dat").write_text("1::1::4::7\n")
-    with pytest.raises(DataError, match=r"ratings.dat has changed: its sha256 was \w+... when first seen"):
+    with pytest.raises(
+        DataError, match=r"ratings.dat has changed: its sha256 was \w+... when first seen"
+    ):
         checksums("ml", dataset)
 
 
@@ -88,11 +109,17 @@ def test_another_file_than_the_published_one_is_refused(server, raw):
 
 def test_without_a_network_one_sentence_says_which_file_goes_where(raw):
     with pytest.raises(
-        DataError, match=re.escape(f"ml.zip could not be fetched (ConnectionError); try again, or put ml.zip into {raw / 'ml'} by hand (from http")
+        DataError,
+        match=re.escape(
+            f"ml.zip could not be fetched (ConnectionError); try again, or put ml.zip into {raw / 'ml'} by hand (from http"
+        ),
     ):
         fetch("ml", films("http://127.0.0.1:9"), accept=True)
     with pytest.raises(
-        DataError, match=re.escape(f"{raw / 'ml' / 'ratings.dat'} is missing, which ml needs; `make fetch DATASET=ml` fetches it, or place it there by hand")
+        DataError,
+        match=re.escape(
+            f"{raw / 'ml' / 'ratings.dat'} is missing, which ml needs; `make fetch DATASET=ml` fetches it, or place it there by hand"
+        ),
     ):
         checksums("ml", films("http://127.0.0.1:9"))
 
@@ -100,10 +127,17 @@ def test_without_a_network_one_sentence_says_which_file_goes_where(raw):
 def test_a_file_that_is_not_there_or_cut_short_leaves_nothing(server, raw):
     folder, url = server
     for name, kind in (("gone.csv", "HTTPError"), ("cut.csv", "ChunkedEncodingError")):
-        dataset = dataset_of(source="plain", plain={"folder": "mine"}, downloads={name: {"url": f"{url}/{name}"}}, licence="Mine.")
+        dataset = dataset_of(
+            source="plain",
+            plain={"folder": "mine"},
+            downloads={name: {"url": f"{url}/{name}"}},
+            licence="Mine.",
+        )
         with pytest.raises(DataError, match=f"{name} could not be fetched .{kind}"):
             fetch("mine", dataset, accept=True)
-        assert not [path for path in (raw / "mine").iterdir() if not path.name.startswith(".cut.csv.")]  # from which it would go on
+        assert not [
+            path for path in (raw / "mine").iterdir() if not path.name.startswith(".cut.csv.")
+        ]  # from which it would go on
 
 
 def test_a_download_goes_on_where_it_broke_off(server, raw, monkeypatch):
@@ -126,13 +160,20 @@ def test_a_download_goes_on_where_it_broke_off(server, raw, monkeypatch):
     folder, url = server
     for tag, wanted, cuts in (('"first"', content, 2), ('"second"', content[::-1], 1)):
         name = f"{len(asked)}.csv"
-        dataset = dataset_of(source="plain", plain={"folder": "mine"}, downloads={name: {"url": f"{url}/{name}"}}, licence="Mine.")
+        dataset = dataset_of(
+            source="plain",
+            plain={"folder": "mine"},
+            downloads={name: {"url": f"{url}/{name}"}},
+            licence="Mine.",
+        )
         for _ in range(cuts):
             with pytest.raises(DataError, match=f"{name} could not be fetched"):
                 fetch("mine", dataset, accept=True)
             assert not (raw / "mine" / name).exists()
         published |= {"tag": tag, "content": wanted, "cut": False}
-        with pytest.raises(DataError, match="interactions.csv"):  # the download is whole; the folder still lacks its interactions
+        with pytest.raises(
+            DataError, match="interactions.csv"
+        ):  # the download is whole; the folder still lacks its interactions
             fetch("mine", dataset, accept=True)
         assert (raw / "mine" / name).read_bytes() == wanted
         published["cut"] = True
@@ -158,7 +199,9 @@ def test_files_placed_by_hand_are_taken(server, raw):
     publish(folder)
     (raw / "ml").mkdir(parents=True)
     (folder / "ml.zip").rename(raw / "ml" / "ml.zip")
-    assert "ratings.dat" in fetch("ml", films(url))  # the archive is unpacked; nothing is downloaded, no licence asked
+    assert "ratings.dat" in fetch(
+        "ml", films(url)
+    )  # the archive is unpacked; nothing is downloaded, no licence asked
     mine = raw / "mine"
     mine.mkdir()
     (mine / "interactions.csv").write_text("user,item,time\n1,1,1\n")
@@ -173,16 +216,27 @@ def test_files_placed_by_hand_are_taken(server, raw):
 
 def test_what_is_downloaded_has_a_licence_and_a_name_that_is_no_path():
     with pytest.raises(ValueError, match="needs its `licence`"):
-        dataset_of(source="plain", plain={"folder": "mine"}, downloads={"a.csv": {"url": "http://x/a.csv"}})
+        dataset_of(
+            source="plain", plain={"folder": "mine"}, downloads={"a.csv": {"url": "http://x/a.csv"}}
+        )
     for name, url in (("../a.csv", "http://x/a.csv"), ("a.csv", "file:///etc/passwd")):
         with pytest.raises(ValueError, match="String should match"):
-            dataset_of(source="plain", plain={"folder": "mine"}, downloads={name: {"url": url}}, licence="x")
+            dataset_of(
+                source="plain",
+                plain={"folder": "mine"},
+                downloads={name: {"url": url}},
+                licence="x",
+            )
 
 
 def test_every_published_dataset_has_an_address_and_a_licence():
     datasets = check_params().datasets
     for name in ("ml-1m", "ml-25m", "baby", "clothing", "electronics"):
-        assert datasets[name].downloads and len(datasets[name].licence) > 80 and datasets[name].expected.strict
+        assert (
+            datasets[name].downloads
+            and len(datasets[name].licence) > 80
+            and datasets[name].expected.strict
+        )
 
 
 def test_choosing_datasets_writes_params_and_nothing_else(root, tmp_path, monkeypatch, capsys):
@@ -191,23 +245,38 @@ def test_choosing_datasets_writes_params_and_nothing_else(root, tmp_path, monkey
     monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
     assert "[baby, clothing], with 2 transfers" in choose(["baby", "clothing"])
     studies = check_params().studies
-    assert studies.datasets == ("baby", "clothing") and {(t.source, t.target) for t in studies.transfers.values()} == {
+    assert studies.datasets == ("baby", "clothing") and {
+        (t.source, t.target) for t in studies.transfers.values()
+    } == {
         ("baby", "clothing"),
         ("clothing", "baby"),
     }
-    assert "with 0 transfers" in choose(["plain-example"]) and check_params().studies.transfers == {}
+    assert (
+        "with 0 transfers" in choose(["plain-example"]) and check_params().studies.transfers == {}
+    )
     assert "with 2 transfers" in choose(["movies-classic", "movies-modern"])
-    changed = [line for line in (tmp_path / "params.yaml").read_text().splitlines() if line not in before.splitlines()]
-    assert [line.split(":")[0].strip() for line in changed] == ["transfers", "movies-classic-to-movies-modern", "movies-modern-to-movies-classic"]
+    changed = [
+        line
+        for line in (tmp_path / "params.yaml").read_text().splitlines()
+        if line not in before.splitlines()
+    ]
+    assert [line.split(":")[0].strip() for line in changed] == [
+        "transfers",
+        "movies-classic-to-movies-modern",
+        "movies-modern-to-movies-classic",
+    ]
     kept = (tmp_path / "params.yaml").read_text()
     with pytest.raises(SettingsError, match="there is no dataset 'bayb'"):
         choose(["bayb"])
-    assert main(["choose", "nowhere"]) == 1 and "there is no dataset 'nowhere'; known are planted" in capsys.readouterr().err
+    assert (
+        main(["choose", "nowhere"]) == 1
+        and "there is no dataset 'nowhere'; known are planted" in capsys.readouterr().err
+    )
     assert main(["fetch", "planted"]) == 0 and (tmp_path / "params.yaml").read_text() == kept
 
 
 def test_the_files_of_a_study_are_told_to_dvc(root, tmp_path, monkeypatch):
-    from bivrec.pipeline import check_files
+    from bivrec.pipeline.checks import check_files
 
     (tmp_path / "params.yaml").write_text((root / "params.yaml").read_text())
     monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
@@ -217,5 +286,8 @@ def test_the_files_of_a_study_are_told_to_dvc(root, tmp_path, monkeypatch):
     told = json.loads((tmp_path / "build" / "raw" / "plain-example.json").read_text())
     assert set(told) == {"ids.csv", "image.npy", "interactions.csv", "items.csv", "README.md"}
     choose(["baby"])
-    with pytest.raises(DataError, match="reviews_Baby_5.json.gz is missing, which baby needs; `make fetch DATASET=baby` fetches it"):
+    with pytest.raises(
+        DataError,
+        match="reviews_Baby_5.json.gz is missing, which baby needs; `make fetch DATASET=baby` fetches it",
+    ):
         check_files("default")

@@ -20,15 +20,21 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
-from bivrec.domains import Domain
-from bivrec.features import open_image
-from bivrec.fetch import checksums, unpack
-from bivrec.field import load_checkpoint, save_checkpoint, train_models
-from bivrec.pipeline import NotebookError, read_notebook, strip, typed
-from bivrec.results import kept
-from bivrec.sequences import DataError
-from bivrec.settings import Amazon, Dataset, Folder, MovieLens, SettingsError, load_settings
-from bivrec.sources import IMAGE_RECORD, read_amazon, read_mmrec, read_movielens, read_movielens_dat, read_plain, read_vectors
+from bivrec.data.domain import Domain
+from bivrec.data.download import checksums, unpack
+from bivrec.data.encoders import open_image
+from bivrec.data.readers.amazon import IMAGE_RECORD, read_amazon
+from bivrec.data.readers.mmrec import read_mmrec
+from bivrec.data.readers.movielens import read_movielens, read_movielens_dat
+from bivrec.data.readers.plain import read_plain
+from bivrec.data.readers.vectors import read_vectors
+from bivrec.errors import DataError, NotebookError, SettingsError
+from bivrec.experiment.checkpoints import load_checkpoint, save_checkpoint
+from bivrec.experiment.training import train_models
+from bivrec.outputs import read_output
+from bivrec.pipeline.cli import typed
+from bivrec.pipeline.notebooks import read_notebook, strip
+from bivrec.settings import Amazon, Dataset, Folder, MovieLens, load_settings
 
 INPUTS = int(os.environ.get("FUZZ_INPUTS", 25))
 OWN = (SettingsError, DataError, NotebookError)
@@ -56,7 +62,10 @@ def damaged(whole: bytes, edits: list) -> bytes:
         elif kind == "copy":
             content[end:end] = content[start : start + 200]
         elif kind == "swap":
-            content[start : start + 20], content[end : end + 20] = content[end : end + 20], content[start : start + 20]
+            content[start : start + 20], content[end : end + 20] = (
+                content[end : end + 20],
+                content[start : start + 20],
+            )
         elif kind == "end":
             del content[end:]
         else:
@@ -76,7 +85,10 @@ def feed(reader: str, wholes: list[bytes], read: Callable[[bytes], object]) -> N
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
-    @given(st.builds(damaged, st.sampled_from(wholes), st.lists(EDIT, min_size=1, max_size=6)) | st.binary(max_size=200))
+    @given(
+        st.builds(damaged, st.sampled_from(wholes), st.lists(EDIT, min_size=1, max_size=6))
+        | st.binary(max_size=200)
+    )
     def fed(content: bytes) -> None:
         counted["inputs"] += 1
         try:
@@ -101,16 +113,30 @@ def table(header: str, rows: list[tuple], separator: str = ",") -> bytes:
 
 PAIRS = [(user, item) for user in range(1, 6) for item in range(1, 7)]
 RATINGS = table("userId,movieId,rating,timestamp\n", [(u, i, 4.0, 100 * u + i) for u, i in PAIRS])
-FILMS = table("movieId,title,genres\n", [(i, f'"Film, The {i} ({1990 + i})"', "Comedy|Drama") for i in range(1, 7)])
+FILMS = table(
+    "movieId,title,genres\n",
+    [(i, f'"Film, The {i} ({1990 + i})"', "Comedy|Drama") for i in range(1, 7)],
+)
 TAGS = table("userId,movieId,tag,timestamp\n", [(1, 2, '"dark, ""funny"""', 5), (2, 3, "été", 6)])
-INTER = table("userID\titemID\trating\ttimestamp\n", [(u, i, 5.0, 10 * u + i) for u, i in PAIRS], "\t")
-REVIEWS = "".join(json.dumps({"reviewerID": f"A{u}", "asin": f"B{i}", "unixReviewTime": u + i, "reviewText": "é"}) + "\n" for u, i in PAIRS).encode()
-META = "".join(repr({"asin": f"B{i}", "title": "It's", "categories": [["Baby", "Toys"]], "price": 1.5}) + "\n" for i in range(1, 7)).encode()
+INTER = table(
+    "userID\titemID\trating\ttimestamp\n", [(u, i, 5.0, 10 * u + i) for u, i in PAIRS], "\t"
+)
+REVIEWS = "".join(
+    json.dumps({"reviewerID": f"A{u}", "asin": f"B{i}", "unixReviewTime": u + i, "reviewText": "é"})
+    + "\n"
+    for u, i in PAIRS
+).encode()
+META = "".join(
+    repr({"asin": f"B{i}", "title": "It's", "categories": [["Baby", "Toys"]], "price": 1.5}) + "\n"
+    for i in range(1, 7)
+).encode()
 
 
 def readable(raw) -> None:
     assert raw.interactions["item"].isin(raw.items["item"]).all()
-    assert (raw.interactions >= 0).all().all() and (raw.interactions.empty or raw.interactions.dtypes.eq("int64").all())
+    assert (raw.interactions >= 0).all().all() and (
+        raw.interactions.empty or raw.interactions.dtypes.eq("int64").all()
+    )
 
 
 @pytest.fixture
@@ -125,7 +151,14 @@ def test_movielens_csv(folder, name):
     files = {"ratings.csv": RATINGS, "movies.csv": FILMS, "tags.csv": TAGS}
     for other, content in files.items():
         (folder / other).write_bytes(content)
-    feed(f"MovieLens {name}", [files[name]], lambda content: ((folder / name).write_bytes(content), readable(read_movielens(folder, MovieLens(folder="any")))))
+    feed(
+        f"MovieLens {name}",
+        [files[name]],
+        lambda content: (
+            (folder / name).write_bytes(content),
+            readable(read_movielens(folder, MovieLens(folder="any"))),
+        ),
+    )
 
 
 @pytest.mark.parametrize("name", ["ratings.dat", "movies.dat"])
@@ -136,10 +169,24 @@ def test_movielens_dat(folder, name):
     }
     for other, content in files.items():
         (folder / other).write_bytes(content)
-    feed(f"MovieLens {name}", [files[name]], lambda content: ((folder / name).write_bytes(content), readable(read_movielens_dat(folder, Folder(folder="any")))))
+    feed(
+        f"MovieLens {name}",
+        [files[name]],
+        lambda content: (
+            (folder / name).write_bytes(content),
+            readable(read_movielens_dat(folder, Folder(folder="any"))),
+        ),
+    )
 
 
-@pytest.mark.parametrize(("name", "packed"), [("reviews_Baby_5.json.gz", True), ("meta_Baby.json.gz", True), ("reviews_Baby_5.json.gz", False)])
+@pytest.mark.parametrize(
+    ("name", "packed"),
+    [
+        ("reviews_Baby_5.json.gz", True),
+        ("meta_Baby.json.gz", True),
+        ("reviews_Baby_5.json.gz", False),
+    ],
+)
 def test_amazon(folder, name, packed):
     """Damage to the lines, as JSON and as Python literals, and to the packed file itself."""
     files = {"reviews_Baby_5.json.gz": REVIEWS, "meta_Baby.json.gz": META}
@@ -150,8 +197,17 @@ def test_amazon(folder, name, packed):
         (folder / name).write_bytes(gzip.compress(content, 1) if packed else content)
         readable(read_amazon(folder, Amazon(folder="any", category="Baby")))
 
-    wholes = [files[name], META if "meta" in name else b"".join(repr(json.loads(line)).encode() + b"\n" for line in REVIEWS.splitlines())]
-    feed(f"Amazon {name}{'' if packed else ', packed'}", wholes if packed else [gzip.compress(REVIEWS)], read)
+    wholes = [
+        files[name],
+        META
+        if "meta" in name
+        else b"".join(repr(json.loads(line)).encode() + b"\n" for line in REVIEWS.splitlines()),
+    ]
+    feed(
+        f"Amazon {name}{'' if packed else ', packed'}",
+        wholes if packed else [gzip.compress(REVIEWS)],
+        read,
+    )
 
 
 def test_amazon_image_vectors(folder):
@@ -167,8 +223,18 @@ def test_amazon_image_vectors(folder):
 
 
 def test_mmrec_inter(folder):
-    typed_header = INTER.replace(b"userID\titemID\trating\ttimestamp", b"user_id:token\titem_id:token\trating:float\ttimestamp:float")
-    feed("MMRec .inter", [INTER, typed_header], lambda content: ((folder / "a.inter").write_bytes(content), readable(read_mmrec(folder, Folder(folder="any")))))
+    typed_header = INTER.replace(
+        b"userID\titemID\trating\ttimestamp",
+        b"user_id:token\titem_id:token\trating:float\ttimestamp:float",
+    )
+    feed(
+        "MMRec .inter",
+        [INTER, typed_header],
+        lambda content: (
+            (folder / "a.inter").write_bytes(content),
+            readable(read_mmrec(folder, Folder(folder="any"))),
+        ),
+    )
 
 
 def test_mmrec_vectors(folder):
@@ -185,10 +251,14 @@ def test_mmrec_vectors(folder):
     feed("MMRec .npy", [saved.getvalue()], read)
 
 
-@pytest.mark.parametrize("name", ["interactions.csv", "items.csv", "interactions.parquet", "items.parquet"])
+@pytest.mark.parametrize(
+    "name", ["interactions.csv", "items.csv", "interactions.parquet", "items.parquet"]
+)
 def test_plain(folder, name):
     tables = {
-        "interactions": pl.DataFrame(PAIRS, ["user", "item"], orient="row").with_columns(time=pl.col("user") * 7),
+        "interactions": pl.DataFrame(PAIRS, ["user", "item"], orient="row").with_columns(
+            time=pl.col("user") * 7
+        ),
         "items": pl.DataFrame({"item": range(1, 7), "title": "Été"}),
     }
     wholes = {}
@@ -198,14 +268,28 @@ def test_plain(folder, name):
             wholes[f"{part}.{kind}"] = content.getvalue()
             if kind == name.split(".")[1]:
                 (folder / f"{part}.{kind}").write_bytes(content.getvalue())
-    feed(f"plain {name}", [wholes[name]], lambda content: ((folder / name).write_bytes(content), readable(read_plain(folder, Folder(folder="any")))))
+    feed(
+        f"plain {name}",
+        [wholes[name]],
+        lambda content: (
+            (folder / name).write_bytes(content),
+            readable(read_plain(folder, Folder(folder="any"))),
+        ),
+    )
 
 
 def test_ids_of_vectors(folder):
     np.save(folder / "image.npy", np.ones((6, 3), "float32"))
     dataset = Dataset(source="plain", plain=Folder(folder="any"), settings={})
     whole = table("item\n", [(item,) for item in range(1, 7)])
-    feed("plain ids.csv", [whole], lambda content: ((folder / "ids.csv").write_bytes(content), read_vectors(dataset, "image", ["1", "2"])))
+    feed(
+        "plain ids.csv",
+        [whole],
+        lambda content: (
+            (folder / "ids.csv").write_bytes(content),
+            read_vectors(dataset, "image", ["1", "2"]),
+        ),
+    )
 
 
 def test_checksums(folder):
@@ -213,13 +297,24 @@ def test_checksums(folder):
     dataset = Dataset(source="plain", plain=Folder(folder="any"), settings={})
     checksums("any", dataset)
     whole = (folder / "checksums.json").read_bytes()
-    feed("checksums.json", [whole], lambda content: ((folder / "checksums.json").write_bytes(content), checksums("any", dataset)))
+    feed(
+        "checksums.json",
+        [whole],
+        lambda content: (
+            (folder / "checksums.json").write_bytes(content),
+            checksums("any", dataset),
+        ),
+    )
 
 
 def test_settings(root, tmp_path):
     path, whole = tmp_path / "params.yaml", (root / "params.yaml").read_bytes()
     small = b"a: &a {b: [1, 2.5, null]}\nc: *a\n? [d]\n: !!set {e, f}\n"
-    feed("params.yaml", [whole, small], lambda content: (path.write_bytes(content), load_settings(path=path)))
+    feed(
+        "params.yaml",
+        [whole, small],
+        lambda content: (path.write_bytes(content), load_settings(path=path)),
+    )
 
 
 WORDS = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=8)  # fmt: skip
@@ -234,7 +329,9 @@ def test_changes_of_settings():
     )
 
     @budget(max_examples=INPUTS, deadline=None, database=None, derandomize=INPUTS < 100)
-    @given(st.dictionaries(st.sampled_from(keys) | st.text(max_size=12), WORDS, min_size=1, max_size=3))
+    @given(
+        st.dictionaries(st.sampled_from(keys) | st.text(max_size=12), WORDS, min_size=1, max_size=3)
+    )
     def fed(changes: dict) -> None:
         try:
             load_settings("planted", changes)
@@ -245,7 +342,10 @@ def test_changes_of_settings():
 
 
 def test_checkpoint(tmp_path):
-    domain, path = Domain("planted", {"training.num_steps": 2, "training.warmup_steps": 1}), tmp_path / "pure-id-0.safetensors"
+    domain, path = (
+        Domain("planted", {"training.num_steps": 2, "training.warmup_steps": 1}),
+        tmp_path / "pure-id-0.safetensors",
+    )
     save_checkpoint(domain, train_models(domain, ["pure-id"])[0], path)
     whole = path.read_bytes()
 
@@ -264,7 +364,11 @@ def test_notebooks(tmp_path):
         new_code_cell("1 + 1", outputs=[nbformat.v4.new_output("stream", text="2")]),
     ]
     whole = nbformat.writes(new_notebook(cells=cells)).encode()
-    feed("notebook", [whole], lambda content: (path.write_bytes(content), nbformat.writes(strip(read_notebook(path)))))
+    feed(
+        "notebook",
+        [whole],
+        lambda content: (path.write_bytes(content), nbformat.writes(strip(read_notebook(path)))),
+    )
 
 
 def test_images(tmp_path):
@@ -274,7 +378,11 @@ def test_images(tmp_path):
             Image.effect_noise((24, 24), 60).convert(mode).save(content := io.BytesIO(), kind)
             wholes.append(content.getvalue())
     Image.effect_noise((24, 24), 60).convert("P").save(content := io.BytesIO(), "PNG", bits=4)
-    feed("image", [*wholes, content.getvalue()], lambda content: (path.write_bytes(content), open_image(path, path.name).resize((8, 8))))
+    feed(
+        "image",
+        [*wholes, content.getvalue()],
+        lambda content: (path.write_bytes(content), open_image(path, path.name).resize((8, 8))),
+    )
 
 
 def test_archives(tmp_path):
@@ -291,7 +399,9 @@ def test_archives(tmp_path):
         try:
             unpack(path, tmp_path / "in" / "into", 1 << 20)
         finally:
-            assert {entry.name for entry in tmp_path.iterdir()} == {"in"} and not list(tmp_path.rglob("*.part"))
+            assert {entry.name for entry in tmp_path.iterdir()} == {"in"} and not list(
+                tmp_path.rglob("*.part")
+            )
 
     feed("archive", wholes, read)
 
@@ -300,11 +410,20 @@ def test_kept_tables(tmp_path, monkeypatch):
     monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
     path = tmp_path / "build" / "03_training" / "any" / "runs.csv"
     path.parent.mkdir(parents=True)
-    feed("kept table", [RATINGS], lambda content: (path.write_bytes(content), kept("03_training", "any", "runs.csv")))
+    feed(
+        "kept table",
+        [RATINGS],
+        lambda content: (path.write_bytes(content), read_output("03_training", "any", "runs.csv")),
+    )
 
 
 @budget(max_examples=INPUTS, deadline=None, database=None)
-@given(st.text(max_size=40) | st.sampled_from(["[" * 100_000, "9" * 5000, "NaN", '{"a": [1, 2.5, null]}', '__import__("os")']))
+@given(
+    st.text(max_size=40)
+    | st.sampled_from(
+        ["[" * 100_000, "9" * 5000, "NaN", '{"a": [1, 2.5, null]}', '__import__("os")']
+    )
+)
 def test_parameters(text):
     """A word of the command line is a value of a plain type, never an expression."""
     assert type(typed(text)) in (str, int, float, bool, list, dict, type(None))

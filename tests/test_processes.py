@@ -12,12 +12,12 @@ from nbformat.v4 import new_code_cell, new_notebook
 from safetensors.torch import load_file
 from shared_steps import CASES
 
-STAGE = """from bivrec.domains import Domain
-from bivrec.field import train_models
-from bivrec.processes import num_processes
-from bivrec.results import keep
+STAGE = """from bivrec.data.domain import Domain
+from bivrec.experiment.training import train_models
+from bivrec.training.distributed import num_processes
+from bivrec.outputs import save_output
 trained = train_models(Domain(dataset, changes={"training.num_steps": 10, "machine.num_workers": 2}), ["bivrec"], [0, 1])
-keep({"processes": num_processes(), "steps": int(trained[1].record.curve["step"].max())}, "found.json")"""
+save_output({"processes": num_processes(), "steps": int(trained[1].record.curve["step"].max())}, "found.json")"""
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +25,27 @@ def trained(root, tmp_path_factory):
     """What one process found, and what each of two did."""
     folder = tmp_path_factory.mktemp("processes")
     alone = [sys.executable, "tests/shared_steps.py", str(folder)]
-    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *alone[1:]]
+    together = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        *alone[1:],
+    ]
     for command in (alone, together):
-        shown = subprocess.run(command, cwd=root, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)})
+        shown = subprocess.run(
+            command,
+            cwd=root,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+        )
         assert shown.returncode == 0, shown.stderr[-3000:]
-    return {name: load_file(folder / f"{name}.safetensors") for name in ("0-of-1", "0-of-2", "1-of-2")}
+    return {
+        name: load_file(folder / f"{name}.safetensors") for name in ("0-of-1", "0-of-2", "1-of-2")
+    }
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -39,7 +55,9 @@ def test_the_same_loss_as_one_process(trained, case):
     assert alone.std() > 1e-4  # the steps did something
     assert torch.allclose(first, alone, rtol=0, atol=1e-5) and torch.equal(first, second)
     weights = [found[f"{case}/weights"] for found in trained.values()]
-    assert torch.allclose(weights[1], weights[0], rtol=0, atol=1e-5) and torch.equal(weights[1], weights[2])
+    assert torch.allclose(weights[1], weights[0], rtol=0, atol=1e-5) and torch.equal(
+        weights[1], weights[2]
+    )
 
 
 def test_a_whole_training_ends_alike_everywhere(trained):
@@ -54,14 +72,35 @@ def test_a_stage_in_two_processes(root, tmp_path):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "bivrec").symlink_to(root / "bivrec")
     (tmp_path / "params.yaml").write_text((root / "params.yaml").read_text())
-    cells = [new_code_cell('dataset = "planted"', metadata={"tags": ["parameters"]}), new_code_cell(STAGE)]
-    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "x"}}), tmp_path / "notebooks/03_small.ipynb")
-    told = {"BIVREC_ROOT": str(tmp_path), "PYTHONPATH": str(root), "BIVREC_TORCHRUN": "--standalone --nproc-per-node 2"}
+    cells = [
+        new_code_cell('dataset = "planted"', metadata={"tags": ["parameters"]}),
+        new_code_cell(STAGE),
+    ]
+    nbformat.write(
+        new_notebook(
+            cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "x"}}
+        ),
+        tmp_path / "notebooks/03_small.ipynb",
+    )
+    told = {
+        "BIVREC_ROOT": str(tmp_path),
+        "PYTHONPATH": str(root),
+        "BIVREC_TORCHRUN": "--standalone --nproc-per-node 2",
+    }
     sources = ["-c", "from bivrec.pipeline import write_sources; write_sources()"]
     for command in (sources, ["-m", "bivrec", "run", "03_small", "dataset=planted"]):
-        shown = subprocess.run([sys.executable, *command], cwd=tmp_path, env=os.environ | told, capture_output=True, text=True)
+        shown = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env=os.environ | told,
+            capture_output=True,
+            text=True,
+        )
         assert shown.returncode == 0, shown.stderr[-3000:]
     kept = json.loads((tmp_path / "results/03_small/planted/found.json").read_text())
     assert kept["processes"] == 2 and kept["steps"] == 10
-    assert json.loads((tmp_path / "build/log/provenance.json").read_text())["made by"][0]["processes"] == 2
+    assert (
+        json.loads((tmp_path / "build/log/provenance.json").read_text())["made by"][0]["processes"]
+        == 2
+    )
     assert not list((tmp_path / "build").glob(".running-*"))

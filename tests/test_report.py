@@ -4,20 +4,40 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bivrec.report import check_claims, chosen_by_validation, side_by_side_table
+from bivrec.studies.claims import check_claims, chosen_by_validation
+from bivrec.studies.report import side_by_side_table
 
-VALIDATION = pd.Series({("bivrec", "id"): 0.2, ("bivrec", "both"): 0.3, ("pure-id", "id"): 0.9, ("sasrec", "id"): 0.25, ("fdsa", "both"): 0.1})
+VALIDATION = pd.Series(
+    {
+        ("bivrec", "id"): 0.2,
+        ("bivrec", "both"): 0.3,
+        ("pure-id", "id"): 0.9,
+        ("sasrec", "id"): 0.25,
+        ("fdsa", "both"): 0.1,
+    }
+)
 
 
 def test_best_is_what_the_validation_users_choose():
     assert chosen_by_validation(VALIDATION, ("bivrec", "best")) == ("bivrec", "both")
-    assert chosen_by_validation(VALIDATION, ("best rival", "best")) == ("sasrec", "id")  # BivRec's own forms are no rivals
+    assert chosen_by_validation(VALIDATION, ("best rival", "best")) == (
+        "sasrec",
+        "id",
+    )  # BivRec's own forms are no rivals
     assert chosen_by_validation(VALIDATION, ("sasrec", "id")) == ("sasrec", "id")
 
 
 def ranks_of(model: str, view: str, generator: np.random.Generator, best: int) -> pd.DataFrame:
     users = np.arange(300)
-    rows = {"dataset": "a", "model": model, "view": view, "seed": 0, "user": users, "num_targets": 1, "item": users}
+    rows = {
+        "dataset": "a",
+        "model": model,
+        "view": view,
+        "seed": 0,
+        "user": users,
+        "num_targets": 1,
+        "item": users,
+    }
     return pd.DataFrame(rows | {"rank": generator.integers(best, best + 30, size=300)})
 
 
@@ -31,18 +51,46 @@ def test_a_verdict_needs_an_adjusted_p_below_one_in_twenty(generator):
         ]
     )
     runs = pd.DataFrame(
-        {"study": "training", "split": "validation", "metric": "ndcg@20", "dataset": "a", "model": ["bivrec", "sasrec"], "view": "id", "value": [0.2, 0.1]}
+        {
+            "study": "training",
+            "split": "validation",
+            "metric": "ndcg@20",
+            "dataset": "a",
+            "model": ["bivrec", "sasrec"],
+            "view": "id",
+            "value": [0.2, 0.1],
+        }
     )
     claims = check_claims(runs, ranks, pd.DataFrame(), "ndcg@20")
     told = claims.groupby(["claim", "theirs"])["verdict"].agg(list)
-    assert told["0 it learns: above popularity", "popularity id"] == ["holds", "open"]  # of BivRec, of SASRec
-    assert told["1 BivRec's ID view is above every ID baseline", "sasrec id"] == ["holds"]  # the best rival is named once
+    assert told["0 it learns: above popularity", "popularity id"] == [
+        "holds",
+        "open",
+    ]  # of BivRec, of SASRec
+    assert told["1 BivRec's ID view is above every ID baseline", "sasrec id"] == [
+        "holds"
+    ]  # the best rival is named once
     assert told["2 joint training lifts the ID view", "pure-id id"] == ["open"]
     assert (claims["adjusted p"] >= claims["p"]).all() and (claims["low"] <= claims["mean"]).all()
-    tests = claims.drop_duplicates(["ours", "theirs"])  # a pair that stands for two claims is one test
-    assert len(tests) < len(claims) and claims["adjusted p"].min() == pytest.approx(claims["p"].min() * len(tests))
+    tests = claims.drop_duplicates(
+        ["ours", "theirs"]
+    )  # a pair that stands for two claims is one test
+    assert len(tests) < len(claims) and claims["adjusted p"].min() == pytest.approx(
+        claims["p"].min() * len(tests)
+    )
 
 
 def test_models_stand_side_by_side():
-    main = pd.DataFrame({"dataset": ["a", "b"], "model": "bivrec", "view": "id", "ndcg@20": [0.25, 0.5], "low": 0.1, "high": 0.9})
-    assert side_by_side_table(main).to_numpy().tolist() == [["bivrec", "id", "0.250 (0.100 to 0.900)", "0.500 (0.100 to 0.900)"]]
+    main = pd.DataFrame(
+        {
+            "dataset": ["a", "b"],
+            "model": "bivrec",
+            "view": "id",
+            "ndcg@20": [0.25, 0.5],
+            "low": 0.1,
+            "high": 0.9,
+        }
+    )
+    assert side_by_side_table(main).to_numpy().tolist() == [
+        ["bivrec", "id", "0.250 (0.100 to 0.900)", "0.500 (0.100 to 0.900)"]
+    ]

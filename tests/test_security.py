@@ -18,25 +18,55 @@ from papermill.translators import PythonTranslator
 from pydantic import TypeAdapter, ValidationError
 
 from bivrec import features, fetch, sources
-from bivrec.fetch import unpack
-from bivrec.pipeline import typed
-from bivrec.sequences import DataError
+from bivrec.data.download import unpack
+from bivrec.errors import DataError
+from bivrec.pipeline.cli import typed
 from bivrec.settings import FileName, Name, check_params
 
-UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "telnetlib", "ftplib", "xml"}
+UNSAFE_MODULES = {
+    "pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "shelve",
+    "marshal",
+    "telnetlib",
+    "ftplib",
+    "xml",
+}
 UNSAFE_NAMES = {"eval", "exec", "compile", "__import__"}
-UNSAFE_METHODS = {"system", "popen", "read_pickle", "to_pickle", "extractall", "unpack_archive", "full_load", "unsafe_load", "mktemp"}
+UNSAFE_METHODS = {
+    "system",
+    "popen",
+    "read_pickle",
+    "to_pickle",
+    "extractall",
+    "unpack_archive",
+    "full_load",
+    "unsafe_load",
+    "mktemp",
+}
 
 
 def unsafe(source: str) -> list[str]:
     """What of a source could run data or write where a name says."""
     found = []
     for node in ast.walk(ast.parse(source)):
-        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names = (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else []
+        )
         found += [f"import {name}" for name in names if name.split(".")[0] in UNSAFE_MODULES]
         if not isinstance(node, ast.Call):
             continue
-        called, given = ast.unparse(node.func), {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        called, given = (
+            ast.unparse(node.func),
+            {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords},
+        )
         last = called.rpartition(".")[2]
         if called in UNSAFE_NAMES or (last in UNSAFE_METHODS and "." in called):
             found.append(called)
@@ -59,11 +89,19 @@ def unsafe(source: str) -> list[str]:
 
 def sources_of(root: Path) -> dict[str, str]:
     """Every source of the project: module, benchmarks, the runner of the tests' long part, and the notebooks' cells."""
-    files = [path for folder in ("bivrec", "benchmarks", "tests/trust") for path in sorted((root / folder).glob("*.py"))]
+    files = [
+        path
+        for folder in ("bivrec", "benchmarks", "tests/trust")
+        for path in sorted((root / folder).glob("*.py"))
+    ]
     texts = {str(path.relative_to(root)): path.read_text() for path in files}
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         cells = nbformat.read(path, 4).cells
-        texts[path.name] = "\n".join(re.sub(r"(?m)^\s*[%!].*$", "", cell.source) for cell in cells if cell.cell_type == "code")
+        texts[path.name] = "\n".join(
+            re.sub(r"(?m)^\s*[%!].*$", "", cell.source)
+            for cell in cells
+            if cell.cell_type == "code"
+        )
     return texts
 
 
@@ -131,14 +169,27 @@ def test_a_name_is_one_step_inside_a_folder(kind, tmp_path):
 
 def test_every_name_that_becomes_a_path_is_such_a_name():
     settings = check_params()
-    for names in (settings.datasets, settings.profiles, settings.models, settings.ablations, settings.grids):
+    for names in (
+        settings.datasets,
+        settings.profiles,
+        settings.models,
+        settings.ablations,
+        settings.grids,
+    ):
         assert all(re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name) for name in names)
     for kind in ("Dataset", "MovieLens", "Amazon", "Folder"):
-        for field in getattr(__import__("bivrec.settings", fromlist=[kind]), kind).__dataclass_fields__.values():
-            assert field.name not in ("folder", "category") or field.type is FileName, (kind, field.name)
+        for field in getattr(
+            __import__("bivrec.settings", fromlist=[kind]), kind
+        ).__dataclass_fields__.values():
+            assert field.name not in ("folder", "category") or field.type is FileName, (
+                kind,
+                field.name,
+            )
 
 
-MEMBERS = st.lists(st.text(st.sampled_from("./\\:ab\0"), max_size=8) | st.text(max_size=5), min_size=1, max_size=4)
+MEMBERS = st.lists(
+    st.text(st.sampled_from("./\\:ab\0"), max_size=8) | st.text(max_size=5), min_size=1, max_size=4
+)
 
 
 @budget(max_examples=150, deadline=None)
@@ -153,16 +204,35 @@ def test_an_archive_writes_into_its_folder_alone(tmp_path_factory, names):
         unpack(root / "a.zip", root / "in" / "to", 1000)
     except DataError:
         pass
-    assert {path.relative_to(root).parts[:2] for path in root.rglob("*") if path.is_file()} <= {("a.zip",), ("in", "to")}
+    assert {path.relative_to(root).parts[:2] for path in root.rglob("*") if path.is_file()} <= {
+        ("a.zip",),
+        ("in", "to"),
+    }
 
 
 def test_what_unpacks_is_bounded():
-    assert fetch.MAX_UNPACKED <= 1 << 34 and sources.MAX_FILE <= 1 << 34 and sources.MAX_LINE <= 1 << 20
+    assert (
+        fetch.MAX_UNPACKED <= 1 << 34
+        and sources.MAX_FILE <= 1 << 34
+        and sources.MAX_LINE <= 1 << 20
+    )
     assert sources.MAX_ROWS <= 1 << 29 and features.MAX_PIXELS <= 50_000_000
 
 
 VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=6)  # fmt: skip
-ATTACKS = ['"); import os; os.system("true")#', "'''", '"""', "\\", "\\'", '\n__import__("os")', "{x}", "\u2028", "a\r\nb", "${x}", "\x00"]
+ATTACKS = [
+    '"); import os; os.system("true")#',
+    "'''",
+    '"""',
+    "\\",
+    "\\'",
+    '\n__import__("os")',
+    "{x}",
+    "\u2028",
+    "a\r\nb",
+    "${x}",
+    "\x00",
+]
 
 
 def plain_value(node: ast.expr):
@@ -173,7 +243,9 @@ def plain_value(node: ast.expr):
     if isinstance(node, ast.List):
         return [plain_value(item) for item in node.elts]
     if isinstance(node, ast.Dict):
-        return {ast.literal_eval(key): plain_value(item) for key, item in zip(node.keys, node.values)}
+        return {
+            ast.literal_eval(key): plain_value(item) for key, item in zip(node.keys, node.values)
+        }
     return ast.literal_eval(node)
 
 
@@ -195,23 +267,37 @@ def test_a_parameter_enters_a_notebook_as_a_value(value):
         value = typed(value)
     parameters = json.loads(json.dumps({"note": value}))
     (statement,) = ast.parse(PythonTranslator.codify(parameters)).body
-    assert isinstance(statement, ast.Assign) and alike(plain_value(statement.value), parameters["note"])
+    assert isinstance(statement, ast.Assign) and alike(
+        plain_value(statement.value), parameters["note"]
+    )
 
 
 def locked(text: str) -> dict[str, str]:
-    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in re.findall(r"(?m)^([A-Za-z0-9][\w.-]*)==([^\s;\\]+)", text)}
+    return {
+        re.sub(r"[-_.]+", "-", name).lower(): version
+        for name, version in re.findall(r"(?m)^([A-Za-z0-9][\w.-]*)==([^\s;\\]+)", text)
+    }
 
 
 def test_what_is_installed_is_known_by_its_hash(root):
     """Lock, hashes and bill of materials name the same packages; each file has its sha256; nothing comes from elsewhere."""
-    lock, hashed = (root / "requirements.lock").read_text(), (root / "requirements.hashes").read_text()
+    lock, hashed = (
+        (root / "requirements.lock").read_text(),
+        (root / "requirements.hashes").read_text(),
+    )
     assert locked(lock) == locked(hashed) and len(locked(lock)) > 200
     for text in (lock, hashed):
-        assert not re.search(r"(?m)^[^#]*(https?:|git\+|@|--(extra-)?index-url|--find-links|--trusted-host)", text)
+        assert not re.search(
+            r"(?m)^[^#]*(https?:|git\+|@|--(extra-)?index-url|--find-links|--trusted-host)", text
+        )
     entries = re.split(r"(?m)^(?=[A-Za-z0-9])", re.sub(r"(?m)^#.*\n", "", hashed))
-    assert all(re.findall(r"--hash=sha256:[0-9a-f]{64}\b", entry) for entry in entries if entry.strip())
+    assert all(
+        re.findall(r"--hash=sha256:[0-9a-f]{64}\b", entry) for entry in entries if entry.strip()
+    )
     bill = json.loads((root / "sbom.json").read_text())
-    assert bill["bomFormat"] == "CycloneDX" and locked("\n".join(f"{part['name']}=={part['version']}" for part in bill["components"])) == locked(lock)
+    assert bill["bomFormat"] == "CycloneDX" and locked(
+        "\n".join(f"{part['name']}=={part['version']}" for part in bill["components"])
+    ) == locked(lock)
 
 
 def test_what_the_project_asks_for_is_locked_within_its_bounds(root):
@@ -223,12 +309,21 @@ def test_what_the_project_asks_for_is_locked_within_its_bounds(root):
         asked = Requirement(text)
         version = known[re.sub(r"[-_.]+", "-", asked.name).lower()]
         assert asked.specifier.contains(version) and not asked.url
-        assert any(bound.operator in (">=", "==") for bound in asked.specifier) and any(bound.operator in ("<", "==") for bound in asked.specifier), text
+        assert any(bound.operator in (">=", "==") for bound in asked.specifier) and any(
+            bound.operator in ("<", "==") for bound in asked.specifier
+        ), text
 
 
 def test_the_trust_model_is_written_down(root):
     text = (root / "SECURITY.md").read_text()
-    for word in ("runs code", "untrusted", "requirements.hashes", "sbom.json", "make audit", "Report"):
+    for word in (
+        "runs code",
+        "untrusted",
+        "requirements.hashes",
+        "sbom.json",
+        "make audit",
+        "Report",
+    ):
         assert word in text
 
 

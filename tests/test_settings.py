@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from bivrec.settings import SettingsError, check_params, load_settings, vary
+from bivrec.errors import SettingsError
+from bivrec.settings import check_params, load_settings, vary
 
 
 @pytest.fixture
@@ -24,47 +25,111 @@ def params(root, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("  num_interests: 2", "  num_interest: 2", "model.num_interest: unknown key; did you mean 'num_interests'"),
+        (
+            "  num_interests: 2",
+            "  num_interest: 2",
+            "model.num_interest: unknown key; did you mean 'num_interests'",
+        ),
         ("  num_interests: 2", "  num_interests: two", 'model.num_interests: "two" is refused'),
         ("  num_interests: 2", "  num_interests: true", "model.num_interests: true is refused"),
         ("  num_interests: 2", "  num_interests: 0", "model.num_interests: 0 is refused"),
         ("  num_interests: 2", "", "num_interests: the key is missing"),
-        ("  num_nearest: 1", "  num_nearest: 9", "num_nearest (F) is 9, more than num_interests (K), 2"),
+        (
+            "  num_nearest: 1",
+            "  num_nearest: 9",
+            "num_nearest (F) is 9, more than num_interests (K), 2",
+        ),
         ("  scales: [1, 2, 4]", "  scales: [1, 2, 3]", "scale 2 must divide the largest scale, 3"),
         ("  num_heads: 2", "  num_heads: 3", "dim 64 is not a multiple of num_heads 3"),
         ("  kernel: rbf ", "  kernel: gauss ", "model.kernel"),
         ("  learning_rate: ", "  learning_rate: -", "training.learning_rate"),
         ("  learning_rate: ", "  learning_rate: .nan #", "training.learning_rate"),
         ("  history_share: 0.8", "  history_share: 1.5", "split.history_share: 1.5 is refused"),
-        ("datasets: [movies-classic,", "datasets: [movies-clasic,", "there is no dataset 'movies-clasic'"),
+        (
+            "datasets: [movies-classic,",
+            "datasets: [movies-clasic,",
+            "there is no dataset 'movies-clasic'",
+        ),
         ("source: movies-classic,", "source: nowhere,", "there is no dataset 'nowhere'"),
         ("  movies-modern:  ", "  ../movies:  ", "../movies"),
         ("    source: planted", "    source: amazn", "source"),
-        ("settings: {model.scales: [1]}", "settings: {model.scale: [1]}", "there is no setting 'model.scale'; did you mean 'model.scales'"),
-        ("settings: {model.scales: [1]}", "settings: {model.num_nearest: 5}", "num_nearest (F) is 5"),
+        (
+            "settings: {model.scales: [1]}",
+            "settings: {model.scale: [1]}",
+            "there is no setting 'model.scale'; did you mean 'model.scales'",
+        ),
+        (
+            "settings: {model.scales: [1]}",
+            "settings: {model.num_nearest: 5}",
+            "num_nearest (F) is 5",
+        ),
         ("    replace: [0.0, 0.1,", "    replace: 3 #[", "noise.levels.replace: 3 is refused"),
         (
             "  ablations: [without-multi-scale,",
             "  ablations: [without-multiscale,",
             "studies.ablations: there is no 'without-multiscale' under ablations; did you mean",
         ),
-        ("  grids: []", "  grids: [interest]", "studies.grids: there is no 'interest' under grids; did you mean 'interests'"),
-        ("model.num_nearest: [1, 2]}", "model.num_nearest: [1, 3]}", "grids.interests: model: num_nearest (F) is 3, more than num_interests (K), 2"),
-        ("  models: [popularity,", "  models: [popularty,", "studies.models: there is no 'popularty' under models; did you mean 'popularity'"),
-        ("  num_heads: 2                 # of", "  num_heads: 3                 # of", "model.dim 64 is not a multiple of baseline.num_heads, 3"),
-        ("  retrained_seeds: [0, 1, 2]", "  retrained_seeds: [4]", "retrained_seeds [4] must be among seeds"),
+        (
+            "  grids: []",
+            "  grids: [interest]",
+            "studies.grids: there is no 'interest' under grids; did you mean 'interests'",
+        ),
+        (
+            "model.num_nearest: [1, 2]}",
+            "model.num_nearest: [1, 3]}",
+            "grids.interests: model: num_nearest (F) is 3, more than num_interests (K), 2",
+        ),
+        (
+            "  models: [popularity,",
+            "  models: [popularty,",
+            "studies.models: there is no 'popularty' under models; did you mean 'popularity'",
+        ),
+        (
+            "  num_heads: 2                 # of",
+            "  num_heads: 3                 # of",
+            "model.dim 64 is not a multiple of baseline.num_heads, 3",
+        ),
+        (
+            "  retrained_seeds: [0, 1, 2]",
+            "  retrained_seeds: [4]",
+            "retrained_seeds [4] must be among seeds",
+        ),
         ("  primary_metric: ndcg@20", "  primary_metric: ndgc@20", "studies.primary_metric"),
         ("\nstudies:", "\nstudies: [", "params.yaml, line"),
         ("\nstudies:", "\nextra: 1\nstudies:", "extra: unknown key"),
         ("  default: {}", "  default: {model.dim: 32}", "profiles must hold `default: {}`"),
         ("  default: {}", "", "profiles must hold `default: {}`"),
-        ("    training.num_steps: 400", "    training.num_step: 1", "params.yaml: profiles.full: there is no setting 'training.num_step'; did you mean"),
-        ("    training.num_steps: 400", "    training.num_steps: no", "params.yaml with profiles.full: training.num_steps"),
+        (
+            "    training.num_steps: 400",
+            "    training.num_step: 1",
+            "params.yaml: profiles.full: there is no setting 'training.num_step'; did you mean",
+        ),
+        (
+            "    training.num_steps: 400",
+            "    training.num_steps: no",
+            "params.yaml with profiles.full: training.num_steps",
+        ),
         ("    training.num_steps: 400", "    model.num_nearest: 5", "num_nearest (F) is 5"),
-        ("    training.num_steps: 400", "    split.num_folds: 5", "profiles.full: movies-classic: datasets, split, features and the folds"),
-        ("    training.num_steps: 400", "    studies.seeds: [0, 1, 2, 4]", "profiles.full: movies-classic: datasets, split, features and the folds"),
-        ("studies.datasets: [planted, planted-other]", "studies.datasets: [planted, planted-othr]", "there is no dataset 'planted-othr'"),
-        ("stages: [03_training, 04_ablations", "stages: [03_training, 04_ablation", "studies.stages.1"),
+        (
+            "    training.num_steps: 400",
+            "    split.num_folds: 5",
+            "profiles.full: movies-classic: datasets, split, features and the folds",
+        ),
+        (
+            "    training.num_steps: 400",
+            "    studies.seeds: [0, 1, 2, 4]",
+            "profiles.full: movies-classic: datasets, split, features and the folds",
+        ),
+        (
+            "studies.datasets: [planted, planted-other]",
+            "studies.datasets: [planted, planted-othr]",
+            "there is no dataset 'planted-othr'",
+        ),
+        (
+            "stages: [03_training, 04_ablations",
+            "stages: [03_training, 04_ablation",
+            "studies.stages.1",
+        ),
     ],
 )
 def test_a_bad_setting_is_one_clear_sentence(params, old, new, told):
@@ -85,7 +150,12 @@ def test_missing_and_binary_files(tmp_path):
 
 
 def test_numbers_are_yaml_1_2(params):
-    assert load_settings("movies-classic", path=params("  learning_rate: ", "  learning_rate: 1e-3 #")).training.learning_rate == 0.001
+    assert (
+        load_settings(
+            "movies-classic", path=params("  learning_rate: ", "  learning_rate: 1e-3 #")
+        ).training.learning_rate
+        == 0.001
+    )
 
 
 def test_a_dataset_changes_its_own_settings_and_the_reader_changes_last():
@@ -96,13 +166,31 @@ def test_a_dataset_changes_its_own_settings_and_the_reader_changes_last():
 
 
 def test_a_profile_stands_between_the_file_and_the_dataset(params):
-    path = params("    training.num_steps: 400", "    training.num_steps: 480\n    training.clip_norm: 3.0\n    studies.seeds: [0, 1, 2, 10, 11]")
-    full = {name: load_settings(name, path=path, profile="full") for name in ("movies-classic", "planted")}
-    assert {name: settings.training.num_steps for name, settings in full.items()} == {"movies-classic": 480, "planted": 120}  # the dataset's own
-    assert all(settings.training.clip_norm == 3 for settings in full.values()) and load_settings(path=path).training.clip_norm != 3
-    assert load_settings("movies-classic", {"training.num_steps": 7}, path, "full").training.num_steps == 7
+    path = params(
+        "    training.num_steps: 400",
+        "    training.num_steps: 480\n    training.clip_norm: 3.0\n    studies.seeds: [0, 1, 2, 10, 11]",
+    )
+    full = {
+        name: load_settings(name, path=path, profile="full")
+        for name in ("movies-classic", "planted")
+    }
+    assert {name: settings.training.num_steps for name, settings in full.items()} == {
+        "movies-classic": 480,
+        "planted": 120,
+    }  # the dataset's own
+    assert (
+        all(settings.training.clip_norm == 3 for settings in full.values())
+        and load_settings(path=path).training.clip_norm != 3
+    )
+    assert (
+        load_settings("movies-classic", {"training.num_steps": 7}, path, "full").training.num_steps
+        == 7
+    )
     check_params(path)  # further seeds of folds whose features there are
-    with pytest.raises(SettingsError, match="^params.yaml: there is no profile 'fool'; known are default, smoke, full, wide, comirec$"):
+    with pytest.raises(
+        SettingsError,
+        match="^params.yaml: there is no profile 'fool'; known are default, smoke, full, wide, comirec$",
+    ):
         load_settings(profile="fool")
 
 

@@ -9,32 +9,27 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bivrec.domains import Domain
+from bivrec.data.domain import Domain
+from bivrec.errors import DataError, SettingsError
 from bivrec.evaluation import mean_metrics, rank_cases
-from bivrec.field import (
-    UNKNOWN_TO_COUNTER,
-    build_model,
-    compare,
-    count_costs,
-    interest_recovery,
-    load_checkpoint,
-    rank_models,
-    save_checkpoint,
-    to_runs,
-    train_model,
-    train_models,
-    tune,
-)
-from bivrec.sequences import DataError
-from bivrec.settings import SettingsError, load_settings, vary
-from bivrec.training import choose_device, draw_batches, seed_of
+from bivrec.experiment.checkpoints import load_checkpoint, save_checkpoint
+from bivrec.experiment.cost import UNKNOWN_TO_COUNTER, count_costs
+from bivrec.experiment.interests import interest_recovery
+from bivrec.experiment.registry import build_model
+from bivrec.experiment.runs import compare, rank_models, to_runs
+from bivrec.experiment.training import train_model, train_models
+from bivrec.experiment.tuning import tune
+from bivrec.settings import load_settings, vary
+from bivrec.training.batches import draw_batches
+from bivrec.training.device import choose_device
+from bivrec.training.seeds import derive_seed
 
 TRAINING = load_settings("planted").training
 
 
 def test_batches_hold_what_the_sequences_hold(planted):
     """Over one epoch each target is supervised exactly once, and is the item after its position."""
-    train = planted.parts(0).train
+    train = planted.fold(0).train
     follows = {(int(a), int(b)) for row in train for a, b in itertools.pairwise(row)}
     wanted, seen = sum(len(row) - 1 for row in train), 0
     for batch in draw_batches(train, TRAINING, 24, 4, 0):
@@ -50,9 +45,11 @@ def test_batches_hold_what_the_sequences_hold(planted):
 
 def test_one_target_a_row(planted):
     settings = replace(TRAINING, supervision="one_target")
-    for batch in itertools.islice(draw_batches(planted.parts(0).train, settings, 24, 4, 0), 5):
+    for batch in itertools.islice(draw_batches(planted.fold(0).train, settings, 24, 4, 0), 5):
         assert (batch.supervised.sum(1) == 1).all()
-        assert torch.equal(batch.supervised.int().argmax(1), batch.mask.sum(1) - 1) and torch.equal(batch.probe, batch.mask.sum(1) - 1)
+        assert torch.equal(batch.supervised.int().argmax(1), batch.mask.sum(1) - 1) and torch.equal(
+            batch.probe, batch.mask.sum(1) - 1
+        )
 
 
 def test_sequences_too_short_to_learn_from():
@@ -61,13 +58,26 @@ def test_sequences_too_short_to_learn_from():
 
 
 def test_seeds_depend_on_their_names_only():
-    assert seed_of(0, "bivrec", "weights") == seed_of(0, "bivrec", "weights")
-    assert len({seed_of(s, n, w) for s in range(3) for n in ("bivrec", "sasrec") for w in ("weights", "noise")}) == 12
+    assert derive_seed(0, "bivrec", "weights") == derive_seed(0, "bivrec", "weights")
+    assert (
+        len(
+            {
+                derive_seed(s, n, w)
+                for s in range(3)
+                for n in ("bivrec", "sasrec")
+                for w in ("weights", "noise")
+            }
+        )
+        == 12
+    )
 
 
 def test_training_repeats_bit_for_bit_and_beats_popularity(planted):
     first, second = train_model(planted, "sasrec", 0), train_model(planted, "sasrec", 0)
-    assert all(torch.equal(a, b) for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values())
+    )
     assert first.record.best_step in first.record.curve["step"].unique()
     ranks = rank_models(planted, [first, *train_models(planted, ["popularity"])])
     assert compare(ranks, ("sasrec", "id"), ("popularity", "id"), "ndcg@20")["low"] > 0
@@ -77,7 +87,15 @@ def test_training_repeats_bit_for_bit_and_beats_popularity(planted):
 @pytest.mark.parametrize("killed_at", [7, 31, 45])
 def test_a_training_goes_on_where_it_was_killed(tmp_path, monkeypatch, name, killed_at):
     """Killed at any step, begun again: the same weights and curve as undisturbed, to the last bit."""
-    domain = Domain("planted", {"training.num_steps": 40, "training.step_factor": 1.0, "training.evaluate_every": 15, "model.final_temperature": 0.5})
+    domain = Domain(
+        "planted",
+        {
+            "training.num_steps": 40,
+            "training.step_factor": 1.0,
+            "training.evaluate_every": 15,
+            "model.final_temperature": 0.5,
+        },
+    )
     whole = train_model(domain, name, 0)
     monkeypatch.setenv("BIVREC_PARTIAL", str(tmp_path))
     family, count = type(whole.model), itertools.count(1)
@@ -101,8 +119,15 @@ def test_a_training_goes_on_where_it_was_killed(tmp_path, monkeypatch, name, kil
     assert next(steps) == (0 if killed_at > total else total - (killed_at - 1) // 15 * 15)
     for key, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[key]), key
-    pd.testing.assert_frame_equal(whole.record.curve.drop(columns="seconds"), resumed.record.curve.drop(columns="seconds"), check_exact=True)
-    assert (whole.record.best_step, whole.record.num_targets) == (resumed.record.best_step, resumed.record.num_targets)
+    pd.testing.assert_frame_equal(
+        whole.record.curve.drop(columns="seconds"),
+        resumed.record.curve.drop(columns="seconds"),
+        check_exact=True,
+    )
+    assert (whole.record.best_step, whole.record.num_targets) == (
+        resumed.record.best_step,
+        resumed.record.num_targets,
+    )
 
 
 def test_a_damaged_training_begins_anew(tmp_path, monkeypatch):
@@ -112,23 +137,36 @@ def test_a_damaged_training_begins_anew(tmp_path, monkeypatch):
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:100])
     again = train_model(domain, "pure-id", 0)
-    assert all(torch.equal(value, again.model.state_dict()[key]) for key, value in whole.model.state_dict().items())
+    assert all(
+        torch.equal(value, again.model.state_dict()[key])
+        for key, value in whole.model.state_dict().items()
+    )
 
 
 def test_the_validation_users_choose(planted):
     """The weights kept are those of the best step: their validation figure is the curve's maximum."""
     trained = train_model(planted, "pure-id", 0)
-    curve = trained.record.curve[trained.record.curve["metric"] == "ndcg@20"].set_index("step")["value"]
-    again = mean_metrics(rank_cases(trained.model, planted.parts(0).validation)).set_index("metric")["value"]["ndcg@20"]
+    curve = trained.record.curve[trained.record.curve["metric"] == "ndcg@20"].set_index("step")[
+        "value"
+    ]
+    again = mean_metrics(rank_cases(trained.model, planted.fold(0).validation)).set_index("metric")[
+        "value"
+    ]["ndcg@20"]
     assert again == pytest.approx(curve.max()) and trained.record.best_step == curve.idxmax()
 
 
 def test_side_by_side_is_one_by_one():
     """Two workers give the bytes that one gives."""
     one = train_models(Domain("planted", {"training.num_steps": 10}), ["sasrec", "pure-mm"])
-    two = train_models(Domain("planted", {"training.num_steps": 10, "machine.num_workers": 2}), ["sasrec", "pure-mm"])
+    two = train_models(
+        Domain("planted", {"training.num_steps": 10, "machine.num_workers": 2}),
+        ["sasrec", "pure-mm"],
+    )
     for a, b in zip(one, two):
-        assert a.name == b.name and all(torch.equal(x, y) for x, y in zip(a.model.state_dict().values(), b.model.state_dict().values()))
+        assert a.name == b.name and all(
+            torch.equal(x, y)
+            for x, y in zip(a.model.state_dict().values(), b.model.state_dict().values())
+        )
 
 
 def test_memory_of_a_step_is_the_same_whatever_lay_in_memory_before(planted):
@@ -143,12 +181,17 @@ def test_memory_of_a_step_is_the_same_whatever_lay_in_memory_before(planted):
 
 def test_a_gpu_that_is_not_there_is_said():
     if not torch.cuda.is_available():
-        with pytest.raises(SettingsError, match="machine.device: 'cuda' is set, but PyTorch finds no GPU"):
+        with pytest.raises(
+            SettingsError, match="machine.device: 'cuda' is set, but PyTorch finds no GPU"
+        ):
             choose_device(load_settings("planted", {"machine.device": "cuda"}).machine)
 
 
 def test_a_model_that_diverges_is_said():
-    domain = Domain("planted", {"training.learning_rate": 1e12, "training.clip_norm": 1e12, "training.num_steps": 20})
+    domain = Domain(
+        "planted",
+        {"training.learning_rate": 1e12, "training.clip_norm": 1e12, "training.num_steps": 20},
+    )
     with pytest.raises(ValueError, match="lower training.learning_rate"):
         train_model(domain, "bivrec", 0)
 
@@ -159,9 +202,17 @@ def test_checkpoints(planted, tmp_path):
     save_checkpoint(domain, trained, path)
     loaded = load_checkpoint(domain, "bivrec", 0, path)
     history = [planted.sequences.of(0)]
-    assert all(torch.equal(a, b) for a, b in zip(loaded.score(history).values(), trained.model.score(history).values()))
-    assert load_checkpoint(Domain("planted", {"training.num_steps": 11}), "bivrec", 0, path) is None  # other settings
-    assert load_checkpoint(domain, "bivrec", 1, path) is None and load_checkpoint(domain, "bivrec", 0, tmp_path / "none") is None
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(loaded.score(history).values(), trained.model.score(history).values())
+    )
+    assert (
+        load_checkpoint(Domain("planted", {"training.num_steps": 11}), "bivrec", 0, path) is None
+    )  # other settings
+    assert (
+        load_checkpoint(domain, "bivrec", 1, path) is None
+        and load_checkpoint(domain, "bivrec", 0, tmp_path / "none") is None
+    )
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match="bivrec-0.safetensors is damaged"):
         load_checkpoint(domain, "bivrec", 0, path)
@@ -173,7 +224,7 @@ def test_an_unknown_model_is_said(planted):
 
 
 def test_runs_have_their_columns(planted):
-    from bivrec.field import RUN_COLUMNS
+    from bivrec.experiment.runs import RUN_COLUMNS
 
     runs = to_runs(planted, "training", rank_models(planted, train_models(planted, ["popularity"])))
     assert list(runs.columns) == RUN_COLUMNS and not runs.duplicated(RUN_COLUMNS[:-1]).any()
@@ -190,14 +241,25 @@ def test_the_true_interests_are_found_again(planted):
 
 def test_tuning_tries_the_same_grid_on_every_model():
     trials = tune(Domain("planted", {"tuning.num_steps": 2}), ["sasrec", "bivrec"])
-    assert trials.groupby("model")["training.learning_rate"].unique().map(list).tolist() == [[0.004, 0.008]] * 2
-    assert trials.groupby("model")["view"].nunique().to_dict() == {"bivrec": 3, "sasrec": 1} and (trials["best_step"] <= 4).all()
+    assert (
+        trials.groupby("model")["training.learning_rate"].unique().map(list).tolist()
+        == [[0.004, 0.008]] * 2
+    )
+    assert (
+        trials.groupby("model")["view"].nunique().to_dict() == {"bivrec": 3, "sasrec": 1}
+        and (trials["best_step"] <= 4).all()
+    )
 
 
 def test_models_hold_what_the_tuning_chose(root):
     """params.yaml has each model's best trial by mean over folds, views and domains, as results/full records them."""
     settings = load_settings("movies-classic")
-    trials = pd.concat([pd.read_csv(root / "results" / "full" / "09_tuning" / name / "trials.csv") for name in settings.studies.datasets])
+    trials = pd.concat(
+        [
+            pd.read_csv(root / "results" / "full" / "09_tuning" / name / "trials.csv")
+            for name in settings.studies.datasets
+        ]
+    )
     grid = list(settings.tuning.grid)
     means = trials.groupby(["model", *grid])["value"].mean()
     assert set(means.index.get_level_values("model")) == set(settings.tuning.models)
@@ -206,15 +268,25 @@ def test_models_hold_what_the_tuning_chose(root):
         assert (chosen.training.learning_rate, chosen.model.dropout) == means[name].idxmax(), name
     assert [*settings.tuning.grid] == ["training.learning_rate", "model.dropout"]
     reported = {seed % settings.split.num_folds for seed in settings.studies.seeds}
-    assert not {(seed + 1) % settings.split.num_folds for seed in settings.tuning.seeds} & reported  # who chose tests nothing
+    assert (
+        not {(seed + 1) % settings.split.num_folds for seed in settings.tuning.seeds} & reported
+    )  # who chose tests nothing
 
 
 def test_products_in_place_and_attention_on_a_cpu_are_counted():
     """PyTorch's own counter passes over both, which would make the softmax a third cheaper than it is."""
-    a, b, query = torch.randn(6, 4), torch.randn(4, 5), torch.randn(2, 2, 50, 32, requires_grad=True)
+    a, b, query = (
+        torch.randn(6, 4),
+        torch.randn(4, 5),
+        torch.randn(2, 2, 50, 32, requires_grad=True),
+    )
     with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_COUNTER) as counter:
         torch.zeros(6, 5).addmm_(a, b)
     assert counter.get_total_flops() == 2 * 6 * 4 * 5
     with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_COUNTER) as counter:
-        torch.nn.functional.scaled_dot_product_attention(query, query, query, is_causal=True).sum().backward()
-    assert counter.get_total_flops() == 7 * (2 * 2 * 2 * 50 * 50 * 32)  # two products forward, five backward
+        torch.nn.functional.scaled_dot_product_attention(
+            query, query, query, is_causal=True
+        ).sum().backward()
+    assert counter.get_total_flops() == 7 * (
+        2 * 2 * 2 * 50 * 50 * 32
+    )  # two products forward, five backward

@@ -13,7 +13,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-NOTEBOOKS = [path.stem for path in sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))]
+NOTEBOOKS = [
+    path.stem
+    for path in sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
+]
 PATIENCE = 300  # seconds for a notebook
 
 
@@ -31,7 +34,13 @@ def answer(url: str):
 def serve(command: list[str], folder: Path, url: str, log: Path, **environment: str):
     """A server of its own, waited for; ended by its own process."""
     with open(log, "w") as file:
-        server = subprocess.Popen([sys.executable, "-m", *command], cwd=folder, env=os.environ | environment, stdout=file, stderr=file)
+        server = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=folder,
+            env=os.environ | environment,
+            stdout=file,
+            stderr=file,
+        )
     for _ in range(120):
         try:
             answer(url)
@@ -55,7 +64,9 @@ def lab(root, tmp_path_factory):
     (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
     news = folder / "settings" / "@jupyterlab" / "apputils-extension"
     news.mkdir()
-    (news / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    (news / "notification.jupyterlab-settings").write_text(
+        '{"fetchNews": "false", "checkForUpdates": false}'
+    )
     url = f"http://127.0.0.1:{port}"
     flags = [
         f"--port={port}",
@@ -99,7 +110,9 @@ def run_all(page, url: str, path: Path, patience: int = PATIENCE):
             page.keyboard.press("Control+s")
             page.wait_for_timeout(1500)
             notebook = nbformat.read(path, 4)
-            if idle(url) and all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code"):
+            if idle(url) and all(
+                cell.execution_count for cell in notebook.cells if cell.cell_type == "code"
+            ):
                 return notebook
     raise AssertionError(f"{path.name} did not come to its end")
 
@@ -127,20 +140,31 @@ def test_run_all(chromium, lab, name):
     notebook = run_all(page, url, path)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            assert output.output_type != "error" and output.get("name") != "stderr", f"{name}: {cell.source}\n{output}"
+            assert output.output_type != "error" and output.get("name") != "stderr", (
+                f"{name}: {cell.source}\n{output}"
+            )
     page.close()
     for kernel in json.loads(answer(f"{url}/api/sessions")):
-        urllib.request.urlopen(urllib.request.Request(f"{url}/api/sessions/{kernel['id']}", method="DELETE"), timeout=30)
+        urllib.request.urlopen(
+            urllib.request.Request(f"{url}/api/sessions/{kernel['id']}", method="DELETE"),
+            timeout=30,
+        )
 
 
 def choose(page, label: str, option: int) -> None:
-    page.locator(".widget-dropdown", has=page.locator("label", has_text=label)).locator("select").first.select_option(index=option)
+    page.locator(".widget-dropdown", has=page.locator("label", has_text=label)).locator(
+        "select"
+    ).first.select_option(index=option)
 
 
 def changed(page, before: str) -> float:
     """Seconds until the lists differ from what they were."""
     started = time.monotonic()
-    page.wait_for_function("before => document.querySelectorAll('.bv')[0].innerText !== before", arg=before, timeout=10_000)
+    page.wait_for_function(
+        "before => document.querySelectorAll('.bv')[0].innerText !== before",
+        arg=before,
+        timeout=10_000,
+    )
     return time.monotonic() - started
 
 
@@ -170,8 +194,14 @@ def click_through(page) -> dict[str, float]:
     step("no noise", lambda: choose(page, "noise", 0))
     patches = page.locator(".bv").nth(1)
     before = patches.inner_html()
-    page.get_by_role("button", name="multimodal view").or_(page.locator("button.widget-toggle-button", has_text="multimodal view")).first.click()
-    page.wait_for_function("before => document.querySelectorAll('.bv')[1].innerHTML !== before", arg=before, timeout=10_000)
+    page.get_by_role("button", name="multimodal view").or_(
+        page.locator("button.widget-toggle-button", has_text="multimodal view")
+    ).first.click()
+    page.wait_for_function(
+        "before => document.querySelectorAll('.bv')[1].innerHTML !== before",
+        arg=before,
+        timeout=10_000,
+    )
     return took
 
 
@@ -191,7 +221,13 @@ def voila(root, tmp_path_factory):
     folder, port = tmp_path_factory.mktemp("voila"), free_port()
     url, notebook = f"http://127.0.0.1:{port}", str(root / "notebooks" / "explore.ipynb")
     command = ["voila", notebook, f"--port={port}", "--no-browser", "--template=bivrec"]
-    server = serve(command, folder, f"{url}/voila/static/voila.js", folder / "log", JUPYTER_PATH=str(root / "docs" / "jupyter"))
+    server = serve(
+        command,
+        folder,
+        f"{url}/voila/static/voila.js",
+        folder / "log",
+        JUPYTER_PATH=str(root / "docs" / "jupyter"),
+    )
     yield url
     server.terminate()
     server.wait(30)
@@ -202,12 +238,21 @@ def test_explorer_in_voila(chromium, voila, shots, width):
     """The page asks for nothing from elsewhere, every click is answered within a second, and nothing runs off its side."""
     page, told = chromium.new_page(viewport={"width": width, "height": 1600}), []
     page.on("pageerror", lambda error: told.append(str(error)))
-    page.on("request", lambda asked: told.append(asked.url) if "://127.0.0.1" not in asked.url and asked.url.startswith("http") else None)
+    page.on(
+        "request",
+        lambda asked: (
+            told.append(asked.url)
+            if "://127.0.0.1" not in asked.url and asked.url.startswith("http")
+            else None
+        ),
+    )
     page.goto(voila, timeout=PATIENCE * 1000)
     took = click_through(page)
     page.screenshot(path=shots / f"explorer-{width}.png", full_page=True)
     (shots / f"seconds-{width}.json").write_text(json.dumps(took, indent=1))
-    wide = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    wide = page.evaluate(
+        "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    )
     page.close()
     assert max(took.values()) < 1, took
     assert not told and wide[0] <= wide[1]

@@ -28,22 +28,34 @@ def test_there_is_a_site():
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page(context, address, name):
     page, told, sizes = context.new_page(), [], {}
-    page.on("console", lambda message: told.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console",
+        lambda message: told.append(message.text) if message.type in ("error", "warning") else None,
+    )
     page.on("pageerror", lambda error: told.append(str(error)))
     page.on("requestfailed", lambda asked: told.append(f"failed: {asked.url}"))
     page.on(
-        "response", lambda answer: sizes.update({answer.url: len(answer.body())}) if answer.status == 200 else told.append(f"{answer.status}: {answer.url}")
+        "response",
+        lambda answer: (
+            sizes.update({answer.url: len(answer.body())})
+            if answer.status == 200
+            else told.append(f"{answer.status}: {answer.url}")
+        ),
     )
     page.goto(f"{address}/{name}", wait_until="load")
     assert not told
     assert all(url.startswith(address) for url in sizes), "a page asks for something from elsewhere"
     assert sum(sizes.values()) < LARGEST, f"{name} has {sum(sizes.values()):,} bytes"
-    images = page.eval_on_selector_all("img", "all => all.map(i => [i.currentSrc, i.complete && i.naturalWidth > 0, i.alt.trim()])")
+    images = page.eval_on_selector_all(
+        "img", "all => all.map(i => [i.currentSrc, i.complete && i.naturalWidth > 0, i.alt.trim()])"
+    )
     assert all(shown and len(alt) > 15 for _, shown, alt in images), images
     dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
-        wide = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        wide = page.evaluate(
+            "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+        )
         assert wide[0] <= wide[1], f"{name} is {wide[0]} wide at {width}"
         if width == WIDTHS[-1] or not dark:
             assert not violations(page)
@@ -52,8 +64,15 @@ def test_a_page(context, address, name):
 
 def violations(page) -> list[tuple[str, str, str]]:
     """What axe finds against WCAG 2.1 AA: the rule, the element, what to mend."""
-    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}).response["violations"]
-    return [(rule["id"], rule["nodes"][0]["html"][:200], rule["nodes"][0]["failureSummary"]) for rule in found]
+    found = (
+        Axe()
+        .run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
+        .response["violations"]
+    )
+    return [
+        (rule["id"], rule["nodes"][0]["html"][:200], rule["nodes"][0]["failureSummary"])
+        for rule in found
+    ]
 
 
 def test_what_is_pale_is_found(context, address):
@@ -69,25 +88,36 @@ def test_drawings_are_those_of_the_sources():
     """`make site` draws them; what is committed is what it draws."""
     from draw import draw
 
-    assert all((SITE.parent / "docs" / name).read_text("utf-8") == drawing for name, drawing in draw().items())
+    assert all(
+        (SITE.parent / "docs" / name).read_text("utf-8") == drawing
+        for name, drawing in draw().items()
+    )
 
 
 def test_every_figure_of_a_notebook_is_told():
     """No figure falls back on the heading above it: FIGURES in docs/build.py knows each."""
     texts = {name: (SITE / name).read_text("utf-8") for name in PAGES}
-    assert not {name: re.findall(r'alt="Figure under[^"]*"', text) for name, text in texts.items() if 'alt="Figure under' in text}
+    assert not {
+        name: re.findall(r'alt="Figure under[^"]*"', text)
+        for name, text in texts.items()
+        if 'alt="Figure under' in text
+    }
 
 
 def test_links_lead_somewhere():
     """Every link inside the site, with its anchor."""
-    ids = {name: set(re.findall(r'\bid="([^"]+)"', (SITE / name).read_text("utf-8"))) for name in PAGES}
+    ids = {
+        name: set(re.findall(r'\bid="([^"]+)"', (SITE / name).read_text("utf-8"))) for name in PAGES
+    }
     for name in PAGES:
         for url in re.findall(r'\b(?:href|src|srcset)="([^"]+)"', (SITE / name).read_text("utf-8")):
             if not re.match(r"[a-z]+:", url):
                 path, _, anchor = url.partition("#")
                 target = (SITE / name).parent / path if path else SITE / name
                 assert target.is_file(), f"{name}: {url}"
-                assert not anchor or anchor in ids[str(target.resolve().relative_to(SITE))], f"{name}: {url}"
+                assert not anchor or anchor in ids[str(target.resolve().relative_to(SITE))], (
+                    f"{name}: {url}"
+                )
 
 
 def test_keyboard(context, address):
@@ -96,7 +126,10 @@ def test_keyboard(context, address):
     page.set_viewport_size({"width": 1440, "height": 900})
     page.goto(f"{address}/index.html")
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.className") == "skip" and page.locator(".skip").bounding_box()["x"] >= 0
+    assert (
+        page.evaluate("document.activeElement.className") == "skip"
+        and page.locator(".skip").bounding_box()["x"] >= 0
+    )
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"
     page.goto(f"{address}/index.html")
@@ -123,5 +156,8 @@ def test_pictures(context, address, shots, name):
         page.set_viewport_size({"width": width, "height": 900})
         page.goto(f"{address}/{name}.html")
         dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
-        page.screenshot(path=shots / f"{name.replace('/', '-')}-{width}-{'dark' if dark else 'light'}.png", full_page=width == 1440)
+        page.screenshot(
+            path=shots / f"{name.replace('/', '-')}-{width}-{'dark' if dark else 'light'}.png",
+            full_page=width == 1440,
+        )
         page.close()

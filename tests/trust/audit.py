@@ -10,10 +10,30 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def ask(service: str) -> tuple[int, list[str]] | None:
     """How many packages a service answered for, and each weakness in words; None where it did not answer."""
-    words = ["--requirement", "requirements.lock", "--no-deps", "--disable-pip", "--format", "json", "--progress-spinner", "off", "--timeout", "30"]
-    shown = subprocess.run([sys.executable, "-m", "pip_audit", *words, "--vulnerability-service", service], cwd=ROOT, capture_output=True, text=True)
+    words = [
+        "--requirement",
+        "requirements.lock",
+        "--no-deps",
+        "--disable-pip",
+        "--format",
+        "json",
+        "--progress-spinner",
+        "off",
+        "--timeout",
+        "30",
+    ]
+    shown = subprocess.run(
+        [sys.executable, "-m", "pip_audit", *words, "--vulnerability-service", service],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     try:
-        answered = [entry for entry in json.loads(shown.stdout)["dependencies"] if "skip_reason" not in entry]
+        answered = [
+            entry
+            for entry in json.loads(shown.stdout)["dependencies"]
+            if "skip_reason" not in entry
+        ]
     except (ValueError, KeyError):
         return None
     told = [
@@ -29,8 +49,19 @@ def main() -> str | None:
         return "ERROR: pip-audit is not installed; `.venv/bin/pip install --editable '.[trust]'` installs it"
     for service in ("pypi", "osv"):
         if answer := ask(service):
-            print("\n".join([*answer[1], f"{answer[0]} packages asked for at {service}, {len(answer[1])} weaknesses known"]))
-            return "ERROR: known weaknesses; raise these versions in requirements.lock" if answer[1] else None
+            print(
+                "\n".join(
+                    [
+                        *answer[1],
+                        f"{answer[0]} packages asked for at {service}, {len(answer[1])} weaknesses known",
+                    ]
+                )
+            )
+            return (
+                "ERROR: known weaknesses; raise these versions in requirements.lock"
+                if answer[1]
+                else None
+            )
     return "NOT CHECKED: neither the package index nor OSV told of weaknesses from this network; run `make audit` where one can be reached"
 
 

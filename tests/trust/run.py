@@ -25,7 +25,13 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 REPORT, README = ROOT / "tests" / "trust" / "report.json", ROOT / "tests" / "README.md"
 KILLS, MEMORY_MINUTES, NOTEBOOK_RUNS, FUZZ_INPUTS = (
-    int(os.environ.get(name, usual)) for name, usual in (("TRUST_KILLS", 30), ("TRUST_MINUTES", 120), ("TRUST_NOTEBOOKS", 50), ("FUZZ_INPUTS", 3000))
+    int(os.environ.get(name, usual))
+    for name, usual in (
+        ("TRUST_KILLS", 30),
+        ("TRUST_MINUTES", 120),
+        ("TRUST_NOTEBOOKS", 50),
+        ("FUZZ_INPUTS", 3000),
+    )
 )
 ROOM = 700 << 20  # bytes of the disk that the chain works on
 SHORTER = {
@@ -47,13 +53,26 @@ class Clone:
     """A clone of the last commit on a small disk of its own, or, where none may be mounted, in an ordinary folder."""
 
     def __init__(self, profile: str = "smoke"):
-        self.disk, self.profile, self.mounted = Path(tempfile.mkdtemp(prefix="bivrec-trust-")), profile, False
+        self.disk, self.profile, self.mounted = (
+            Path(tempfile.mkdtemp(prefix="bivrec-trust-")),
+            profile,
+            False,
+        )
         if profile == "smoke":
-            self.mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "none", self.disk], capture_output=True).returncode == 0
+            self.mounted = (
+                subprocess.run(
+                    ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "none", self.disk],
+                    capture_output=True,
+                ).returncode
+                == 0
+            )
         self.root = self.disk / "clone"
         subprocess.run(["git", "clone", "-q", "--shared", str(ROOT), str(self.root)], check=True)
         (self.root / ".venv").symlink_to((ROOT / ".venv").resolve())
-        for name in ("requirements.lock", "pyproject.toml"):  # older than .venv/ready, so that nothing is installed
+        for name in (
+            "requirements.lock",
+            "pyproject.toml",
+        ):  # older than .venv/ready, so that nothing is installed
             os.utime(self.root / name, (0, 0))
         params = (self.root / "params.yaml").read_text("utf-8")
         for old, new in SHORTER.items() if profile == "smoke" else ():
@@ -62,9 +81,20 @@ class Clone:
         (self.root / "params.yaml").write_text(params, "utf-8")
 
     def start(self, log: Path) -> subprocess.Popen:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("BIVREC_", "PYTHON", "MAKE"))}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("BIVREC_", "PYTHON", "MAKE"))
+        }
         with open(log, "a") as file:
-            return subprocess.Popen(["make", "repro", f"PROFILE={self.profile}"], cwd=self.root, stdout=file, stderr=file, env=kept, preexec_fn=fresh_signals)
+            return subprocess.Popen(
+                ["make", "repro", f"PROFILE={self.profile}"],
+                cwd=self.root,
+                stdout=file,
+                stderr=file,
+                env=kept,
+                preexec_fn=fresh_signals,
+            )
 
     def alive(self) -> list[psutil.Process]:
         """Every process that works in the clone."""
@@ -78,22 +108,40 @@ class Clone:
         return found
 
     @property
-    def kept(self) -> list[Path]:
+    def read_output(self) -> list[Path]:
         """The profile's files in results/: the default's lie in numbered folders and beside them."""
         if self.profile != "default":
-            return [path for path in (self.root / "results" / self.profile).rglob("*") if path.is_file()]
-        places = [place for place in (self.root / "results").glob("*") if place.is_file() or place.name[:2].isdigit()]
-        return [path for place in places for path in ([place] if place.is_file() else place.rglob("*")) if path.is_file()]
+            return [
+                path for path in (self.root / "results" / self.profile).rglob("*") if path.is_file()
+            ]
+        places = [
+            place
+            for place in (self.root / "results").glob("*")
+            if place.is_file() or place.name[:2].isdigit()
+        ]
+        return [
+            path
+            for place in places
+            for path in ([place] if place.is_file() else place.rglob("*"))
+            if path.is_file()
+        ]
 
     def results(self) -> dict[str, str]:
-        return {path.relative_to(self.root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in self.kept}
+        return {
+            path.relative_to(self.root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in self.kept
+        }
 
     def half_written(self) -> list[str]:
         """What of results/ is there and cannot be read: JSON, tables, notebooks, pictures cut short."""
         broken = []
         for path in self.kept:
             content = path.read_bytes()
-            whole = {".png": content.endswith(b"IEND\xaeB`\x82"), ".ipynb": content.endswith(b"}\n"), ".json": content.endswith(b"}\n")}
+            whole = {
+                ".png": content.endswith(b"IEND\xaeB`\x82"),
+                ".ipynb": content.endswith(b"}\n"),
+                ".json": content.endswith(b"}\n"),
+            }
             if not whole.get(path.suffix, content.endswith(b"\n")):
                 broken.append(path.name)
         return broken
@@ -109,7 +157,9 @@ class Clone:
         ballast.unlink(missing_ok=True)
         if free is not None:
             with open(ballast, "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(self.disk).free - free))
+                os.posix_fallocate(
+                    file.fileno(), 0, max(1, shutil.disk_usage(self.disk).free - free)
+                )
 
     def remove(self) -> None:
         if self.mounted:
@@ -124,7 +174,9 @@ def undisturbed(clone: Clone, log: Path) -> tuple[dict[str, str], float]:
     return clone.results(), time.monotonic() - started
 
 
-def disturb(clone: Clone, kind: str, after: float, log: Path, generator: random.Random) -> tuple[str, int]:
+def disturb(
+    clone: Clone, kind: str, after: float, log: Path, generator: random.Random
+) -> tuple[str, int]:
     """One run, killed after so many seconds, or with a disk that fills: how it ended, and how many processes outlived it."""
     if kind == "full disk":
         clone.room(generator.randrange(20_000, 2_000_000))
@@ -132,7 +184,9 @@ def disturb(clone: Clone, kind: str, after: float, log: Path, generator: random.
     try:
         process.wait(after if kind != "full disk" else None)
     except subprocess.TimeoutExpired:
-        stages = [one for one in clone.alive() if "run" in one.cmdline() and "bivrec" in one.cmdline()]
+        stages = [
+            one for one in clone.alive() if "run" in one.cmdline() and "bivrec" in one.cmdline()
+        ]
         if kind == "SIGKILL" and stages and generator.random() < 0.5:  # the stage alone; then all
             stages[0].kill()
             process.wait()
@@ -170,7 +224,10 @@ def chain() -> dict:
         def compare() -> None:
             after = clone.results()
             differ.extend(
-                name for name in first.keys() | after.keys() if (name in steady and after.get(name) != steady[name]) or (name in first) != (name in after)
+                name
+                for name in first.keys() | after.keys()
+                if (name in steady and after.get(name) != steady[name])
+                or (name in first) != (name in after)
             )
             clone.wipe()
 
@@ -178,7 +235,11 @@ def chain() -> dict:
             offset = log.stat().st_size
             how, left = disturb(clone, kind, generator.uniform(1, seconds / 6), log, generator)
             said = log.read_text(errors="replace")[offset:]
-            told += [line for line in said.splitlines() if "ERROR: " in line] if kind == "full disk" else []
+            told += (
+                [line for line in said.splitlines() if "ERROR: " in line]
+                if kind == "full disk"
+                else []
+            )
             if how == "killed":
                 tried[kind] += 1
             else:
@@ -220,7 +281,11 @@ def default() -> dict:
             if how == "ended":
                 break
         after, _ = undisturbed(clone, log)
-        differ = sorted(name for name in committed.keys() | after.keys() if committed.get(name) != after.get(name))
+        differ = sorted(
+            name
+            for name in committed.keys() | after.keys()
+            if committed.get(name) != after.get(name)
+        )
         return {
             "minutes": round((time.monotonic() - started) / 60), "disturbed runs": sum(tried.values()), "by": dict(tried), "files compared": len(committed),
             "bytes compared": sum(sizes.values()), "files that differ": differ, "processes left behind": orphans, "half-written files": broken,
@@ -234,8 +299,8 @@ def default() -> dict:
 
 
 LONG_TRAINING = """
-from bivrec.domains import Domain
-from bivrec.field import train_model
+from bivrec.data.domain import Domain
+from bivrec.experiment.training import train_model
 import torch
 torch.set_num_threads(1)
 train_model(Domain("planted", {"training.num_steps": 10_000_000, "training.evaluate_every": 500}), "bivrec", 0)
@@ -244,20 +309,27 @@ train_model(Domain("planted", {"training.num_steps": 10_000_000, "training.evalu
 
 def environment() -> dict[str, str]:
     sys.path.insert(0, str(ROOT))
-    from bivrec.pipeline import ENVIRONMENT
+    from bivrec.pipeline.environment import ENVIRONMENT
 
     return os.environ | ENVIRONMENT | {"BIVREC_ROOT": str(ROOT), "PYTHONPATH": str(ROOT)}
 
 
 def memory() -> dict:
     """A training as the pipeline trains: what it holds of memory, files and threads, from the second minute on."""
-    process = subprocess.Popen([sys.executable, "-c", LONG_TRAINING], env=environment(), preexec_fn=fresh_signals)
+    process = subprocess.Popen(
+        [sys.executable, "-c", LONG_TRAINING], env=environment(), preexec_fn=fresh_signals
+    )
     watched, samples, end = psutil.Process(process.pid), [], time.monotonic() + 60 * MEMORY_MINUTES
     while time.monotonic() < end and process.poll() is None:
         time.sleep(5)
         with watched.oneshot():
-            samples.append((watched.memory_info().rss / 2**20, watched.num_fds(), watched.num_threads()))
-    ended_by_itself, seconds = process.poll() is not None, sum(watched.cpu_times()[:2]) if process.poll() is None else 0
+            samples.append(
+                (watched.memory_info().rss / 2**20, watched.num_fds(), watched.num_threads())
+            )
+    ended_by_itself, seconds = (
+        process.poll() is not None,
+        sum(watched.cpu_times()[:2]) if process.poll() is None else 0,
+    )
     process.kill(), process.wait()
     resident = [sample[0] for sample in samples[24:]]
     tenth = max(1, len(resident) // 10)
@@ -271,7 +343,8 @@ def memory() -> dict:
 
 MANY_NOTEBOOKS = """
 import json, os, sys, psutil
-from bivrec.pipeline import main, write_sources
+from bivrec.pipeline.cli import main
+from bivrec.pipeline.notebooks import write_sources
 write_sources()
 me, rows = psutil.Process(), []
 for _ in range(int(sys.argv[1])):
@@ -291,17 +364,29 @@ def kernels() -> dict:
         (root / "notebooks").mkdir()
         shutil.copy(ROOT / "params.yaml", root)
         cells = [
-            new_code_cell('dataset = "planted"\nprofile = "default"', metadata={"tags": ["parameters"]}),
+            new_code_cell(
+                'dataset = "planted"\nprofile = "default"', metadata={"tags": ["parameters"]}
+            ),
             new_code_cell("import numpy\nnumpy.ones(5).sum()"),
         ]
         nbformat.write(new_notebook(cells=cells), root / "notebooks" / "01_small.ipynb")
         told = environment() | {"BIVREC_ROOT": folder}
-        shown = subprocess.run([sys.executable, "-c", MANY_NOTEBOOKS, str(NOTEBOOK_RUNS)], env=told, cwd=root, capture_output=True, text=True)
+        shown = subprocess.run(
+            [sys.executable, "-c", MANY_NOTEBOOKS, str(NOTEBOOK_RUNS)],
+            env=told,
+            cwd=root,
+            capture_output=True,
+            text=True,
+        )
         if shown.returncode:
             raise SystemExit(shown.stderr[-1000:])
         rows = json.loads(shown.stdout.splitlines()[-1])
         time.sleep(5)
-        left = [process for process in psutil.process_iter(["cmdline"]) if any(folder in word for word in process.info["cmdline"] or ())]
+        left = [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if any(folder in word for word in process.info["cmdline"] or ())
+        ]
     third = rows[2]  # the first runs load what all later ones use
     names = ("files", "threads", "children", "MiB")
     return {"runs": len(rows), **{f"{name} after run 3": round(value, 1) for name, value in zip(names, third)}, **{f"{name} at last": round(value, 1) for name, value in zip(names, rows[-1])}, "kernels left": len(left)}  # fmt: skip
@@ -311,7 +396,11 @@ def pytest_with(file: str, variable: str, **more: str) -> list[dict]:
     """The lines that a test file records when it runs at length."""
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "record.jsonl"
-        shown = subprocess.run([sys.executable, "-m", "pytest", file], cwd=ROOT, env=os.environ | {variable: str(record), "PYTHONPATH": str(ROOT)} | more)
+        shown = subprocess.run(
+            [sys.executable, "-m", "pytest", file],
+            cwd=ROOT,
+            env=os.environ | {variable: str(record), "PYTHONPATH": str(ROOT)} | more,
+        )
         if shown.returncode:
             raise SystemExit(f"{file} failed at length")
         return [json.loads(line) for line in record.read_text().splitlines()]
@@ -326,7 +415,14 @@ def determinism() -> dict:
     return {"ways": pytest_with("tests/test_determinism.py", "TRUST_RECORD")}
 
 
-PARTS = {"fuzz": fuzz, "determinism": determinism, "kernels": kernels, "memory": memory, "chain": chain, "default": default}
+PARTS = {
+    "fuzz": fuzz,
+    "determinism": determinism,
+    "kernels": kernels,
+    "memory": memory,
+    "chain": chain,
+    "default": default,
+}
 
 
 def table(report: dict) -> str:
@@ -348,7 +444,14 @@ def table(report: dict) -> str:
             ),
         ]
     if c := report.get("chain"):
-        killed, full = [f"{count} by {kind}" for kind, count in sorted(c["by"].items()) if kind != "full disk"], c["by"].get("full disk", 0)
+        killed, full = (
+            [
+                f"{count} by {kind}"
+                for kind, count in sorted(c["by"].items())
+                if kind != "full disk"
+            ],
+            c["by"].get("full disk", 0),
+        )
         compared = f"of {c['files compared']} files ({c['bytes compared']:,} bytes) {len(c['files that differ'])} differ; {len(c['left out, as they hold seconds'])} that hold seconds left out"
         rows += [
             (
@@ -356,45 +459,97 @@ def table(report: dict) -> str:
                 f"`smoke` with trainings of a tenth, killed ({', '.join(killed)}) and started again until it ended",
                 f"{c['disturbed runs'] - full} kills, ended {c['ended and compared']} times: {compared}",
             ),
-            ("so does one that met a full disk", f"the same, on a disk filled up to 20 kB to 2 MB ({c['disk']})", f"{full} failed and went on"),
-            ("no half-written file in `results/`", "looked for after each kill", f"{len(c['half-written files'])} found"),
-            ("no kernel and no worker outlives its run", "looked for after each kill", f"{c['processes left behind']} found"),
+            (
+                "so does one that met a full disk",
+                f"the same, on a disk filled up to 20 kB to 2 MB ({c['disk']})",
+                f"{full} failed and went on",
+            ),
+            (
+                "no half-written file in `results/`",
+                "looked for after each kill",
+                f"{len(c['half-written files'])} found",
+            ),
+            (
+                "no kernel and no worker outlives its run",
+                "looked for after each kill",
+                f"{c['processes left behind']} found",
+            ),
         ]
     if k := report.get("kernels"):
         held = f"open files {k['files after run 3']} after the third, {k['files at last']} at last; threads {k['threads after run 3']} and {k['threads at last']}; {k['MiB after run 3']} and {k['MiB at last']} MiB"
-        rows.append(("nothing leaks over many notebooks", f"{k['runs']} runs by one process", f"{held}; {k['kernels left']} kernels left"))
+        rows.append(
+            (
+                "nothing leaks over many notebooks",
+                f"{k['runs']} runs by one process",
+                f"{held}; {k['kernels left']} kernels left",
+            )
+        )
     if m := report.get("memory"):
         how = f"{m['minutes']} minutes of `bivrec` on planted, a figure of the validation users every 500 steps ({m['CPU seconds']:,} CPU seconds), a look every 5 seconds, the first 2 minutes left out"
-        rows.append(("memory is flat over a long training", how, f"{m['MiB at first']} MiB at first, {m['MiB at last']} at last ({100 * m['growth']:+.1f} %)"))
+        rows.append(
+            (
+                "memory is flat over a long training",
+                how,
+                f"{m['MiB at first']} MiB at first, {m['MiB at last']} at last ({100 * m['growth']:+.1f} %)",
+            )
+        )
     if f := report.get("fuzz"):
-        figure = f"{f['inputs']:,} inputs: {f['read']:,} read, {f['refused']:,} refused, 0 otherwise"
-        rows.append(("a reader reads, or refuses in one sentence", f"`test_fuzz.py`, {f['readers']} readers", figure))
+        figure = (
+            f"{f['inputs']:,} inputs: {f['read']:,} read, {f['refused']:,} refused, 0 otherwise"
+        )
+        rows.append(
+            (
+                "a reader reads, or refuses in one sentence",
+                f"`test_fuzz.py`, {f['readers']} readers",
+                figure,
+            )
+        )
     if d := report.get("determinism"):
         most = {name: max(way[name] for way in d["ways"]) for name in ("loss", "scores", "ndcg@20")}
         figure = f"loss within {most['loss']:.0e}, scores within {most['scores']:.0e} of the largest, NDCG@20 within {most['ndcg@20']:.4f}"
         rows.append(
-            ("other threads and instructions stay within tolerances", f"`test_determinism.py`, {len(d['ways'])} ways, {d['ways'][0]['steps']} steps", figure)
+            (
+                "other threads and instructions stay within tolerances",
+                f"`test_determinism.py`, {len(d['ways'])} ways, {d['ways'][0]['steps']} steps",
+                figure,
+            )
         )
     made = "; ".join(f"{name}: {report[name]['made']}" for name in PARTS if name in report)
     return "\n".join(
-        ["| promised | tested by `make trust` | figure |", "| --- | --- | --- |", *(f"| {' | '.join(row)} |" for row in rows), "", f"Made ({made})."]
+        [
+            "| promised | tested by `make trust` | figure |",
+            "| --- | --- | --- |",
+            *(f"| {' | '.join(row)} |" for row in rows),
+            "",
+            f"Made ({made}).",
+        ]
     )
 
 
 def write_table(report: dict) -> str:
     text = README.read_text("utf-8")
-    return re.sub(r"<!-- trust -->.*<!-- /trust -->", lambda _: f"<!-- trust -->\n{table(report)}\n<!-- /trust -->", text, flags=re.DOTALL)
+    return re.sub(
+        r"<!-- trust -->.*<!-- /trust -->",
+        lambda _: f"<!-- trust -->\n{table(report)}\n<!-- /trust -->",
+        text,
+        flags=re.DOTALL,
+    )
 
 
 def main(parts: list[str]) -> None:
     for name in parts or PARTS:
         started = time.monotonic()
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+        ).stdout.strip()
         found = PARTS[name]()
         report = json.loads(REPORT.read_text()) if REPORT.is_file() else {}
         report[name] = {"made": f"{date.today()}, {commit}, {(time.monotonic() - started) / 60:.0f} minutes", "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}", **found}  # fmt: skip
         REPORT.write_text(json.dumps(report, indent=1) + "\n")
-        print(f"{name}: {json.dumps({key: value for key, value in found.items() if key != 'by reader'})}", flush=True)
+        print(
+            f"{name}: {json.dumps({key: value for key, value in found.items() if key != 'by reader'})}",
+            flush=True,
+        )
         README.write_text(write_table(report), "utf-8")
 
 

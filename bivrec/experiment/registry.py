@@ -1,0 +1,82 @@
+"""Every model by its name."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bivrec.baselines import (
+    DIFSR,
+    FDSA,
+    MMMLP,
+    NOVA,
+    ComiRecSA,
+    GRU4Rec,
+    ItemNeighbours,
+    MMSRec,
+    Popularity,
+    SASRec,
+    SummedSASRec,
+)
+from bivrec.data.domain import Domain, Features
+from bivrec.errors import SettingsError
+from bivrec.model.bivrec import BivRec
+from bivrec.settings import vary
+from bivrec.training.device import choose_device
+from bivrec.training.loop import Fit
+from bivrec.training.seeds import derive_seed
+
+FAMILIES = {  # the slower to train, the earlier
+    "bivrec": BivRec, "sasrec-sum": SummedSASRec, "fdsa": FDSA, "mmmlp": MMMLP, "dif-sr": DIFSR, "nova": NOVA, "mmsrec": MMSRec,
+    "gru4rec": GRU4Rec, "sasrec": SASRec, "comirec-sa": ComiRecSA, "itemknn": ItemNeighbours, "popularity": Popularity,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model ready to rank, and the record of its training (None where nothing is trained by gradients)."""
+
+    name: str
+    seed: int
+    model: Any
+    record: Fit | None = None
+
+    def __reduce__(self):
+        """A model on a GPU travels between processes by way of the CPU."""
+        device = getattr(self.model, "device", torch.device("cpu"))
+        model = self.model if device.type == "cpu" else copy.deepcopy(self.model).cpu()
+        return _arrive, (self.name, self.seed, model, self.record, device)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters()) if self.record else 0
+
+
+def _arrive(name: str, seed: int, model: Any, record: Fit | None, device: torch.device) -> Trained:
+    return Trained(name, seed, model if device.type == "cpu" else model.to(device), record)
+
+
+def build_model(
+    domain: Domain,
+    name: str,
+    seed: int,
+    features: Features | None = None,
+    num_items: int | None = None,
+):
+    """A model of the field before training, its weights drawn from the seed and the model's name."""
+    variant, sequences = domain.variant(name), domain.sequences
+    settings = vary(domain.settings, variant, name)
+    num_items = num_items or sequences.num_items
+    if settings.model.num_interests > num_items:
+        raise SettingsError(
+            f"params.yaml: model.num_interests (K) is {settings.model.num_interests}, more than the {num_items} items of {domain.name}; lower it"
+        )
+    if variant.family == "popularity":
+        return Popularity(domain.fold(seed).train, num_items)
+    if variant.family == "itemknn":
+        return ItemNeighbours(settings.itemknn, domain.fold(seed).train, num_items)
+    torch.manual_seed(derive_seed(seed, name, "weights"))
+    return FAMILIES[variant.family](settings, num_items, features or domain.features(seed)).to(
+        choose_device(settings.machine)
+    )

@@ -1,0 +1,408 @@
+"""The sections of params.yaml as frozen dataclasses that refuse unknown, missing and mistyped keys."""
+
+import math
+from typing import Annotated, Any, Literal, dataclass_transform
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+View = Literal["id", "multimodal"]
+
+Modality = Literal["text", "image"]
+
+Whole = Annotated[int, Field(ge=0)]
+
+Count = Annotated[int, Field(ge=1)]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+PartOfOne = Annotated[float, Field(gt=0, le=1)]
+
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+
+Seeds = Annotated[tuple[Whole, ...], Field(min_length=1)]
+
+Names = Annotated[tuple[Name, ...], Field(min_length=1)]
+
+Stage = Literal[
+    "03_training", "04_ablations", "05_noise", "06_cold_start", "07_cross_dataset", "10_protocols"
+]
+
+Protocol = Literal["by_user", "leave_one_out", "by_time", "by_interactions"]
+
+Metric = Annotated[str, Field(pattern=r"^(ndcg|recall|hr|comirec_ndcg)@(10|20|50)$")]
+
+FileName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$")
+]  # a name inside one folder, never a path
+
+NoiseKind = Literal[
+    "replace",
+    "insert",
+    "delete",
+    "shuffle",
+    "blur",
+    "swap",
+    "no_text",
+    "no_image",
+    "replace_and_swap",
+]
+
+Choices = dict[
+    str, Annotated[tuple[Any, ...], Field(min_length=1)]
+]  # dotted settings, and what each may be
+
+
+@dataclass_transform(frozen_default=True)
+class Section:
+    """A part of params.yaml; what derives from it becomes a frozen dataclass that refuses unknown and mistyped keys."""
+
+    def __init_subclass__(cls):
+        dataclass(cls, frozen=True, config=ConfigDict(extra="forbid", strict=True))
+
+
+class Machine(Section):
+    """Where trainings run; on a CPU no figure depends on it."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    num_workers: Whole
+    deterministic: bool
+
+
+class Transfer(Section):
+    """A pair of domains: train on the source, rank the target's catalogue."""
+
+    source: Name
+    target: Name
+
+
+class Studies(Section):
+    """What the pipeline runs, and by which figure the validation users choose."""
+
+    stages: tuple[Stage, ...]
+    datasets: tuple[Name, ...]
+    transfers: dict[Name, Transfer]
+    seeds: Seeds
+    retrained_seeds: Seeds
+    models: Names
+    ablations: tuple[Name, ...]
+    grids: tuple[Name, ...]
+    protocols: tuple[Protocol, ...]
+    primary_metric: Metric
+    own_data: bool
+
+    def __post_init__(self):
+        if not set(self.retrained_seeds) <= set(self.seeds):
+            raise ValueError(
+                f"retrained_seeds {list(self.retrained_seeds)} must be among seeds {list(self.seeds)}"
+            )
+
+
+class Planted(Section):
+    """Size and seed of the generated data."""
+
+    num_kinds: Annotated[int, Field(ge=2, le=8)]
+    items_per_kind: Count
+    num_users: Annotated[int, Field(ge=20)]
+    mean_length: Annotated[int, Field(ge=8)]
+    seed: int
+
+
+class MovieLens(Section):
+    """A MovieLens folder of CSV files, and the years of the films that make the domain; without years, all films."""
+
+    folder: FileName
+    first_year: int | None = None
+    last_year: int | None = None
+
+
+class Amazon(Section):
+    """A folder of McAuley's Amazon files of 2014, and the category in their names."""
+
+    folder: FileName
+    category: FileName
+
+
+class Folder(Section):
+    """A folder whose files have fixed names."""
+
+    folder: FileName
+
+
+class Download(Section):
+    """Where a file is published, and its checksum where the publisher gives one."""
+
+    url: Annotated[str, Field(pattern=r"^https?://\S+$")]
+    checksum: Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")] | None = (
+        None
+    )
+
+
+class Expected(Section):
+    """The counts by which a dataset is known, of all that is published or of what the k-core keeps; `strict` refuses
+    others, since figures of other data are not comparable; otherwise they are only told."""
+
+    of: Literal["published", "kept"]
+    users: Count
+    items: Count
+    interactions: Count
+    strict: bool
+
+
+class Dataset(Section):
+    """Where a dataset comes from, and the settings that it changes."""
+
+    source: Literal["planted", "movielens", "movielens_dat", "amazon", "mmrec", "plain"]
+    settings: dict[str, Any]
+    planted: Planted | None = None
+    movielens: MovieLens | None = None
+    movielens_dat: Folder | None = None
+    amazon: Amazon | None = None
+    mmrec: Folder | None = None
+    plain: Folder | None = None
+    downloads: dict[FileName, Download] = Field(default_factory=dict)
+    licence: str = ""
+    expected: Expected | None = None
+
+    def __post_init__(self):
+        if getattr(self, self.source) is None:
+            raise ValueError(f"source is '{self.source}', but there is no key '{self.source}'")
+        if self.downloads and not self.licence:
+            raise ValueError("what is downloaded needs its `licence`, which is shown first")
+
+    @property
+    def own(self) -> Any:
+        """What the source needs to know."""
+        return getattr(self, self.source)
+
+
+class Split(Section):
+    """Who trains, validates and tests."""
+
+    protocol: Protocol
+    num_folds: Annotated[int, Field(ge=3)]
+    history_share: Annotated[float, Field(gt=0, lt=1)]
+    ties: Literal["hash", "file"]
+    mask_history: bool
+    min_interactions: Annotated[int, Field(ge=3)]
+
+
+class Features(Section):
+    """The frozen encoders, and what is kept of their output."""
+
+    modality: Literal["text", "image", "both", "none"]
+    text_encoder: Annotated[
+        str, Field(pattern=r"^(minilm|hashing|published|sentence-transformers:.+)$")
+    ]
+    image_encoder: Annotated[
+        str, Field(pattern=r"^(efficientnet-lite0|pixels|published|sentence-transformers:.+)$")
+    ]
+    image_folder: str
+    num_components: Count
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        return {"both": ("text", "image"), "none": ()}.get(self.modality, (self.modality,))
+
+
+class Model(Section):
+    """BivRec: both views share these sizes, not their weights."""
+
+    views: Annotated[tuple[View, ...], Field(min_length=1)]
+    dim: Count
+    max_length: Count
+    scales: Annotated[tuple[Count, ...], Field(min_length=1)]
+    patch: Literal["sum", "mean"]
+    num_layers: Whole
+    num_heads: Count
+    inner_dim: Count
+    kernel: Literal["rbf", "rbf_normalised", "distance", "softmax"]
+    pooling: Literal["cluster", "attention", "mean"]
+    num_interests: Count
+    num_nearest: Count
+    similarity: Literal["cosine", "dot"]
+    temperature: Positive
+    final_temperature: Positive | None
+    assignment: Literal["hard", "soft"]
+    information_weight: Weight
+    last_state: bool
+    readout: Literal["log_sum_exp", "max", "hard"]
+    combination: Literal["log_softmax", "standard_score"]
+    multimodal_share: Share
+    dropout: BelowOne
+
+    def __post_init__(self):
+        if len(set(self.views)) < len(self.views):
+            raise ValueError(f"views {list(self.views)} name a view twice")
+        if self.num_nearest > self.num_interests:
+            raise ValueError(
+                f"num_nearest (F) is {self.num_nearest}, more than num_interests (K), {self.num_interests}"
+            )
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
+        if self.final_temperature and self.assignment == "soft":
+            raise ValueError(
+                "final_temperature is set, but with a soft assignment the recommendations would depend on the step; set null or assignment: hard"
+            )
+        for scale in self.scales:
+            if self.scales.count(scale) > 1 or math.gcd(max(self.scales), self.max_length) % scale:
+                raise ValueError(
+                    f"scale {scale} must divide the largest scale, {max(self.scales)}, and max_length, {self.max_length}, and stand there once"
+                )
+
+
+class CrossView(Section):
+    """Weights and forms of the losses between the views, and which view learns from them."""
+
+    learner: Literal["both", "id", "multimodal"]
+    id_weight: Weight
+    multimodal_weight: Weight
+    coarse_weight: Weight
+    coarse_temperature: Positive
+    fine_weight: Weight
+    fine_form: Literal["kl", "mse", "co_assignment"]
+    item_weight: Weight
+    item_temperature: Positive
+    item_rows: Count
+    mutual_weight: Weight
+    mutual_rows: Count
+
+
+class Baseline(Section):
+    """The neural rivals, each of which reads what it needs; dim and max_length are the model's."""
+
+    inputs: Literal["id", "multimodal", "fused"]
+    num_layers: Count
+    num_heads: Count
+    inner_dim: Count
+    num_interests: Count
+    temperature: Positive
+    alignment_weight: Weight
+
+
+class ItemKNN(Section):
+    """Cosine neighbours of the newest items, weighted by age."""
+
+    num_recent: Count
+    decay: PartOfOne
+    num_neighbours: Whole
+
+
+class Training(Section):
+    """One budget for every model that is trained by gradients."""
+
+    supervision: Literal["every_position", "one_target"]
+    batch_size: Count
+    num_steps: Count
+    step_factor: Positive
+    warmup_steps: Whole
+    learning_rate: Positive
+    weight_decay: Weight
+    clip_norm: Positive
+    average_decay: BelowOne
+    precision: Literal["auto", "float32", "bfloat16"]
+    num_negatives: Whole
+    evaluate_every: Count
+
+
+class Variant(Section):
+    """A model of the field: a family, and the settings in which it differs."""
+
+    family: Literal[
+        "bivrec",
+        "sasrec",
+        "sasrec-sum",
+        "gru4rec",
+        "comirec-sa",
+        "fdsa",
+        "nova",
+        "dif-sr",
+        "mmmlp",
+        "mmsrec",
+        "popularity",
+        "itemknn",
+    ]
+    settings: dict[str, Any]
+
+
+class Tuning(Section):
+    """The search that every trained model goes through alike: a grid of dotted settings, on folds that test nothing."""
+
+    models: tuple[Name, ...]
+    seeds: Seeds
+    num_steps: Count
+    grid: Choices
+
+
+class Noise(Section):
+    """Levels of the noise study, 0 being none: shares, and of `blur` standard deviations; and those trained on as well."""
+
+    levels: dict[NoiseKind, Annotated[tuple[Weight, ...], Field(min_length=2)]]
+    trained: dict[NoiseKind, tuple[Positive, ...]]
+
+    def __post_init__(self):
+        for kind, levels in (*self.levels.items(), *self.trained.items()):
+            if kind != "blur" and max(levels, default=0) > 1:
+                raise ValueError(
+                    f"{kind} has the level {max(levels)}, which is a share and at most 1"
+                )
+        for kind, levels in self.levels.items():
+            if levels[0] or list(levels) != sorted(set(levels)):
+                raise ValueError(
+                    f"{kind} has the levels {list(levels)}; they must rise from 0, what is clean"
+                )
+
+
+class ColdStart(Section):
+    """Groups of the cold-start study."""
+
+    history_lengths: tuple[Count, ...]
+    history_cuts: tuple[Count, ...]
+    item_counts: tuple[Count, ...]
+    new_items_share: PartOfOne
+
+
+class TransferStudy(Section):
+    """Budget of the cross-dataset study."""
+
+    shares: tuple[PartOfOne, ...]
+    num_steps: Count
+
+
+class Settings(Section):
+    """Everything of params.yaml, as it stands for one profile and one dataset."""
+
+    machine: Machine
+    profiles: dict[Name, dict[str, Any]]
+    studies: Studies
+    datasets: dict[Name, Dataset]
+    split: Split
+    features: Features
+    model: Model
+    cross_view: CrossView
+    baseline: Baseline
+    itemknn: ItemKNN
+    training: Training
+    models: dict[Name, Variant]
+    ablations: dict[Name, Variant]
+    grids: dict[Name, Choices]
+    tuning: Tuning
+    noise: Noise
+    cold_start: ColdStart
+    transfer: TransferStudy
+
+    def __post_init__(self):
+        if self.model.dim % self.baseline.num_heads:
+            raise ValueError(
+                f"model.dim {self.model.dim} is not a multiple of baseline.num_heads, {self.baseline.num_heads}"
+            )
+        if self.profiles.get("default") != {}:
+            raise ValueError(
+                "profiles must hold `default: {}`: the file as it stands is the default"
+            )
