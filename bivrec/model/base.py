@@ -27,13 +27,15 @@ Scores = dict[str, Float[Tensor, "batch catalogue"]]
 @dataclass(frozen=True)
 class Batch:
     """Rows of items, oldest first and padded at the end; the target after each position; which positions are
-    supervised; and one probed position a row, where the views are contrasted."""
+    supervised; and one probed position a row, where the views are contrasted. `seed` seeds whatever else a step draws
+    at random (negatives, rows of the mutual loss), so that processes that share the batch draw the same."""
 
     items: Int64[Tensor, "batch position"]
     mask: Bool[Tensor, "batch position"]
     targets: Int64[Tensor, "batch position"]
     supervised: Bool[Tensor, "batch position"]
     probe: Int64[Tensor, "batch"]
+    seed: int = 0
     weight: float | Tensor = 1.0  # of its mean over targets in the mean over processes
     first: int | Tensor = 0  # its first target's place among those of all processes
 
@@ -49,6 +51,7 @@ class Batch:
         }
         return Batch(
             **part,
+            seed=self.seed,
             weight=num_processes() * counts[rows].sum() / counts.sum(),
             first=counts[: rows.start].sum(),
         )

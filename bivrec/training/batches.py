@@ -1,4 +1,4 @@
-"""Batches cut from packed sequences."""
+"""Training batches, cut from the packed sequences on the device that holds them."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,11 +6,14 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from numpy import ndarray
+from torch import Tensor
 
 from bivrec.model.base import Batch
 from bivrec.settings import Training
 
-BATCHES_AHEAD = 16  # drawn at a time under one_target
+Rows = tuple[Int64[ndarray, "row"], Int64[ndarray, "row"]]  # first item, number of inputs
+
+BATCHES_AHEAD = 16  # sampled at a time under one_target, so that rows of like length meet
 
 
 def draw_batches(
@@ -21,57 +24,86 @@ def draw_batches(
     seed: int,
     device: torch.device | None = None,
 ) -> Iterator[Batch]:
-    """Batches without end, cut on the device, which holds all sequences; only rows' places go there.
+    """An endless stream of batches, padded to a multiple of `multiple`; rows of like length go together.
 
-    every_position: each epoch cuts every sequence, from a random place on, into windows of at most `max_length`
-    targets; every position is supervised. one_target: a random user and a random cut, as the paper samples; one target a
-    row. Rows of like length go together, of an epoch or of some batches drawn ahead.
+    every_position: each epoch cuts every sequence, from a random offset on, into windows of at most `max_length`
+    targets, and supervises every position. one_target: a random user and a random prefix, as the paper samples; one
+    target a row, its last. Raises ValueError if no sequence has two items.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
-    packed, lengths = (
-        torch.from_numpy(np.concatenate(train)).to(device),
-        np.array([len(row) for row in train]),
-    )
-    starts, usable = np.cumsum(lengths) - lengths, np.flatnonzero(lengths >= 2)
-    if not len(usable):
+    step_seeds = generator.spawn(1)[0]  # a stream of its own: does not move the batches
+    items = torch.from_numpy(np.concatenate(train)).to(device)
+    lengths = np.array([len(sequence) for sequence in train])
+    starts, usable = np.cumsum(lengths) - lengths, lengths >= 2
+    starts, lengths = starts[usable], lengths[usable]
+    if not len(starts):
         raise ValueError("no training sequence has two items; nothing can be predicted")
-
-    def gather(first: Int64[ndarray, "row"], size: Int64[ndarray, "row"], every: bool) -> Batch:
-        """Rows of `size` inputs from place `first` of the packed items; the target of a position is the item after it."""
-        position = torch.arange(-(-size.max() // multiple) * multiple, device=device)
-        probe = (generator.random(len(size)) * size).astype("int64") if every else size - 1
-        first, size, probe = torch.from_numpy(np.stack([first, size, probe])).to(device)
-        mask = position < size[:, None]
-        spot = (first[:, None] + position).clamp_max(len(packed) - 2)
-        return Batch(
-            packed[spot] * mask,
-            mask,
-            packed[spot + 1] * mask,
-            mask if every else position == size[:, None] - 1,
-            probe,
-        )
-
     every = settings.supervision == "every_position"
     while True:
         if every:
-            cut, end = generator.integers(max_length, size=len(usable)), lengths[usable] - 1
-            windows = np.maximum(0, -((cut - end) // max_length)) + (cut > 0)
-            user = np.repeat(np.arange(len(usable)), windows)
-            number = np.arange(len(user)) - (np.cumsum(windows) - windows)[user] + (cut == 0)[user]
-            begin = np.maximum(0, cut[user] + (number - 1) * max_length)
-            first, size = (
-                starts[usable][user] + begin,
-                np.minimum(end[user], cut[user] + number * max_length) - begin,
-            )
+            first, size = cut_windows(starts, lengths, max_length, generator)
         else:
-            user = generator.choice(usable, size=BATCHES_AHEAD * settings.batch_size)
-            cut = 1 + (generator.random(len(user)) * (lengths[user] - 1)).astype("int64")
-            size = np.minimum(cut, max_length)
-            first = starts[user] + cut - size
-        order = np.argsort(size + generator.random(len(size)), kind="stable")
-        groups = [
-            order[start : start + settings.batch_size]
-            for start in range(0, len(order), settings.batch_size)
-        ]
-        for group in generator.permutation(len(groups)):
-            yield gather(first[groups[group]], size[groups[group]], every)
+            num_rows = BATCHES_AHEAD * settings.batch_size
+            first, size = sample_prefixes(starts, lengths, max_length, num_rows, generator)
+        for rows in group_by_length(size, settings.batch_size, generator):
+            count = len(rows)
+            last = size[rows] - 1
+            probe = (generator.random(count) * size[rows]).astype("int64") if every else last
+            step_seed = int(step_seeds.integers(1 << 62))
+            yield make_batch(items, first[rows], size[rows], probe, multiple, every, step_seed)
+
+
+def cut_windows(
+    starts: Int64[ndarray, "sequence"],
+    lengths: Int64[ndarray, "sequence"],
+    max_length: int,
+    generator: np.random.Generator,
+) -> Rows:
+    """One epoch's rows: each sequence but its last item, cut into windows from a random offset on."""
+    cut, end = generator.integers(max_length, size=len(lengths)), lengths - 1
+    num_windows = np.maximum(0, -((cut - end) // max_length)) + (cut > 0)
+    user = np.repeat(np.arange(len(lengths)), num_windows)
+    number = np.arange(len(user)) - (np.cumsum(num_windows) - num_windows)[user] + (cut == 0)[user]
+    begin = np.maximum(0, cut[user] + (number - 1) * max_length)
+    return starts[user] + begin, np.minimum(end[user], cut[user] + number * max_length) - begin
+
+
+def sample_prefixes(
+    starts: Int64[ndarray, "sequence"],
+    lengths: Int64[ndarray, "sequence"],
+    max_length: int,
+    num_rows: int,
+    generator: np.random.Generator,
+) -> Rows:
+    """Rows that end before a random target of a random user, with at most `max_length` inputs."""
+    user = generator.choice(len(starts), size=num_rows)
+    target = 1 + (generator.random(num_rows) * (lengths[user] - 1)).astype("int64")
+    size = np.minimum(target, max_length)
+    return starts[user] + target - size, size
+
+
+def group_by_length(
+    size: Int64[ndarray, "row"], batch_size: int, generator: np.random.Generator
+) -> list[Int64[ndarray, "_"]]:
+    """Rows of like length together, ties in random order; the groups in random order."""
+    order = np.argsort(size + generator.random(len(size)), kind="stable")
+    groups = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return [groups[number] for number in generator.permutation(len(groups))]
+
+
+def make_batch(
+    items: Int64[Tensor, "interaction"],
+    first: Int64[ndarray, "row"],
+    size: Int64[ndarray, "row"],
+    probe: Int64[ndarray, "row"],
+    multiple: int,
+    every: bool,
+    seed: int,
+) -> Batch:
+    """`size` inputs from index `first` of the packed items; a position's target is the item after it."""
+    position = torch.arange(-(-size.max() // multiple) * multiple, device=items.device)
+    first, size, probe = torch.from_numpy(np.stack([first, size, probe])).to(items.device)
+    mask = position < size[:, None]
+    index = (first[:, None] + position).clamp_max(len(items) - 2)
+    supervised = mask if every else position == size[:, None] - 1
+    return Batch(items[index] * mask, mask, items[index + 1] * mask, supervised, probe, seed)
