@@ -73,8 +73,8 @@ test-course: .venv/course  ## the course's long tests: solutions, unsolved copie
 notebooks: setup  ## runs the notebooks on their defaults and saves their outputs
 	@python -m bivrec notebooks
 
-readme: setup  ## puts the tables of results/ into README.md
-	@python -c 'from bivrec.studies.report import write_readme; write_readme()'
+readme: setup  ## puts the tables of results/ into README.md and docs/studies.md
+	@python -c 'from bivrec.studies.report import write_pages; write_pages()'
 
 verify: setup  ## compares results/ with what is committed, within the spread over seeds
 	@python -m bivrec verify

@@ -236,23 +236,6 @@ def test_what_is_missing_is_said_by_the_module_itself(root, tmp_path):
     assert "make setup" in shown.stderr and "Traceback" not in shown.stderr
 
 
-def test_the_readme_shows_the_results(root, tmp_path, monkeypatch):
-    """Every number in README's tables comes from results/."""
-    import shutil
-
-    from bivrec.studies.report import write_readme
-
-    for folder in ("results/08_report", "results/full/08_report", "results/wide/08_report"):
-        shutil.copytree(root / folder, tmp_path / folder)
-    shutil.copy(root / "README.md", tmp_path)
-    monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
-    write_readme()
-    assert (tmp_path / "README.md").read_text() == (root / "README.md").read_text(), (
-        "run `make readme`"
-    )
-    assert "| bivrec |" in (root / "README.md").read_text()
-
-
 def test_what_readme_and_notebooks_point_at_is_there(root):
     texts = [(root / name).read_text() for name in ("README.md", "DIFFERENCES.md")]
     for target in re.findall(r"\]\(([^)#]+)\)", "\n".join(texts)):

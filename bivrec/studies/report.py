@@ -1,5 +1,6 @@
-"""Tables of the report, computed and never typed."""
+"""The report: tables of every run, and the pages (README.md, docs/studies.md) that show them."""
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -10,52 +11,56 @@ from bivrec.errors import SettingsError
 from bivrec.evaluation import interval_table
 from bivrec.settings import profile_folder, project_root
 
+PAGES = ("README.md", "docs/studies.md")
+MARKED = re.compile(r"<!-- ([a-z ]+) -->.*?<!-- /\1 -->", re.DOTALL)
+STUDY_CLAIMS = ("5", "8")  # the numbers that the claims of notebooks 04 to 07 start with
+
+
+def combined_views(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each model's combined view, or of its only view (columns model, view)."""
+    combined = table["view"] == "both"
+    return table[combined | ~table["model"].isin(table.loc[combined, "model"])]
+
 
 def main_table(
     ranks: pd.DataFrame, metrics: Sequence[str] = ("ndcg@20", "recall@20", "hr@20")
 ) -> pd.DataFrame:
-    """Each model and view on each dataset: means over users and seeds, NDCG with its interval."""
+    """Each model and view on each dataset: means over users and seeds, best first.
+
+    `low` and `high` bound the first metric's 95 % interval over users."""
     keys = ["dataset", "model", "view"]
-    first, *others = (interval_table(ranks, metric, keys) for metric in metrics)
-    table = first.rename(columns={"mean": metrics[0]})
-    for metric, other in zip(metrics[1:], others):
-        table = table.merge(other.rename(columns={"mean": metric})[[*keys, metric]], on=keys)
-    return table.sort_values(["dataset", metrics[0]], ascending=[True, False]).reset_index(
-        drop=True
+    first, *others = (
+        interval_table(ranks, metric, keys).rename(columns={"mean": metric}) for metric in metrics
     )
+    for metric, other in zip(metrics[1:], others):
+        first = first.merge(other[[*keys, metric]], on=keys)
+    return first.sort_values(["dataset", metrics[0]], ascending=[True, False], ignore_index=True)
 
 
 def cost_table(runs: pd.DataFrame, ranks: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """What each trained model cost and reached: parameters, operations (GFLOP) a step and up to the best step, epochs, and
-    where the profile keeps them seconds; its combined or only view on the test users, with the 95 % interval."""
-    cost = runs[(runs["study"] == "training") & (runs["split"] == "train")].pivot_table(
-        index=["dataset", "model"], columns="metric", values="value"
-    )
+    """What each trained model costs and reaches, a row per dataset and model.
+
+    `quality`, `low`, `high`: the metric of its combined or only view on the test users, with the
+    95 % interval. Costs: parameters, GFLOP per step and up to the best step, epochs, and the
+    seconds where the profile records them."""
+    training = runs[(runs["study"] == "training") & (runs["split"] == "train")]
+    cost = training.pivot_table(index=["dataset", "model"], columns="metric", values="value")
     cost["GFLOP a step"] = cost["flops_per_step"] / 1e9
     cost["GFLOP to best"] = cost["GFLOP a step"] * cost["best_step"]
-    main = ranks[
-        (ranks["view"] == "both")
-        | ~ranks["model"].isin(ranks.loc[ranks["view"] == "both", "model"])
-    ]
-    quality = interval_table(main, metric, ["dataset", "model"]).rename(columns={"mean": "quality"})
-    return quality.merge(
-        cost.drop(columns=["flops_per_step", "targets"]).reset_index(), on=["dataset", "model"]
-    )
+    cost = cost.drop(columns=["flops_per_step", "targets"]).reset_index()
+    quality = interval_table(combined_views(ranks), metric, ["dataset", "model"])
+    return quality.rename(columns={"mean": "quality"}).merge(cost, on=["dataset", "model"])
 
 
 def summarise(runs: pd.DataFrame) -> dict[str, Any]:
-    """For `dvc metrics`: the test means of the whole field, by dataset, model and view."""
-    chosen = runs[
-        (runs["study"] == "training")
-        & (runs["split"] == "test")
-        & runs["metric"].isin(["ndcg@20", "recall@20", "hr@20"])
-    ]
+    """Test means and their spread over seeds for `dvc metrics`: dataset > model > view > metric."""
+    tested = (runs["study"] == "training") & (runs["split"] == "test")
+    chosen = runs[tested & runs["metric"].isin(["ndcg@20", "recall@20", "hr@20"])]
+    keys = ["dataset", "model", "view", "metric"]
     summary: dict[str, Any] = {}
-    for (name, model, view, metric), values in chosen.groupby(
-        ["dataset", "model", "view", "metric"]
-    )["value"]:
-        place = summary.setdefault(name, {}).setdefault(model, {}).setdefault(view, {})
-        place[metric] = {
+    for (name, model, view, metric), values in chosen.groupby(keys)["value"]:
+        views = summary.setdefault(name, {}).setdefault(model, {})
+        views.setdefault(view, {})[metric] = {
             "mean": round(float(values.mean()), 5),
             "spread over seeds": round(float(values.std(ddof=0)), 5),
         }
@@ -63,63 +68,90 @@ def summarise(runs: pd.DataFrame) -> dict[str, Any]:
 
 
 def side_by_side_table(main: pd.DataFrame) -> pd.DataFrame:
-    """NDCG@20 with its interval of every model and view, a column a dataset, best on average first."""
-    cells = main.assign(
-        cell=[
-            f"{mean:.3f} ({low:.3f} to {high:.3f})"
-            for mean, low, high in main[["ndcg@20", "low", "high"]].to_numpy()
-        ]
-    )
-    order = main.groupby(["model", "view"])["ndcg@20"].mean().sort_values(ascending=False).index
-    return (
-        cells.pivot(index=["model", "view"], columns="dataset", values="cell")
-        .loc[order]
-        .reset_index()
-    )
+    """NDCG@20 with its interval: a row per model and view, best mean first; a column per dataset."""
+    numbers = main[["ndcg@20", "low", "high"]].to_numpy()
+    texts = [f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in numbers]
+    cells = main.assign(cell=texts)
+    keys = ["model", "view"]
+    order = main.groupby(keys)["ndcg@20"].mean().sort_values(ascending=False).index
+    return cells.pivot(index=keys, columns="dataset", values="cell").loc[order].reset_index()
 
 
-def write_readme() -> None:
-    """Puts the tables of results/ into README.md, between their marks."""
-    root = project_root()
-    text, tables, below = (root / "README.md").read_text("utf-8"), {}, {}
-    for profile in ("default", "full", "wide"):
-        folder = profile_folder("results", profile) / "08_report" / "all"
-        if not (folder / "main.csv").is_file():
-            raise SettingsError(
-                f"{folder.relative_to(root)}/main.csv is missing; `make repro{'' if profile == 'default' else f' PROFILE={profile}'}` makes it"
-            )
-        claims = pd.read_csv(folder / "claims.csv", keep_default_na=False)
-        if (
-            profile != "full"
-        ):  # its training is full's, shorter: only what its studies tell is shown
-            claims, studies = (
-                claims[claims["claim"].between("5", "8") & (claims["verdict"] != "open")],
-                claims[claims["claim"].between("5", "8")],
-            )
-            below[f"claims {profile}"] = (
-                f"\n\nThe other {len(studies) - len(claims)} of the studies' {len(studies)} tests are open."
-            )
-        claims["effect on NDCG@20"] = [
-            f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
-            for mean, low, high in claims[["mean", "low", "high"]].to_numpy()
-        ]
-        if profile != "wide":
-            tables[f"main {profile}"] = side_by_side_table(pd.read_csv(folder / "main.csv"))
-        tables[f"claims {profile}"] = claims[
-            ["claim", "dataset", "ours", "theirs", "effect on NDCG@20", "adjusted p", "verdict"]
-        ]
-    for name, table in tables.items():
-        rows = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
-        body = "\n".join(
-            "| "
-            + " | ".join(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
-            + " |"
-            for row in rows
+def best_views_table(main: pd.DataFrame, num_models: int = 10) -> pd.DataFrame:
+    """`side_by_side_table` with each model's best view only, the best models alone."""
+    return side_by_side_table(main).drop_duplicates("model").head(num_models)
+
+
+def claims_table(claims: pd.DataFrame) -> pd.DataFrame:
+    """The table of `check_claims` as the pages show it."""
+    numbers = claims[["mean", "low", "high"]].to_numpy()
+    effect = [f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for mean, low, high in numbers]
+    shown = ["claim", "dataset", "ours", "theirs", "effect on NDCG@20", "adjusted p", "verdict"]
+    return claims.assign(**{"effect on NDCG@20": effect})[shown]
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """A Markdown table; floats have three decimals."""
+    rows = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
+    texts = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in r] for r in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in texts)
+
+
+def _read_table(profile: str, name: str) -> pd.DataFrame:
+    path = profile_folder("results", profile) / "08_report" / "all" / name
+    if not path.is_file():
+        command = "make repro" + ("" if profile == "default" else f" PROFILE={profile}")
+        raise SettingsError(f"{path.relative_to(project_root())} is missing; `{command}` makes it")
+    return pd.read_csv(path, keep_default_na=False)
+
+
+def _name_commits(profile: str) -> str:
+    """A sentence that names the commits of provenance.json; "" for a profile without that file."""
+    path = profile_folder("results", profile) / "provenance.json"
+    if not path.is_file():
+        return ""
+    commits = []
+    for maker in json.loads(path.read_text("utf-8"))["made by"]:
+        stages = dict.fromkeys(stage.partition("/")[0] for stage in maker["stages"])
+        commits.append(f"`{(maker['commit'] or 'unknown')[:8]}` ({', '.join(stages)})")
+    return f"Results of commit {' and '.join(commits)}:\n\n"
+
+
+def _study_claims(profile: str) -> str:
+    """The significant tests of the studies as Markdown, and how many are open."""
+    claims = _read_table(profile, "claims.csv")
+    claims = claims[claims["claim"].between(*STUDY_CLAIMS)]
+    decided = claims[claims["verdict"] != "open"]
+    others = f"The other {len(claims) - len(decided)} of the studies' {len(claims)} tests are open."
+    return f"{to_markdown(claims_table(decided))}\n\n{others}"
+
+
+def _fill(mark: re.Match[str], tables: dict[str, str]) -> str:
+    name = mark[1]
+    return f"<!-- {name} -->\n{tables[name]}\n<!-- /{name} -->" if name in tables else mark[0]
+
+
+def write_pages() -> None:
+    """Writes the tables of results/ into README.md and docs/studies.md, between their marks.
+
+    A table stands between `<!-- name -->` and `<!-- /name -->`. `results` shows the best models of
+    the default profile; `main` and `claims` of each profile show all models and tests. Raises
+    SettingsError when a profile's results, or the marks of a table, are missing."""
+    main = {profile: _read_table(profile, "main.csv") for profile in ("default", "full")}
+    tables = {
+        "results": to_markdown(best_views_table(main["default"])),
+        **{f"main {p}": _name_commits(p) + to_markdown(side_by_side_table(main[p])) for p in main},
+        "claims full": to_markdown(claims_table(_read_table("full", "claims.csv"))),
+        "claims default": _study_claims("default"),
+        "claims wide": _name_commits("wide") + _study_claims("wide"),
+    }
+    paths = [project_root() / page for page in PAGES]
+    texts = [path.read_text("utf-8") for path in paths]
+    if missing := sorted(tables.keys() - set(MARKED.findall("".join(texts)))):
+        name = missing[0]
+        raise SettingsError(
+            f"neither {' nor '.join(PAGES)} has the marks <!-- {name} --> and <!-- /{name} -->; "
+            f"put them back where the table belongs"
         )
-        text = re.sub(
-            rf"<!-- {name} -->.*<!-- /{name} -->",
-            f"<!-- {name} -->\n{body}{below.get(name, '')}\n<!-- /{name} -->",
-            text,
-            flags=re.DOTALL,
-        )
-    (root / "README.md").write_text(text, "utf-8")
+    for path, text in zip(paths, texts):
+        path.write_text(MARKED.sub(lambda mark: _fill(mark, tables), text), "utf-8")

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from bivrec.studies.claims import check_claims, chosen_by_validation
-from bivrec.studies.report import side_by_side_table
 
 VALIDATION = pd.Series(
     {
@@ -78,19 +77,3 @@ def test_a_verdict_needs_an_adjusted_p_below_one_in_twenty(generator):
     assert len(tests) < len(claims) and claims["adjusted p"].min() == pytest.approx(
         claims["p"].min() * len(tests)
     )
-
-
-def test_models_stand_side_by_side():
-    main = pd.DataFrame(
-        {
-            "dataset": ["a", "b"],
-            "model": "bivrec",
-            "view": "id",
-            "ndcg@20": [0.25, 0.5],
-            "low": 0.1,
-            "high": 0.9,
-        }
-    )
-    assert side_by_side_table(main).to_numpy().tolist() == [
-        ["bivrec", "id", "0.250 (0.100 to 0.900)", "0.500 (0.100 to 0.900)"]
-    ]

@@ -1,0 +1,111 @@
+"""The report's tables, and the pages that show them."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from bivrec.errors import SettingsError
+from bivrec.studies.report import (
+    PAGES,
+    best_views_table,
+    combined_views,
+    side_by_side_table,
+    to_markdown,
+    write_pages,
+)
+
+MARKS = ("main default", "claims default", "main full", "claims full", "claims wide")
+
+
+def main_of(*rows: tuple) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["dataset", "model", "view", "ndcg@20"])
+    return table.assign(low=0.1, high=0.9)
+
+
+def test_models_stand_side_by_side():
+    main = main_of(("a", "bivrec", "id", 0.25), ("b", "bivrec", "id", 0.5))
+    assert side_by_side_table(main).to_numpy().tolist() == [
+        ["bivrec", "id", "0.250 (0.100 to 0.900)", "0.500 (0.100 to 0.900)"]
+    ]
+
+
+def test_the_best_views_are_one_a_model_by_their_mean_over_datasets():
+    main = main_of(
+        *(("a", "bivrec", view, value) for view, value in (("id", 0.4), ("both", 0.3))),
+        *(("b", "bivrec", view, value) for view, value in (("id", 0.1), ("both", 0.3))),
+        *((dataset, "sasrec", "id", 0.5) for dataset in "ab"),
+        *((dataset, "fdsa", "both", 0.2) for dataset in "ab"),
+    )
+    best = best_views_table(main, num_models=2)
+    assert list(zip(best["model"], best["view"])) == [("sasrec", "id"), ("bivrec", "both")]
+
+
+def test_a_model_stands_by_its_combined_or_only_view():
+    main = main_of(*(("a", *pair, 0.1) for pair in (("x", "id"), ("x", "both"), ("y", "id"))))
+    shown = combined_views(main)
+    assert list(zip(shown["model"], shown["view"])) == [("x", "both"), ("y", "id")]
+
+
+def test_markdown():
+    table = pd.DataFrame({"model": ["a"], "p": [0.25], "users": [3]})
+    assert to_markdown(table) == "| model | p | users |\n| --- | --- | --- |\n| a | 0.250 | 3 |"
+
+
+@pytest.fixture
+def project(root, tmp_path, monkeypatch):
+    """A folder with the results of the repository and pages that hold nothing but marks."""
+    for profile in ("", "full/", "wide/"):
+        folder = f"results/{profile}08_report"
+        shutil.copytree(root / folder, tmp_path / folder)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text("Top\n<!-- results -->\n<!-- /results -->\nEnd\n")
+    marks = "".join(f"<!-- {name} -->stale text<!-- /{name} -->\n" for name in MARKS)
+    (tmp_path / "docs/studies.md").write_text(marks + "<!-- note -->a note<!-- /note -->\n")
+    monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def test_the_readme_has_ten_rows_and_the_studies_page_the_rest(project):
+    made = {"commit": "0123456789", "stages": {"03_training/a": {}, "03_training/b": {}}}
+    (project / "results/full/provenance.json").write_text(json.dumps({"made by": [made]}))
+    write_pages()
+    readme, studies = ((project / page).read_text() for page in PAGES)
+    lines = readme.splitlines()
+    assert lines[:2] == ["Top", "<!-- results -->"]
+    assert lines[-2:] == ["<!-- /results -->", "End"]
+    assert 1 <= len(lines[4:-2]) <= 10 and lines[4].startswith("| bivrec |")
+    shown = pd.read_csv(project / "results/08_report/all/main.csv")["ndcg@20"]
+    assert f"{shown.max():.3f}" in readme
+    assert "stale text" not in studies and "<!-- note -->a note<!-- /note -->" in studies
+    assert studies.count("Results of commit `01234567` (03_training):") == 1
+    once = readme, studies
+    write_pages()
+    assert once == tuple((project / page).read_text() for page in PAGES)
+
+
+def test_a_page_without_marks_is_named_and_nothing_is_written(project):
+    (project / "docs/studies.md").write_text("<!-- main full --><!-- /main full -->")
+    before = (project / "README.md").read_text()
+    with pytest.raises(SettingsError, match="has the marks <!-- claims default --> and"):
+        write_pages()
+    assert (project / "README.md").read_text() == before
+
+
+def test_missing_results_are_named(project):
+    (project / "results/full/08_report/all/main.csv").unlink()
+    missing = r"results/full/08_report/all/main\.csv is missing; `make repro PROFILE=full` makes it"
+    with pytest.raises(SettingsError, match=missing):
+        write_pages()
+
+
+def test_the_pages_show_the_results(root, project):
+    """Every number in the tables of README.md and docs/studies.md comes from results/."""
+    for profile in ("full", "wide"):
+        shutil.copy(root / f"results/{profile}/provenance.json", project / f"results/{profile}/")
+    for page in PAGES:
+        shutil.copy(root / page, project / page)
+    write_pages()
+    for page in PAGES:
+        assert (project / page).read_text() == (root / page).read_text(), "run `make readme`"
