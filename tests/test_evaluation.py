@@ -47,8 +47,8 @@ def test_metrics_by_hand():
     )
 
 
-def test_more_targets_than_places():
-    """A user with 30 targets, the first 20 places all hits: recall 20/30, NDCG 1."""
+def test_more_targets_than_ranks():
+    """A user with 30 targets, the first 20 ranks all hits: recall 20/30, NDCG 1."""
     table = user_metrics(ranks_of(list(range(1, 21)) + list(range(100, 110))))
     assert table["ndcg@20"][0] == pytest.approx(1) and table["recall@20"][0] == pytest.approx(2 / 3)
 
@@ -69,35 +69,35 @@ def test_ranks_by_sorting(generator, num_targets):
 
 def test_equal_scores_count_against_the_target():
     (ranks,) = target_ranks(torch.zeros(1, 30), [np.array([0, 1])], [np.array([5, 9])])
-    assert ranks.tolist() == [28, 28]  # a model that scores all alike earns nothing
+    assert ranks.tolist() == [28, 28]  # constant scores earn nothing
 
 
-@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
-def test_ranks_are_counted_exactly_in_any_type(kind):
-    scores = torch.zeros(2, 5001, dtype=kind)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_ranks_are_counted_exactly_in_any_type(dtype):
+    scores = torch.zeros(2, 5001, dtype=dtype)
     scores[0, 7] = 1
-    if kind == torch.float64:
+    if dtype == torch.float64:
         scores[1, :5], scores[1, 9] = 1 + 1e-12, 1  # the same in float32; one of the five is masked
     ranks = target_ranks(
         scores, [np.array([0]), np.array([1])], [np.array([7, 8]), np.array([9, 10])]
     )
     assert [part.tolist() for part in ranks] == [
         [1, 5000],
-        [5, 5000] if kind == torch.float64 else [5000, 5000],
+        [5, 5000] if dtype == torch.float64 else [5000, 5000],
     ]
 
 
 def test_ranks_keep_the_order_of_the_cases(planted):
-    """EvalCases are read in order of length; what is told of each is its own."""
+    """Cases are scored in order of length; the table has them in their order."""
     cases = planted.fold(0).test
 
     class ByUser:
         def score(self, histories):
             scores = -torch.arange(planted.sequences.num_items).repeat(len(histories), 1).float()
             for row, history in zip(scores, histories):
-                place = next(i for i, h in enumerate(cases.histories) if h is history)
-                row[torch.as_tensor(cases.targets[place])] = torch.arange(
-                    len(cases.targets[place]), 0, -1.0
+                case = next(i for i, h in enumerate(cases.histories) if h is history)
+                row[torch.as_tensor(cases.targets[case])] = torch.arange(
+                    len(cases.targets[case]), 0, -1.0
                 )
             return {"id": scores, "both": -scores}
 
@@ -106,9 +106,9 @@ def test_ranks_keep_the_order_of_the_cases(planted):
         assert part["item"].tolist() == np.concatenate(cases.targets).tolist()
         assert (
             part["user"].tolist()
-            == np.repeat(cases.users, [len(wanted) for wanted in cases.targets]).tolist()
+            == np.repeat(cases.users, [len(items) for items in cases.targets]).tolist()
         )
-        best = np.concatenate([np.arange(1, len(wanted) + 1) for wanted in cases.targets])
+        best = np.concatenate([np.arange(1, len(items) + 1) for items in cases.targets])
         assert (part["rank"].to_numpy() == best).all() == (view == "id")
 
 
@@ -135,7 +135,7 @@ def test_batches_of_cases_do_not_matter(planted):
 
 
 def test_without_the_mask_the_history_is_ranked_too(planted):
-    """As the authors' code: a model that recommends what was seen pays for it."""
+    """As the authors' code: a model that recommends what was seen ranks its targets lower."""
     from dataclasses import replace
 
     cases = planted.fold(0).test
@@ -169,8 +169,8 @@ def test_a_perfect_and_a_hopeless_model(planted):
         def score(self, histories):
             scores = torch.rand(len(histories), planted.sequences.num_items)
             for row, history in enumerate(histories):
-                place = next(i for i, h in enumerate(cases.histories) if h is history)
-                scores[row, torch.as_tensor(cases.targets[place])] += self.sign
+                case = next(i for i, h in enumerate(cases.histories) if h is history)
+                scores[row, torch.as_tensor(cases.targets[case])] += self.sign
             return {"id": scores}
 
     assert mean_metrics(rank_cases(Oracle(2), cases)).set_index("metric")["value"][
