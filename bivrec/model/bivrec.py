@@ -1,229 +1,177 @@
-"""BivRec: two views of the same history, each recommends, and each learns from the other."""
+"""BivRec: two views of the same history; each recommends, and each learns from the other."""
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from bivrec.model.base import Batch, Interests, Newest, SequentialModel, Tables
-from bivrec.model.clusters import information
-from bivrec.model.cross_view import CrossViewLearning
-from bivrec.model.embedding import ItemTable, recompute
-from bivrec.model.losses import catalogue_type, choose_interest, draw_items, interest_softmax
+from bivrec.model.base import Batch, Interests, LastInterests, SequentialModel, Tables
+from bivrec.model.clusters import mutual_information
+from bivrec.model.cross_view import VIEWS, CrossViewLearning, ViewPair
+from bivrec.model.embedding import ItemTable, align_newest, by_residue
+from bivrec.model.losses import choose_interest
 from bivrec.model.view import ViewEncoder
 from bivrec.settings import Settings
-from bivrec.training.distributed import alike, gather
 
-PART_CELLS = {
-    "cpu": 1 << 18,
-    "cuda": 1 << 25,
-}  # one_target: numbers in the vectors of the items that an encoder reads at a time
-
-HELD_PARTS = 4  # of a batch, of all views, from whose reading everything is kept for the backward pass; from others nothing is
+Encoded = dict[str, dict[str, Tensor]]
 
 
 class BivRec(SequentialModel):
-    """The whole model; with one view in `model.views` it is PureID or PureMM."""
+    """The whole model; with one view in `model.views` it is PureID or PureMM.
+
+    Paper: the recommendation losses of both views and the losses between them, jointly. Every
+    position of a row is supervised at once (ours), or one target a row (`one_target`, the paper's).
+    """
 
     def __init__(self, settings: Settings, num_items: int, features: dict):
         super().__init__()
-        self.settings, self.num_items = settings, num_items
-        self.max_length, self.multiple = settings.model.max_length, max(settings.model.scales)
-        self.causal, self.kind = (
-            settings.training.supervision == "every_position",
-            catalogue_type(settings.training.precision),
-        )
+        model = settings.model
+        self.settings, self.max_length, self.multiple = settings, model.max_length, max(model.scales)
+        self.causal = settings.training.supervision == "every_position"
         self.items = nn.ModuleDict(
-            {
-                view: ItemTable(view, num_items, features, settings.model.dim, self.kind)
-                for view in settings.model.views
-            }
+            {view: ItemTable(view, num_items, features, model.dim) for view in model.views}
         )
-        self.views = nn.ModuleDict(
-            {view: ViewEncoder(settings.model) for view in settings.model.views}
-        )
-        both = len(settings.model.views) == 2
-        self.cross_view = (
-            CrossViewLearning(settings.cross_view, settings.model.dim) if both else None
-        )
+        self.views = nn.ModuleDict({view: ViewEncoder(model, self.causal) for view in model.views})
+        both = len(model.views) == 2
+        self.cross_view = CrossViewLearning(settings.cross_view, model.dim) if both else None
 
     def anneal(self, progress: float) -> None:
-        if self.settings.model.final_temperature is not None:
-            self.record_encoders(False)  # a recording would hold the temperature fixed
         for view in self.views.values():
             view.clusters.anneal(progress)
 
-    def tables(self, items: Int64[Tensor, "catalogue"] | None = None) -> Tables:
-        return {view: table(items) for view, table in self.items.items()}
+    def tables(self) -> Tables:
+        return {view: table() for view, table in self.items.items()}
 
-    def read(
-        self,
-        items: Int64[Tensor, "batch position"],
-        mask: Bool[Tensor, "batch position"],
-        tables: dict,
-    ) -> dict:
-        """Interests after every position [batch position interest dim] and allocation scores, by view."""
-        if not self.causal:
-            return {
-                view: encoder(embedding(items, tables[view]), mask, False)
-                for view, encoder in self.views.items()
-            }
-        return {
-            view: self.encode(encoder, embedding(items, tables[view]), mask)
-            for view, encoder in self.views.items()
-        }
-
-    def read_newest(
-        self, items: Int64[Tensor, "batch position"], ends: Int64[Tensor, "batch"], tables: dict
-    ) -> tuple[dict, Bool[Tensor, "batch patch"]]:
-        """Interests after the prefix that ends at `ends` [batch 1 interest dim] and the allocation scores of its own
-        patches, by view; and which of these are real."""
-        place = ends[:, None] - torch.arange(items.shape[1], device=items.device)
-        mask, items, read = place >= 0, items.gather(1, place.clamp_min(0)), {}
-        cells, whole = (
-            items.numel() * self.settings.model.dim,
-            not (self.training and torch.is_grad_enabled()),
-        )
-        count = 1 if whole else min(len(items), -(-cells // PART_CELLS[items.device.type]))
-        surplus = (
-            len(self.views) * count - HELD_PARTS
-        )  # the first ones, whose turn in the backward pass is last
-        for view, encoder in self.views.items():
-            parts, found = (
-                zip(embedding(items, tables[view]).tensor_split(count), mask.tensor_split(count)),
-                [],
-            )
-            for part in parts:
-                found.append(
-                    encoder.newest(*part, self.causal)
-                    if surplus <= 0
-                    else recompute(encoder, encoder.newest, *part, self.causal)
-                )
-                surplus -= 1
-            interests, allocation, real = found[0] if count == 1 else map(torch.cat, zip(*found))
-            read[view] = interests[:, None], allocation[None]
-        return read, real
-
-    def interests(
-        self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]
-    ) -> Interests:
-        return {
-            view: interests
-            for view, (interests, _) in self.read(items, mask, self.tables()).items()
-        }
-
-    def newest(
+    def encode_every(
         self,
         items: Int64[Tensor, "batch position"],
         mask: Bool[Tensor, "batch position"],
         tables: Tables,
-    ) -> Newest:
+    ) -> Encoded:
+        """Interests after every position and the patches' logits, by view."""
+        encoded = {}
+        for view, encoder in self.views.items():
+            interests, logits = encoder(embedding(items, tables[view]), mask)
+            encoded[view] = {"interests": interests, "logits": logits}
+        return encoded
+
+    def encode_rows(
+        self,
+        items: Int64[Tensor, "batch position"],
+        mask: Bool[Tensor, "batch position"],
+        tables: Tables,
+    ) -> Encoded:
+        """The same for the whole row alone: one position, and only the patches that it owns."""
+        items, mask = align_newest(items, mask)
+        encoded = {}
+        for view, encoder in self.views.items():
+            interests, logits = encoder(embedding(items, tables[view]), mask, every_prefix=False)
+            encoded[view] = {"interests": interests, "logits": logits}
+        return encoded
+
+    def patch_mask(self, mask: Bool[Tensor, "batch position"]) -> Bool[Tensor, "batch patch"]:
+        """Which of the patches of `encode_batch` are real, in the order of their logits."""
+        scales = self.settings.model.scales
+        if not self.causal:
+            mask = align_newest(mask.long(), mask)[1]
+            return torch.cat([by_residue(mask, scale)[:, -1] for scale in scales], 1)
+        return torch.cat([by_residue(mask, scale).flatten(1) for scale in scales], 1)
+
+    def encode(
+        self,
+        items: Int64[Tensor, "batch position"],
+        mask: Bool[Tensor, "batch position"],
+        tables: Tables,
+    ) -> dict[
+        str,
+        tuple[
+            Float[Tensor, "batch position interest dim"],
+            Float[Tensor, "scale batch position interest"],
+        ],
+    ]:
+        """Interests after every position, and each position's logits at every scale, by view."""
+        encoded, num_scales = {}, len(self.settings.model.scales)
+        for view, parts in self.encode_every(items, mask, tables).items():
+            by_scale = parts["logits"].chunk(num_scales, 1)
+            logits = [
+                x.unflatten(1, (scale, -1)).transpose(1, 2).flatten(1, 2)
+                for x, scale in zip(by_scale, self.settings.model.scales)
+            ]
+            encoded[view] = parts["interests"], torch.stack(logits)
+        return encoded
+
+    def interests(
+        self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]
+    ) -> Interests:
+        encoded = self.encode_every(items, mask, self.tables())
+        return {view: parts["interests"] for view, parts in encoded.items()}
+
+    def encode_last(
+        self,
+        items: Int64[Tensor, "batch position"],
+        mask: Bool[Tensor, "batch position"],
+        tables: Tables,
+    ) -> LastInterests:
+        encoded = self.encode_rows(items, mask, tables)
+        return {view: parts["interests"][:, 0] for view, parts in encoded.items()}
+
+    def encode_batch(self, batch: Batch, tables: Tables) -> Encoded:
+        encode = self.encode_every if self.causal else self.encode_rows
+        return encode(batch.items, batch.mask, tables)
+
+    def supervised_interests(
+        self, encoded: Encoded, batch: Batch
+    ) -> dict[str, Float[Tensor, "row interest dim"]]:
+        """The interests from which each target is predicted, by view."""
+        if not self.causal:
+            return {view: parts["interests"][:, 0] for view, parts in encoded.items()}
         return {
-            view: interests[:, 0]
-            for view, (interests, _) in self.read_newest(items, mask.sum(1) - 1, tables)[0].items()
+            view: batch.at_supervised(parts["interests"]) for view, parts in encoded.items()
         }
 
-    def loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Each view's recommendation loss at the supervised positions, and the losses between the views."""
-        settings, needed = self.settings, None
-        drawn = draw_items(self.num_items, settings.training.num_negatives, batch.items.device)
-        if drawn is not None and not drawn.is_cuda:  # a GPU is not waited for
-            batch, drawn, needed = batch.among_its_items(drawn, self.num_items)
-        tables, own = self.tables(needed), batch.own()
-        if self.causal:
-            read, real = self.read(own.items, own.mask, tables), batch.mask
-            places = own.supervised.flatten().nonzero()[:, 0]
-            rows = {
-                view: interests.flatten(0, 1).index_select(0, places)
-                for view, (interests, _) in read.items()
-            }
-        else:  # one target a row: no other prefix is asked for
-            read, real = self.read_newest(own.items, own.probe, tables)
-            rows = {view: interests[:, 0] for view, (interests, _) in read.items()}
-            real = gather(real.float(), len(batch.items)) > 0
-        weights = {
-            "id": settings.cross_view.id_weight,
-            "multimodal": settings.cross_view.multimodal_weight,
-        }
-        targets, total = own.targets[own.supervised], 0
-        allocations = {
-            view: gather(allocation.transpose(0, 1), len(batch.items)).transpose(0, 1)
-            for view, (_, allocation) in read.items()
-        }
-        for view, allocation in allocations.items():
-            chosen = (
-                choose_interest(rows[view], tables[view], targets)
-                if settings.model.readout == "hard"
-                else rows[view]
-            )
-            if weights[view]:
-                loss = interest_softmax(
-                    chosen,
-                    tables[view],
-                    targets,
-                    settings.model.readout == "max",
-                    self.kind,
-                    drawn,
-                    self.num_items,
-                )
-                total = total + weights[view] * own.weight * loss
-            if settings.model.information_weight and settings.model.pooling == "cluster":
-                total = total - settings.model.information_weight * information(allocation, real)
+    def row_loss(self, encoded: Encoded, batch: Batch, tables: Tables) -> Float[Tensor, ""]:
+        """Each view's recommendation loss, weighted."""
+        weights = self.settings.cross_view
+        weights = {"id": weights.id_weight, "multimodal": weights.multimodal_weight}
+        targets, total = batch.targets[batch.supervised], 0
+        for view, interests in self.supervised_interests(encoded, batch).items():
+            table = tables[view]
+            if self.settings.model.readout == "hard":
+                interests = choose_interest(interests, table, targets)
+            negatives = self.sample_negatives(batch, len(table))
+            loss = self.interest_softmax(interests, table, targets, negatives)
+            total = total + weights[view] * loss
+        return total
+
+    def batch_loss(self, encoded: Encoded, batch: Batch, tables: Tables) -> Float[Tensor, ""]:
+        """Information of patches and interests in each view, and the losses between the views."""
+        model, mask = self.settings.model, self.patch_mask(batch.mask)
+        total = batch.mask.new_zeros((), dtype=torch.float32)
+        if model.information_weight and model.pooling == "cluster":
+            for parts in encoded.values():
+                information = mutual_information(parts["logits"], mask)
+                total = total - model.information_weight * information
         if self.cross_view is None:
             return total
-        at = (torch.arange(len(own.probe)), own.probe if self.causal else 0)
-        probed = {
-            view: gather(interests[at], len(batch.items)) for view, (interests, _) in read.items()
-        }
-        return total + self._between(
-            tables,
-            probed,
-            allocations,
-            real,
-            rows,
-            batch.targets[batch.supervised],
-            own.first,
-            drawn,
-        )
+        return total + self.cross_view(self.pair_views(encoded, batch, tables, mask))
 
-    def _between(
-        self,
-        tables: dict,
-        probed: dict,
-        allocations: dict,
-        real: Tensor,
-        rows: dict,
-        targets: Int64[Tensor, "row"],
-        first: int | Tensor = 0,
-        drawn: Int64[Tensor, "drawn"] | None = None,
-    ) -> Float[Tensor, ""]:
-        """The losses between the views; a view that is not to learn from them is held fixed. All but `rows`, whose first is
-        that of the target `first`, are of the whole batch, whatever number of processes shares it. Items drawn to stand for
-        the catalogue do so in recommendations too."""
-        settings, views, recommending, known = (
-            self.settings.cross_view,
-            ("id", "multimodal"),
-            [],
-            [],
-        )
-        items = torch.unique(targets) if settings.item_weight else targets[:1]
-        if len(items) > settings.item_rows:
-            items = items[
-                alike(torch.randperm(len(items), device=items.device))[: settings.item_rows]
-            ]
-        if settings.mutual_weight:
-            few = (
-                alike(torch.randperm(len(targets), device=targets.device))[: settings.mutual_rows]
-                - first
-            )
-            here = ((few >= 0) & (few < len(rows["id"]))).nonzero()[:, 0]
-            recommending = [gather(rows[view][few[here]], len(few), here) for view in views]
-            known = [tables[view] if drawn is None else tables[view][drawn] for view in views]
-
-        def held(view: str, x: Tensor) -> Tensor:
-            return x if settings.learner in ("both", view) else x.detach()
-
-        whole = ([held(view, part[view]) for view in views] for part in (probed, allocations))
-        return self.cross_view(
-            *whole, real, [held(view, tables[view][items]) for view in views], recommending, known
+    def pair_views(
+        self, encoded: Encoded, batch: Batch, tables: Tables, mask: Bool[Tensor, "batch patch"]
+    ) -> ViewPair:
+        """The parts of a batch in which the views are compared."""
+        settings, targets = self.settings.cross_view, batch.targets[batch.supervised]
+        row = torch.arange(len(batch.probe), device=batch.probe.device)
+        probe = batch.probe if self.causal else torch.zeros_like(batch.probe)
+        items = targets.unique()
+        items = items[batch.sample(len(items), settings.item_rows, 1)]
+        rows = batch.sample(len(targets), settings.mutual_rows, 2)
+        negatives = self.sample_negatives(batch, len(tables["id"]))
+        supervised = self.supervised_interests(encoded, batch)
+        return ViewPair(
+            [encoded[view]["interests"][row, probe] for view in VIEWS],
+            [encoded[view]["logits"] for view in VIEWS],
+            mask,
+            [tables[view][items] for view in VIEWS],
+            [supervised[view][rows] for view in VIEWS],
+            [tables[view] if negatives is None else tables[view][negatives] for view in VIEWS],
         )

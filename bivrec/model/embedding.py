@@ -1,304 +1,152 @@
-"""Multi-scale interest embedding: items of a view, cut into patches at several scales, each summed and given its place."""
+"""Multi-scale interest embedding: a history cut into patches at several scales."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.nn.functional import embedding, linear
+from torch.nn.functional import pad as pad_zeros
 
 from bivrec.settings import Modality, Model
 
-FEATURE_CELLS = 1 << 18  # numbers in the features that a CPU projects at a time
-
-
-class Dropout(nn.Module):
-    """Dropout whose mask comes from random bytes, several times cheaper on a CPU than a draw a number; the rate is
-    rounded to 1/256 and the scale follows the rounded rate, so the mean is exact."""
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.dropped = round(rate * 256)
-        self.generator = np.random.Generator(np.random.SFC64(torch.randint(1 << 62, ()).item()))
-
-    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        if not (self.training and self.dropped and x.numel()):
-            return x
-        if x.device.type != "cpu":
-            return nn.functional.dropout(x, self.dropped / 256)
-        kept = np.frombuffer(self.generator.bytes(x.numel()), "uint8") >= self.dropped
-        return _Dropped.apply(x, torch.from_numpy(kept), 256 / (256 - self.dropped))
-
-
-class _Dropped(torch.autograd.Function):
-    """Numbers kept and scaled, or nought. Of the mask a byte a number stays; NumPy, which is many times faster at bytes than
-    PyTorch, makes it, and the factors from it once for each direction."""
-
-    @staticmethod
-    def forward(ctx, x, kept, scale):
-        ctx.save_for_backward(kept)
-        ctx.scale = np.float32(scale)
-        return x * _Dropped.factors(kept, ctx.scale, x)
-
-    @staticmethod
-    def backward(ctx, upstream):
-        return upstream * _Dropped.factors(*ctx.saved_tensors, ctx.scale, upstream), None, None
-
-    @staticmethod
-    def factors(kept: Tensor, scale: np.float32, x: Tensor) -> Tensor:
-        return (
-            torch.from_numpy(np.multiply(kept.numpy(), scale, dtype="float32"))
-            .view(x.shape)
-            .to(x.dtype)
-        )
-
-
-def recompute(module: nn.Module, call: Callable, *inputs: Any) -> Any:
-    """What a call of the module's gives, with nothing of it kept for the backward pass, which computes it again with the same
-    dropout: slower by a third, for memory of the inputs alone."""
-    generators = [
-        part.generator.bit_generator for part in module.modules() if isinstance(part, Dropout)
-    ]
-    drawn = [generator.state for generator in generators]
-
-    @contextmanager
-    def again() -> Iterator[None]:
-        now = [generator.state for generator in generators]
-        for generator, state in zip(generators, drawn):
-            generator.state = state
-        try:
-            yield
-        finally:
-            for generator, state in zip(generators, now):
-                generator.state = state
-
-    return checkpoint(
-        call, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), again())
-    )
-
-
-class Linear(nn.Linear):
-    """A linear map that, where a CPU only scores, is taken by oneDNN, which adds the bias as it multiplies."""
-
-    def forward(self, x: Float[Tensor, "*shape from"]) -> Float[Tensor, "*shape to"]:
-        if (
-            torch.is_inference_mode_enabled()
-            and x.device.type == "cpu"
-            and x.dtype == torch.float32
-            and torch.backends.mkldnn.is_available()
-        ):
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return super().forward(x)
-
-
-class _Projected(torch.autograd.Function):
-    """Features of items, of all unless told, through a linear map, a vector of its own where they are missing, and the gradients of
-    both, in the features' type: on a CPU a block of items at a time, which stays in the cache, so that features gathered are never
-    in memory together."""
-
-    @staticmethod
-    def forward(ctx, values, weight, missing, mask, items):
-        ctx.save_for_backward(values, weight, mask, items)
-        shape = values.shape[:1] if items is None else items.shape
-        taken, across = (
-            values.new_empty(shape.numel(), len(weight)),
-            weight.T.to(values.dtype).contiguous(),
-        )
-        for here, block, absent in _Projected.blocks(values, mask, items):
-            torch.mm(block, across, out=taken[here])
-            if absent is not None:
-                taken[here] = torch.where(absent, missing.to(taken.dtype), taken[here])
-        return taken.view(*shape, len(weight)).to(weight.dtype)
-
-    @staticmethod
-    def backward(ctx, upstream):
-        values, weight, mask, items = ctx.saved_tensors
-        upstream, grad, missing_grad = (
-            upstream.flatten(0, -2),
-            torch.zeros_like(weight),
-            weight.new_zeros(len(weight)),
-        )
-        for here, block, absent in _Projected.blocks(values, mask, items):
-            part = upstream[here]
-            if absent is not None:
-                missing_grad += (part * absent).sum(0)
-                part = part.masked_fill(absent, 0)
-            if block.dtype == grad.dtype:
-                grad.addmm_(part.T, block)
-            else:
-                grad += part.to(block.dtype).T @ block
-        return None, grad, missing_grad, None, None
-
-    @staticmethod
-    def blocks(
-        values: Tensor, mask: Tensor | None, items: Tensor | None
-    ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-        """Which of the items, their features, and where these are missing (None: nowhere)."""
-        wanted = len(values) if items is None else items.numel()
-        count = max(1, wanted if values.is_cuda else FEATURE_CELLS // values.shape[1])
-        for start in range(0, wanted, count):
-            here = slice(start, min(start + count, wanted))
-            block, real = (
-                part
-                if part is None
-                else part[here]
-                if items is None
-                else part.index_select(0, items.flatten()[here])
-                for part in (values, mask)
-            )
-            yield here, block, None if real is None else ~real[:, None]
-
 
 class ItemTable(nn.Module):
-    """One vector an item: learned (`id`), projected from its features (`multimodal`), or the sum of both (`fused`).
+    """One vector an item: learned (`id`), projected from features (`multimodal`), or their sum (`fused`).
 
-    The concatenated features of text and image go through one linear map, as in the paper; a missing modality adds a
-    learned vector of its own in place of its features. Features are held, and projected, in the type `kind`.
+    The concatenated features of text and image go through one linear map, as in the paper; it is
+    written here as the sum of one map a modality. A missing modality contributes a learned vector.
     """
 
     def __init__(
-        self,
-        inputs: str,
-        num_items: int,
-        features: dict[Modality, tuple[Tensor, Tensor]],
-        dim: int,
-        kind: torch.dtype = torch.float32,
+        self, inputs: str, num_items: int, features: dict[Modality, tuple[Tensor, Tensor]], dim: int
     ):
         super().__init__()
-        self.kind = kind
-        self.ids = (
-            nn.Parameter(torch.randn(num_items, dim).mul_(0.02))
-            if inputs in ("id", "fused")
-            else None
+        ids = torch.randn(num_items, dim).mul_(0.02) if inputs in ("id", "fused") else None
+        self.ids = None if ids is None else nn.Parameter(ids)
+        features = features if inputs in ("multimodal", "fused") else {}
+        self.maps = nn.ModuleDict(
+            {name: nn.Linear(x.shape[1], dim, bias=False) for name, (x, _) in features.items()}
         )
-        if inputs in ("multimodal", "fused"):
-            self.maps = nn.ModuleDict(
-                {
-                    name: nn.Linear(values.shape[1], dim, bias=False)
-                    for name, (values, _) in features.items()
-                }
-            )
-            self.missing = nn.ParameterDict(
-                {name: nn.Parameter(torch.zeros(dim)) for name in features}
-            )
-            self.set_features(features)
+        self.missing = nn.ParameterDict({name: torch.zeros(dim) for name in features})
+        self.set_features(features)
 
     def set_features(
         self,
         features: dict[
-            Modality, tuple[Float[Tensor, "catalogue component"], Bool[Tensor, "catalogue"]]
+            Modality, tuple[Float[Tensor, "catalogue feature"], Bool[Tensor, "catalogue"]]
         ],
     ) -> None:
-        """Puts a catalogue's features in place: at the start, with noise, or another domain's."""
-        self.whole = {
-            name: bool(mask.all()) for name, (_, mask) in features.items()
-        }  # nothing is missing
+        """Installs a catalogue's frozen features and the masks of the items that have them."""
         for name, (values, mask) in features.items():
-            self.register_buffer(f"{name}_values", values.to(self.kind), persistent=False)
+            self.register_buffer(f"{name}_values", values, persistent=False)
             self.register_buffer(f"{name}_mask", mask, persistent=False)
 
-    def parts(
+    def project_features(
         self, items: Int64[Tensor, "*row"] | None = None
     ) -> dict[Modality, Float[Tensor, "*row dim"]]:
-        """Each modality's vectors of the items, of the whole catalogue unless told, before they are summed."""
-        found = {}
-        for name, project in getattr(self, "maps", {}).items():
+        """Each modality's vectors; `items=None` means the whole catalogue."""
+        projected = {}
+        for name, project in self.maps.items():
             values, mask = getattr(self, f"{name}_values"), getattr(self, f"{name}_mask")
-            found[name] = _Projected.apply(
-                values,
-                project.weight,
-                self.missing[name],
-                None if self.whole[name] else mask,
-                items,
-            )
-        return found
+            if items is not None:
+                values, mask = values[items], mask[items]
+            vectors = linear(values, project.weight)
+            projected[name] = torch.where(mask[..., None], vectors, self.missing[name])
+        return projected
 
     def forward(self, items: Int64[Tensor, "*row"] | None = None) -> Float[Tensor, "*row dim"]:
-        ids = (
-            []
-            if self.ids is None
-            else [self.ids if items is None else nn.functional.embedding(items, self.ids)]
-        )
-        first, *others = [*ids, *self.parts(items).values()]
-        return sum(others, first)
+        parts = list(self.project_features(items).values())
+        if self.ids is not None:
+            parts.insert(0, self.ids if items is None else embedding(items, self.ids))
+        return sum(parts[1:], parts[0])
+
+
+@dataclass(frozen=True)
+class PatchLayout:
+    """How the patches of all scales lie one after the other on one axis.
+
+    At scale s, prefixes whose ends are a multiple of s apart share patches. The patches that end at
+    positions r, r + s, r + 2s, ... are therefore one sequence, that of residue r, and the prefix
+    that ends at t owns the patches of residue t mod s up to its own. `shapes` holds, by scale, the
+    numbers of residues and of patches in each: (s, T / s) for every prefix of a row of T items,
+    (1, T / s) for the whole row alone.
+    """
+
+    mask: Bool[Tensor, "batch patch"]
+    shapes: tuple[tuple[int, int], ...]
+    every_prefix: bool
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """[batch patch *rest] to [batch residue patch *rest], a tensor a scale."""
+        parts = x.split([residues * patches for residues, patches in self.shapes], 1)
+        return [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes)]
+
+    def at_prefixes(self, x: Float[Tensor, "batch residue patch *rest"]) -> Tensor:
+        """What each prefix's newest patch has: [batch position *rest], one position for the row."""
+        return x.transpose(1, 2).flatten(1, 2) if self.every_prefix else x[:, 0, -1:]
+
+
+def by_residue(
+    x: Float[Tensor, "batch position *rest"], scale: int
+) -> Float[Tensor, "batch residue patch *rest"]:
+    """Positions 0, 1, ... as residues t mod scale and, within each, patches t // scale."""
+    return x.unflatten(1, (-1, scale)).transpose(1, 2)
 
 
 def cut_patches(
-    items: Float[Tensor, "batch position dim"], scales: tuple[int, ...], mean: bool = False
-) -> Float[Tensor, "scale batch position dim"]:
-    """At each position and scale, the sum (or mean) of the patch of `scale` items that ends there.
+    items: Float[Tensor, "batch position dim"], scale: int
+) -> Float[Tensor, "batch residue patch dim"]:
+    r"""$p^s_t = \sum_{i = t - s + 1}^{t} e_i$, the patch of s items that ends at each position.
 
-    The prefix that ends at t is cut from its newest item backwards, so its patches end at t, t - scale, t - 2 scale...:
-    every prefix finds its own non-overlapping patches among these. The oldest patch may be incomplete.
+    The prefix that ends at t is cut from its newest item backwards, so that its non-overlapping
+    patches end at t, t - s, t - 2s, ...; the oldest may be incomplete.
     """
-    if scales == (1,):
-        return items[None]
-    place = torch.arange(items.shape[1], device=items.device)
-    behind = place[:, None] - place
-    inside = torch.stack([(behind >= 0) & (behind < scale) for scale in scales]).to(items.dtype)
-    if mean:
-        inside = inside / inside.sum(-1, keepdim=True)
-    return (inside.flatten(0, 1) @ items).unflatten(1, (len(scales), -1)).transpose(0, 1)
+    padded = pad_zeros(items, (0, 0, scale - 1, 0))
+    length = items.shape[1]
+    return by_residue(sum(padded[:, lag : lag + length] for lag in range(scale)), scale)
 
 
-def cut_newest_patches(
-    items: Float[Tensor, "batch age dim"],
-    mask: Bool[Tensor, "batch age"],
-    scales: tuple[int, ...],
-    mean: bool = False,
-) -> list[Float[Tensor, "batch patch dim"]]:
-    """The patches of one prefix a row, a tensor a scale: only those that it is cut into, so its length over the scale of
-    them. Items and patches come newest first; scales divide the number of ages."""
-    items = items * mask[..., None].to(items.dtype)
-    cut = [items.unflatten(1, (-1, scale)).sum(2) for scale in scales]
-    if mean:
-        cut = [
-            part / mask.unflatten(1, (-1, scale)).sum(2, keepdim=True).clamp_min(1)
-            for part, scale in zip(cut, scales)
-        ]
-    return cut
+def align_newest(
+    items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]
+) -> tuple[Int64[Tensor, "batch position"], Bool[Tensor, "batch position"]]:
+    """The same rows with their padding in front, so that every row ends with its newest item."""
+    num_positions = items.shape[1]
+    padding = num_positions - mask.sum(1, keepdim=True)
+    source = torch.arange(num_positions, device=items.device) - padding
+    return items.gather(1, source.clamp_min(0)), source >= 0
 
 
 class MultiScaleEmbedding(nn.Module):
-    """$x^s_t = \\mathrm{LN}(\\sum_{i \\in \\text{patch}} e_i) + P_t + S_s$ for each scale s: "additive concatenation" with learned
-    embeddings of position and scale. The normalisation is ours: the length of a sum grows with its scale."""
+    r"""$x^s_t = \mathrm{LN}(p^s_t) + P_t + S_s$ for every scale s.
+
+    Paper: items of a patch are joined by "additive concatenation"; learned embeddings mark position
+    and scale. Deviation: the layer normalisation is ours, since a sum grows with its scale.
+    """
 
     def __init__(self, settings: Model):
         super().__init__()
-        self.scales, self.mean = settings.scales, settings.patch == "mean"
+        self.scales = settings.scales
         self.norm = nn.LayerNorm(settings.dim)
         self.position = nn.Parameter(torch.randn(settings.max_length, settings.dim) * 0.02)
         self.scale = nn.Parameter(torch.randn(len(self.scales), settings.dim) * 0.02)
-        self.dropout = Dropout(settings.dropout)
+        self.dropout = nn.Dropout(settings.dropout)
 
     def forward(
-        self, items: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"]
-    ) -> Float[Tensor, "scale batch position dim"]:
-        if self.scales != (1,):  # an item by itself passes nothing on
-            items = items * mask[..., None].to(items.dtype)
-        patches = cut_patches(items, self.scales, self.mean)
-        return self.dropout(
-            self.norm(patches) + (self.position[: items.shape[1]] + self.scale[:, None])[:, None]
-        )
-
-    def newest(
-        self, items: Float[Tensor, "batch age dim"], mask: Bool[Tensor, "batch age"]
-    ) -> tuple[Float[Tensor, "batch patch dim"], Bool[Tensor, "batch patch"]]:
-        """The same of one prefix a row, whose items come newest first: its own patches, scale after scale, and which are real."""
-        age = torch.cat(
-            [torch.arange(0, items.shape[1], scale, device=items.device) for scale in self.scales]
-        )
-        which = torch.cat(
-            [
-                torch.full((items.shape[1] // scale,), n, device=items.device)
-                for n, scale in enumerate(self.scales)
-            ]
-        )
-        place = (mask.sum(1, keepdim=True) - 1 - age).clamp_min(0)
-        patches = torch.cat(cut_newest_patches(items, mask, self.scales, self.mean), 1)
-        return self.dropout(
-            self.norm(patches) + nn.functional.embedding(place, self.position) + self.scale[which]
-        ), mask[:, age]
+        self,
+        items: Float[Tensor, "batch position dim"],
+        mask: Bool[Tensor, "batch position"],
+        every_prefix: bool = True,
+    ) -> tuple[Float[Tensor, "batch patch dim"], PatchLayout]:
+        """Patches of every prefix, or of the row alone, whose padding is then in front."""
+        items = items * mask[..., None].to(items.dtype)
+        position = embedding((mask.cumsum(1) - 1).clamp_min(0), self.position)
+        patches, masks = [], []
+        for scale, embedded in zip(self.scales, self.scale):
+            x = self.norm(cut_patches(items, scale)) + by_residue(position, scale) + embedded
+            residues = slice(None) if every_prefix else slice(-1, None)  # the row ends in the last
+            patches.append(x[:, residues])
+            masks.append(by_residue(mask, scale)[:, residues])
+        shapes = tuple(tuple(x.shape[1:3]) for x in patches)
+        layout = PatchLayout(torch.cat([x.flatten(1) for x in masks], 1), shapes, every_prefix)
+        return self.dropout(torch.cat([x.flatten(1, 2) for x in patches], 1)), layout

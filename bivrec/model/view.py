@@ -1,4 +1,4 @@
-"""One view from items to interests."""
+"""One view from items to interests: embedding, Gaussian attention, Cluster attention."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -10,22 +10,23 @@ from bivrec.settings import Model
 
 
 class ViewEncoder(nn.Module):
-    """One view from items to interests: multi-scale embedding, Gaussian attention, Cluster attention."""
+    """Multi-scale interest embedding, then intra-view interest decomposition."""
 
-    def __init__(self, settings: Model):
+    def __init__(self, settings: Model, causal: bool):
         super().__init__()
+        self.causal = causal
+        self.recordable = settings.final_temperature is None  # a CUDA graph would fix it
         self.embedding = MultiScaleEmbedding(settings)
-        attentions = (
-            GaussianAttention(
-                settings.dim, settings.num_heads, settings.kernel, settings.max_length
+        self.blocks = nn.ModuleList(
+            Block(
+                GaussianAttention(
+                    settings.dim, settings.num_heads, settings.kernel, settings.max_length
+                ),
+                settings.dim,
+                settings.inner_dim,
+                settings.dropout,
             )
             for _ in range(settings.num_layers)
-        )
-        self.blocks = nn.ModuleList(
-            [
-                Block(attention, settings.dim, settings.inner_dim, settings.dropout)
-                for attention in attentions
-            ]
         )
         self.clusters = ClusterAttention(settings)
 
@@ -33,27 +34,16 @@ class ViewEncoder(nn.Module):
         self,
         items: Float[Tensor, "batch position dim"],
         mask: Bool[Tensor, "batch position"],
-        causal: bool = True,
+        every_prefix: bool = True,
     ) -> tuple[
-        Float[Tensor, "batch position interest dim"], Float[Tensor, "scale batch position interest"]
+        Float[Tensor, "batch position interest dim"], Float[Tensor, "batch patch interest"]
     ]:
-        """The K interests after every position; and each patch's noise-free scores for the tokens."""
-        x = self.embedding(items, mask)
-        for block in self.blocks:
-            x = block(x, mask, self.embedding.scales, causal)
-        return self.clusters(x, mask, self.embedding.scales)
+        """The K interests after every prefix, or after the row alone, and the patches' logits.
 
-    def newest(
-        self, items: Float[Tensor, "batch age dim"], mask: Bool[Tensor, "batch age"], causal: bool
-    ) -> tuple[
-        Float[Tensor, "batch interest dim"],
-        Float[Tensor, "batch patch interest"],
-        Bool[Tensor, "batch patch"],
-    ]:
-        """The K interests after one prefix a row, whose items come newest first; its own patches' scores; which are real.
-        Nothing else is computed: at scales 1, 2, 4 that is 7 patches of 12."""
-        sizes = [items.shape[1] // scale for scale in self.embedding.scales]
-        x, real = self.embedding.newest(items, mask)
+        A `causal` view lets each patch take from earlier ones only, which every prefix needs. With
+        `every_prefix=False` the padding of `items` is in front.
+        """
+        x, layout = self.embedding(items, mask, every_prefix)
         for block in self.blocks:
-            x = block(x, real, sizes, causal, attend=block.attention.among)
-        return *self.clusters.newest(x, real, sizes), real
+            x = block(x, layout, self.causal)
+        return self.clusters(x, layout)

@@ -1,0 +1,125 @@
+"""What the neural baselines share, and the causal transformer that several are built from."""
+
+from abc import abstractmethod
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from bivrec.model.attention import Block
+from bivrec.model.base import Batch, Interests, LastInterests, SequentialModel, Tables
+from bivrec.model.embedding import ItemTable, MultiScaleEmbedding
+from bivrec.model.losses import choose_interest
+from bivrec.settings import Settings
+
+
+class NeuralBaseline(SequentialModel):
+    """What the neural rivals share: one view, one table of items, every position supervised.
+
+    Inputs `id` are the original; `multimodal` and `fused` (ID plus projected features) are its
+    multimodal forms. A model that is multimodal by definition names its `inputs`. The full softmax
+    stands in for the sampled losses of the originals.
+    """
+
+    inputs: str | None = None
+
+    def __init__(self, settings: Settings, num_items: int, features: dict):
+        super().__init__()
+        self.settings, self.baseline = settings, settings.baseline
+        self.dim, self.max_length = settings.model.dim, settings.model.max_length
+        self.num_modalities = len(features)
+        inputs = self.inputs or self.baseline.inputs
+        self.view = {"id": "id", "multimodal": "multimodal", "fused": "both"}[inputs]
+        self.items = ItemTable(inputs, num_items, features, self.dim)
+        self.build()
+
+    @abstractmethod
+    def build(self) -> None:
+        """Makes the model's parts."""
+
+    @abstractmethod
+    def read(
+        self,
+        items: Int64[Tensor, "batch position"],
+        mask: Bool[Tensor, "batch position"],
+        table: Float[Tensor, "catalogue dim"],
+    ) -> Float[Tensor, "batch position interest dim"]:
+        """The interests after every position; most models have one, their state."""
+
+    def tables(self) -> Tables:
+        return {self.view: self.items()}
+
+    def interests(
+        self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]
+    ) -> Interests:
+        return {view: self.read(items, mask, table) for view, table in self.tables().items()}
+
+    def encode_last(
+        self,
+        items: Int64[Tensor, "batch position"],
+        mask: Bool[Tensor, "batch position"],
+        tables: Tables,
+    ) -> LastInterests:
+        last = torch.arange(len(items), device=items.device), mask.sum(1) - 1
+        return {view: self.read(items, mask, table)[last] for view, table in tables.items()}
+
+    def encode_batch(self, batch: Batch, tables: Tables) -> dict[str, Tensor]:
+        table = tables[self.view]
+        return {self.view: self.read(batch.items, batch.mask, table)}
+
+    def row_loss(
+        self, encoded: dict[str, Tensor], batch: Batch, tables: Tables
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy over the catalogue, with several interests that of the nearest."""
+        table, targets = tables[self.view], batch.targets[batch.supervised]
+        interests = batch.at_supervised(encoded[self.view])
+        if interests.shape[1] > 1:
+            interests = choose_interest(interests, table, targets)
+        negatives = self.sample_negatives(batch, len(table))
+        return self.interest_softmax(interests, table, targets, negatives)
+
+
+class CausalAttention(nn.Module):
+    """Softmax attention in which each position sees itself and what came before."""
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.project, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "batch position dim"]) -> Float[Tensor, "batch position dim"]:
+        heads = self.project(x).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = heads.permute(2, 0, 3, 1, 4)  # batch head position dim
+        mixed = scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class CausalTransformer(nn.Module):
+    """SASRec's encoder."""
+
+    recordable = True  # as a CUDA graph
+
+    def __init__(self, settings: Settings):
+        super().__init__()
+        model, baseline = settings.model, settings.baseline
+        self.embedding = MultiScaleEmbedding(replace(model, scales=(1,)))
+        self.blocks = nn.ModuleList(
+            Block(
+                CausalAttention(model.dim, baseline.num_heads),
+                model.dim,
+                baseline.inner_dim,
+                model.dropout,
+            )
+            for _ in range(baseline.num_layers)
+        )
+        self.norm = nn.LayerNorm(model.dim)
+
+    def forward(
+        self, vectors: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"]
+    ) -> Float[Tensor, "batch position dim"]:
+        x, _ = self.embedding(vectors, mask)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
