@@ -110,7 +110,9 @@ class TriangularMixing(nn.Module):
         self.weights = nn.Parameter(torch.randn(2, length, length) * length**-0.5)
         self.biases = nn.Parameter(torch.zeros(2, length, 1))
 
-    def forward(self, x: Float[Tensor, "batch position dim"]) -> Float[Tensor, "batch position dim"]:
+    def forward(
+        self, x: Float[Tensor, "batch position dim"]
+    ) -> Float[Tensor, "batch position dim"]:
         length = x.shape[1]
         inner, outer = self.weights.tril()[:, :length, :length]
         first, last = self.biases[:, :length]

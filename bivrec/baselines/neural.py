@@ -89,7 +89,9 @@ class CausalAttention(nn.Module):
         self.num_heads = num_heads
         self.project, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "batch position dim"]) -> Float[Tensor, "batch position dim"]:
+    def forward(
+        self, x: Float[Tensor, "batch position dim"]
+    ) -> Float[Tensor, "batch position dim"]:
         heads = self.project(x).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # batch head position dim
         mixed = scaled_dot_product_attention(query, key, value, is_causal=True)

@@ -99,11 +99,7 @@ class Domain:
 
     def prepared(self, stage: str) -> Path:
         """Where a stage keeps what it prepared of this dataset: the default profile's, unless the profile prepares its own."""
-        return (
-            profile_folder("build", self.profile if self.settings.studies.own_data else "default")
-            / stage
-            / self.name
-        )
+        return profile_folder("build", "default") / stage / self.name
 
     @cached_property
     def raw(self) -> Raw:

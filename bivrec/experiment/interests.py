@@ -21,7 +21,7 @@ def read_interests(trained: Trained, cases: EvalCases) -> dict[str, dict[str, to
         part.to(model.device) for part in pad(cases.histories, model.max_length, model.multiple)
     )
     tables, last = model.tables(), mask.sum(1) - 1
-    read = model.read(items, mask, tables)
+    read = model.encode(items, mask, tables)
     rows = torch.arange(len(items))
     return {
         view: {

@@ -21,6 +21,7 @@ from bivrec.baselines import (
 )
 from bivrec.data.domain import Domain, Features
 from bivrec.errors import SettingsError
+from bivrec.kernels import use_fast
 from bivrec.model.bivrec import BivRec
 from bivrec.settings import vary
 from bivrec.training.device import choose_device
@@ -77,6 +78,7 @@ def build_model(
     if variant.family == "itemknn":
         return ItemNeighbours(settings.itemknn, domain.fold(seed).train, num_items)
     torch.manual_seed(derive_seed(seed, name, "weights"))
-    return FAMILIES[variant.family](settings, num_items, features or domain.features(seed)).to(
-        choose_device(settings.machine)
-    )
+    model = FAMILIES[variant.family](settings, num_items, features or domain.features(seed))
+    if settings.machine.kernels == "fast":
+        use_fast(model, settings.training.precision)
+    return model.to(choose_device(settings.machine))

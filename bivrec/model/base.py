@@ -84,9 +84,7 @@ class SequentialModel(nn.Module, ABC):
         """What the losses need of each row: nested dicts of tensors whose first axis is the row."""
 
     @abstractmethod
-    def row_loss(
-        self, encoded: dict[str, Any], batch: Batch, tables: Tables
-    ) -> Float[Tensor, ""]:
+    def row_loss(self, encoded: dict[str, Any], batch: Batch, tables: Tables) -> Float[Tensor, ""]:
         """The mean recommendation loss of the supervised positions, in nats."""
 
     def batch_loss(

@@ -26,7 +26,11 @@ class BivRec(SequentialModel):
     def __init__(self, settings: Settings, num_items: int, features: dict):
         super().__init__()
         model = settings.model
-        self.settings, self.max_length, self.multiple = settings, model.max_length, max(model.scales)
+        self.settings, self.max_length, self.multiple = (
+            settings,
+            model.max_length,
+            max(model.scales),
+        )
         self.causal = settings.training.supervision == "every_position"
         self.items = nn.ModuleDict(
             {view: ItemTable(view, num_items, features, model.dim) for view in model.views}
@@ -125,9 +129,7 @@ class BivRec(SequentialModel):
         """The interests from which each target is predicted, by view."""
         if not self.causal:
             return {view: parts["interests"][:, 0] for view, parts in encoded.items()}
-        return {
-            view: batch.at_supervised(parts["interests"]) for view, parts in encoded.items()
-        }
+        return {view: batch.at_supervised(parts["interests"]) for view, parts in encoded.items()}
 
     def row_loss(self, encoded: Encoded, batch: Batch, tables: Tables) -> Float[Tensor, ""]:
         """Each view's recommendation loss, weighted."""

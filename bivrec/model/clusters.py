@@ -105,9 +105,7 @@ class ClusterAttention(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "batch patch dim"], layout: PatchLayout
-    ) -> tuple[
-        Float[Tensor, "batch position interest dim"], Float[Tensor, "batch patch interest"]
-    ]:
+    ) -> tuple[Float[Tensor, "batch position interest dim"], Float[Tensor, "batch patch interest"]]:
         """The interests after every prefix of the layout, and each patch's noise-free logits."""
         patches = self.norms[0](x)
         logits = self.compare(patches)

@@ -1,6 +1,5 @@
 """The losses, in the paper's order: recommendation, coarse, fine; and ours. All in nats."""
 
-import math
 from collections.abc import Sequence
 
 import torch

@@ -229,7 +229,7 @@ def check_params(path: Path | None = None) -> Settings:
                 getattr(seen, key) == getattr(plain, key)
                 for key in ("datasets", "split", "features")
             )
-            if plain.datasets[name].source != "planted" and not same and not studies.own_data:
+            if plain.datasets[name].source != "planted" and not same:
                 needed = "datasets, split, features and the folds of studies.seeds must be the default's, which prepares the data"
                 raise SettingsError(f"params.yaml: profiles.{profile}: {name}: {needed}")
     return default

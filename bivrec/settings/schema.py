@@ -14,7 +14,6 @@ Whole = Annotated[int, Field(ge=0)]
 
 Count = Annotated[int, Field(ge=1)]
 
-Share = Annotated[float, Field(ge=0, le=1)]
 
 PartOfOne = Annotated[float, Field(gt=0, le=1)]
 
@@ -72,6 +71,7 @@ class Machine(Section):
 
     device: Literal["auto", "cpu", "cuda"]
     num_workers: Whole
+    kernels: Literal["reference", "fast"]
     deterministic: bool
 
 
@@ -95,7 +95,6 @@ class Studies(Section):
     grids: tuple[Name, ...]
     protocols: tuple[Protocol, ...]
     primary_metric: Metric
-    own_data: bool
 
     def __post_init__(self):
         if not set(self.retrained_seeds) <= set(self.seeds):
@@ -218,7 +217,6 @@ class Model(Section):
     dim: Count
     max_length: Count
     scales: Annotated[tuple[Count, ...], Field(min_length=1)]
-    patch: Literal["sum", "mean"]
     num_layers: Whole
     num_heads: Count
     inner_dim: Count
@@ -232,9 +230,7 @@ class Model(Section):
     assignment: Literal["hard", "soft"]
     information_weight: Weight
     last_state: bool
-    readout: Literal["log_sum_exp", "max", "hard"]
-    combination: Literal["log_softmax", "standard_score"]
-    multimodal_share: Share
+    readout: Literal["log_sum_exp", "hard"]
     dropout: BelowOne
 
     def __post_init__(self):
@@ -266,7 +262,6 @@ class CrossView(Section):
     coarse_weight: Weight
     coarse_temperature: Positive
     fine_weight: Weight
-    fine_form: Literal["kl", "mse", "co_assignment"]
     item_weight: Weight
     item_temperature: Positive
     item_rows: Count

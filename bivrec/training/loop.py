@@ -11,7 +11,6 @@ import torch
 from bivrec.data.types import Fold
 from bivrec.evaluation import mean_metrics, rank_cases
 from bivrec.model.base import SequentialModel
-from bivrec.model.embedding import Dropout
 from bivrec.outputs import progress
 from bivrec.settings import Training
 from bivrec.training.batches import draw_batches
@@ -80,9 +79,8 @@ def fit(
             ),
             default=multiple,
         )
-        model.record_encoders(True)  # of few lengths
     batches = draw_batches(parts.train, settings, model.max_length, multiple, seed, model.device)
-    noise = [part.generator.bit_generator for part in model.modules() if isinstance(part, Dropout)]
+    noise: list = []
     if num_processes() > 1:
         kept = kept and kept.with_name(f"{place()}-of-{num_processes()}-{kept.name}")
     if place():
@@ -200,6 +198,5 @@ def fit(
             elif kept:
                 _save_run(kept, told, best=best)
     torch._foreach_copy_(values, best)
-    model.record_encoders(False)
     model.eval()
     return Fit(pd.DataFrame(told["curve"]), told["best_step"], told["num_targets"], told["seconds"])
