@@ -1,4 +1,6 @@
-"""The figures of every stage that params.yaml names."""
+"""Gathers what every stage of a profile saved.
+
+`whole_study=False` trains three models on planted instead, for a report without the pipeline."""
 
 from functools import cache
 
@@ -15,86 +17,71 @@ from bivrec.studies.diagnosis import diagnose
 
 @cache
 def _planted(profile: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Test ranks and runs of three models on planted."""
     domain = Domain("planted", profile=profile)
     trained = train_models(domain, ["bivrec", "sasrec", "popularity"])
     ranks = rank_models(domain, trained)
-    return ranks, pd.concat(
-        [to_runs(domain, "training", ranks), cost_runs(domain, trained, "training")],
-        ignore_index=True,
-    )
+    runs = [to_runs(domain, "training", ranks), cost_runs(domain, trained, "training")]
+    return ranks, pd.concat(runs, ignore_index=True)
+
+
+def _read_all(profile: str, name: str, labels: list[tuple[str, str]]) -> pd.DataFrame:
+    tables = [read_output(stage, label, name, profile) for stage, label in labels]
+    return pd.concat(tables or [pd.DataFrame()], ignore_index=True)
 
 
 def stage_labels(profile: str) -> list[tuple[str, str]]:
-    """Every stage of the profile with each of its labels, a dataset or a pair of them, but those that were left out."""
+    """Each stage of the profile with each of its labels: a dataset, or `source-target` of a
+    transfer. Omits those that could not be made of their dataset."""
     studies = load_settings(profile=profile).studies
     pairs = [f"{pair.source}-{pair.target}" for pair in studies.transfers.values()]
-    every = [
+    build = profile_folder("build", profile)
+    return [
         (stage, label)
         for stage in studies.stages
         for label in (pairs if stage == "07_cross_dataset" else studies.datasets)
-    ]
-    return [
-        named
-        for named in every
-        if not (profile_folder("build", profile).joinpath(*named) / LEFT_OUT).is_file()
+        if not (build / stage / label / LEFT_OUT).is_file()
     ]
 
 
 def gather_runs(whole_study: bool, profile: str = "default") -> pd.DataFrame:
-    """Every figure of every stage that params.yaml names, one a row; planted alone is trained here."""
+    """Every figure of every stage in the columns of runs.csv, sorted."""
     if not whole_study:
         return _planted(profile)[1]
-    studies, runs = (
-        load_settings(profile=profile).studies,
-        [read_output(stage, label, "runs.csv", profile) for stage, label in stage_labels(profile)],
-    )
+    studies = load_settings(profile=profile).studies
+    runs = [_read_all(profile, "runs.csv", stage_labels(profile))]
     if (trained := training_profile(profile, studies)) != profile:
         runs += [read_output("03_training", name, "runs.csv", trained) for name in studies.datasets]
-    runs = pd.concat(runs, ignore_index=True)
-    return runs.sort_values(RUN_COLUMNS[:-1], kind="stable").reset_index(drop=True)
+    return pd.concat(runs).sort_values(RUN_COLUMNS[:-1], kind="stable", ignore_index=True)
 
 
 def gather_ranks(whole_study: bool, profile: str = "default") -> pd.DataFrame:
-    """The test ranks of the whole field (column dataset)."""
+    """The test ranks of every model of 03 (column dataset)."""
     if not whole_study:
         return _planted(profile)[0].assign(dataset="planted")
     studies = load_settings(profile=profile).studies
     trained = training_profile(profile, studies)
-    return pd.concat(
-        [
-            read_output("03_training", name, "ranks.csv", trained).assign(dataset=name)
-            for name in studies.datasets
-        ],
-        ignore_index=True,
-    )
+    tables = [
+        read_output("03_training", name, "ranks.csv", trained).assign(dataset=name)
+        for name in studies.datasets
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def gather_claims(whole_study: bool, profile: str = "default") -> pd.DataFrame:
-    """The tests of the claims that the studies made themselves (04 to 07)."""
+    """The tests of claims that the studies 04 to 07 made."""
     if not whole_study:
         return pd.DataFrame()
-    labels = [
-        (stage, label)
-        for stage, label in stage_labels(profile)
-        if stage not in ("03_training", "10_protocols")
-    ]
-    return pd.concat(
-        [read_output(stage, label, "claims.csv", profile) for stage, label in labels]
-        or [pd.DataFrame()],
-        ignore_index=True,
-    )
+    without = ("03_training", "10_protocols")
+    labels = [(stage, label) for stage, label in stage_labels(profile) if stage not in without]
+    return _read_all(profile, "claims.csv", labels)
 
 
 def gather_diagnostics(whole_study: bool, profile: str = "default") -> pd.DataFrame:
-    """What 06 diagnosed of the trained models (columns dataset, model, diagnostic, view, value)."""
+    """What 06 diagnosed (columns dataset, model, diagnostic, view, value)."""
     if not whole_study:
         domain = Domain("planted", profile=profile)
-        return diagnose(domain, train_models(domain, ["bivrec"])[0]).assign(
-            dataset="planted", model="bivrec"
-        )
-    labels = [label for stage, label in stage_labels(profile) if stage == "06_cold_start"]
-    return pd.concat(
-        [read_output("06_cold_start", label, "diagnostics.csv", profile) for label in labels]
-        or [pd.DataFrame()],
-        ignore_index=True,
-    )
+        table = diagnose(domain, train_models(domain, ["bivrec"])[0])
+        return table.assign(dataset="planted", model="bivrec")
+    labels = [(stage, label) for stage, label in stage_labels(profile) if stage == "06_cold_start"]
+    return _read_all(profile, "diagnostics.csv", labels)

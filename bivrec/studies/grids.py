@@ -12,45 +12,27 @@ from bivrec.experiment.workers import run_jobs
 from bivrec.settings import grid_of
 
 
-def _grid_work(job: tuple[Domain, str, int]) -> pd.DataFrame:
+def _trial_metrics(job: tuple[Domain, str, int]) -> pd.DataFrame:
     domain, name, seed = job
-    ranks = rank_models(domain, [train_model(domain, name, seed)])
-    return user_metrics(ranks)
+    return user_metrics(rank_models(domain, [train_model(domain, name, seed)]))
 
 
 def train_grid(domain: Domain, name: str, metric: str) -> pd.DataFrame:
-    """BivRec under every combination of a grid's settings: one row a trial and view (columns trial, the settings, view,
-    value: the metric's mean over test users and seeds, low, high)."""
-    trials, seeds = grid_of(domain.settings.grids[name]), domain.settings.studies.retrained_seeds
-    label = f"grid-{name}"
-    domains = [
-        replace(
-            domain,
-            changes={
-                **domain.changes,
-                "ablations": {f"{label}-{n}": {"family": "bivrec", "settings": t}},
-            },
-        )
-        for n, t in enumerate(trials)
-    ]
-    jobs = [
-        (changed, f"{label}-{number}", seed)
-        for number, changed in enumerate(domains)
-        for seed in seeds
-    ]
-    users = pd.concat(run_jobs(_grid_work, jobs, domain), ignore_index=True)
-    rows = []
-    for (model, view), part in users.groupby(["model", "view"], sort=False):
-        number = int(model.rpartition("-")[2])
-        value, low, high = bootstrap_interval(part[metric].to_numpy())
-        rows.append(
-            {
-                "trial": number,
-                **{key: str(value) for key, value in trials[number].items()},
-                "view": view,
-                "value": value,
-                "low": low,
-                "high": high,
-            }
-        )
+    """BivRec under every combination of the settings of `grids.<name>`, a row per trial and view.
+
+    Columns: trial, the settings as text, view, value (the metric's mean over test users and seeds),
+    low and high (its 95 % interval over users)."""
+    trials, jobs = grid_of(domain.settings.grids[name]), []
+    for number, settings in enumerate(trials):
+        label = f"grid-{name}-{number}"
+        variant = {label: {"family": "bivrec", "settings": settings}}
+        changed = replace(domain, changes={**domain.changes, "ablations": variant})
+        jobs += [(changed, label, seed) for seed in domain.settings.studies.retrained_seeds]
+    users, rows = pd.concat(run_jobs(_trial_metrics, jobs, domain), ignore_index=True), []
+    for (label, view), values in users.groupby(["model", "view"], sort=False)[metric]:
+        number = int(label.rpartition("-")[2])
+        settings = {key: str(value) for key, value in trials[number].items()}
+        mean, low, high = bootstrap_interval(values.to_numpy())
+        row = {"trial": number, **settings, "view": view, "value": mean, "low": low, "high": high}
+        rows.append(row)
     return pd.DataFrame(rows).sort_values("trial", kind="stable", ignore_index=True)

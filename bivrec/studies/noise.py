@@ -1,4 +1,4 @@
-"""Histories and features disturbed."""
+"""Robustness: histories and features with noise, at test time or in training too."""
 
 import copy
 import itertools
@@ -22,48 +22,37 @@ from bivrec.model.embedding import ItemTable
 from bivrec.training.seeds import derive_seed
 
 History = Int64[ndarray, "_"]
+Generator = np.random.Generator
 
-REACH = 5  # places that a shuffled item may move
+MAX_SHIFT = 5  # positions that a shuffled item moves at most, before those around it move too
 
 
-def _replace(
-    history: History, share: float, strangers: History, generator: np.random.Generator
-) -> History:
-    noisy, places = history.copy(), np.flatnonzero(generator.random(len(history)) < share)
-    noisy[places] = generator.choice(strangers, size=len(places), replace=False)
+def _replace(history: History, share: float, others: History, generator: Generator) -> History:
+    noisy, positions = history.copy(), np.flatnonzero(generator.random(len(history)) < share)
+    noisy[positions] = generator.choice(others, size=len(positions), replace=False)
     return noisy
 
 
-def _insert(
-    history: History, share: float, strangers: History, generator: np.random.Generator
-) -> History:
-    places = np.flatnonzero(generator.random(len(history)) < share)
-    return np.insert(history, places, generator.choice(strangers, size=len(places), replace=False))
+def _insert(history: History, share: float, others: History, generator: Generator) -> History:
+    positions = np.flatnonzero(generator.random(len(history)) < share)
+    return np.insert(history, positions, generator.choice(others, len(positions), replace=False))
 
 
-def _delete(
-    history: History, share: float, strangers: History, generator: np.random.Generator
-) -> History:
-    left = history[generator.random(len(history)) >= share]
-    return left if len(left) else history[-1:]
+def _delete(history: History, share: float, others: History, generator: Generator) -> History:
+    rest = history[generator.random(len(history)) >= share]
+    return rest if len(rest) else history[-1:]
 
 
-def _shuffle(
-    history: History, share: float, strangers: History, generator: np.random.Generator
-) -> History:
+def _shuffle(history: History, share: float, others: History, generator: Generator) -> History:
     moved = generator.random(len(history)) < share
-    return history[
-        np.argsort(
-            np.arange(len(history)) + moved * generator.uniform(-REACH, REACH, len(history)),
-            kind="stable",
-        )
-    ]
+    shift = moved * generator.uniform(-MAX_SHIFT, MAX_SHIFT, len(history))
+    return history[np.argsort(np.arange(len(history)) + shift, kind="stable")]
 
 
 HISTORY_NOISE = {"replace": _replace, "insert": _insert, "delete": _delete, "shuffle": _shuffle}
 
 
-def disturb_histories(
+def add_history_noise(
     histories: Sequence[History],
     kind: str,
     share: float,
@@ -71,184 +60,165 @@ def disturb_histories(
     seed: int,
     targets: Sequence[History] = (),
 ) -> tuple[History, ...]:
-    """Each history with a share of its items replaced by random ones, random ones inserted before them, deleted (one
-    stays), or moved by up to REACH places. A random item is neither in the history nor among its targets."""
-    generator, noisy = np.random.Generator(np.random.PCG64(derive_seed(seed, kind, str(share)))), []
-    for history, wanted in itertools.zip_longest(
-        histories, targets, fillvalue=np.empty(0, dtype="int64")
-    ):
-        strangers = np.setdiff1d(np.arange(num_items), np.concatenate([history, wanted]))
-        noisy.append(HISTORY_NOISE[kind](history, share, strangers, generator))
+    """Histories with noise of one kind of `HISTORY_NOISE` on a share of their items.
+
+    `replace` exchanges them for random items, `insert` puts random items before them, `delete`
+    removes them (one item always stays), `shuffle` moves them by up to `MAX_SHIFT` positions. A
+    random item is neither in the history nor, where `targets` are given, among its targets."""
+    generator = np.random.Generator(np.random.PCG64(derive_seed(seed, kind, str(share))))
+    nothing, noisy = np.empty(0, dtype="int64"), []
+    for history, wanted in itertools.zip_longest(histories, targets, fillvalue=nothing):
+        others = np.setdiff1d(np.arange(num_items), np.concatenate([history, wanted]))
+        noisy.append(HISTORY_NOISE[kind](history, share, others, generator))
     return tuple(noisy)
 
 
-def disturb_features(features: Features, kind: str, level: float, seed: int) -> Features:
-    """Features with Gaussian noise of `level` standard deviations of each over the catalogue (`blur`); or a share of
-    the items wearing another item's (`swap`), or without their text or image."""
-    generator, changed = (
-        torch.Generator().manual_seed(derive_seed(seed, kind, str(level))),
-        dict(features),
-    )
-    chosen = torch.rand(len(next(iter(features.values()))[1]), generator=generator) < level
-    places = torch.arange(len(chosen))
-    places[chosen] = (
-        places[chosen].roll(1)[torch.randperm(int(chosen.sum()), generator=generator)]
-        if kind == "swap"
-        else places[chosen]
-    )
+def add_feature_noise(features: Features, kind: str, level: float, seed: int) -> Features:
+    """The catalogue's features with noise of one kind.
+
+    `blur` adds Gaussian noise of `level` standard deviations of each feature over the catalogue.
+    For the others `level` is a share of the items: `swap` exchanges their features, all modalities
+    together, `no_text` and `no_image` remove those of one modality."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, kind, str(level)))
+    num_items = len(next(iter(features.values()))[1])
+    chosen = torch.rand(num_items, generator=generator) < level
+    source = torch.arange(num_items)
+    if kind == "swap":
+        order = torch.randperm(int(chosen.sum()), generator=generator)
+        source[chosen] = source[chosen].roll(1)[order]
+    noisy = dict(features)
     for name, (values, mask) in features.items():
         if kind == "blur":
-            noise = (
-                torch.randn(values.shape, generator=generator)
-                * values[mask].std(0, keepdim=True)
-                * level
-            )
-            changed[name] = (values + noise * mask[:, None], mask)
+            spread = values[mask].std(0, keepdim=True)
+            noise = torch.randn(values.shape, generator=generator) * spread * level
+            noisy[name] = values + noise * mask[:, None], mask
         elif kind == "swap":
-            changed[name] = (values[places], mask[places])
+            noisy[name] = values[source], mask[source]
         elif kind == f"no_{name}":
-            changed[name] = (values * ~chosen[:, None], mask & ~chosen)
-    return changed
+            noisy[name] = values * ~chosen[:, None], mask & ~chosen
+    return noisy
 
 
-def disturb(
+def add_noise_to_fold(
     domain: Domain, seed: int, kind: str, level: float, training: bool = False
 ) -> tuple[Fold, Features]:
-    """A fold and the features under one kind of noise: of the test histories, or also of all training sequences."""
-    parts, features = domain.fold(seed), domain.features(seed)
+    """A seed's fold and features with one kind of noise (or two, as `replace_and_swap`).
+
+    History noise is on the test histories and, if `training`, on all training sequences; targets
+    and validation stay clean."""
+    fold, features = domain.fold(seed), domain.features(seed)
+    num_items = domain.sequences.num_items
     for part in kind.split("_and_"):
-        if part in HISTORY_NOISE:
-            noisy = disturb_histories(
-                parts.test.histories,
-                part,
-                level,
-                domain.sequences.num_items,
-                seed,
-                parts.test.targets,
-            )
-            parts = replace(parts, test=replace(parts.test, histories=noisy))
-            if training:
-                parts = replace(
-                    parts,
-                    train=disturb_histories(
-                        parts.train, part, level, domain.sequences.num_items, seed
-                    ),
-                )
-        else:
-            features = disturb_features(features, part, level, seed)
-    return parts, features
+        if part not in HISTORY_NOISE:
+            features = add_feature_noise(features, part, level, seed)
+            continue
+        test = fold.test
+        noisy = add_history_noise(test.histories, part, level, num_items, seed, test.targets)
+        fold = replace(fold, test=replace(test, histories=noisy))
+        if training:
+            train = add_history_noise(fold.train, part, level, num_items, seed)
+            fold = replace(fold, train=train)
+    return fold, features
 
 
 def with_features(trained: Trained, features: Features) -> Trained:
-    """A copy of a trained model that reads other features for the same catalogue."""
+    """A copy of a trained model that reads other features of the same catalogue."""
     model = copy.deepcopy(trained.model)
     for module in model.modules() if isinstance(model, torch.nn.Module) else ():
         if isinstance(module, ItemTable) and hasattr(module, "maps"):
-            module.set_features(
-                {
-                    name: tuple(part.to(trained.model.device) for part in pair)
-                    for name, pair in features.items()
-                }
-            )
+            device = trained.model.device
+            module.set_features({k: (v.to(device), m.to(device)) for k, (v, m) in features.items()})
     return replace(trained, model=model)
 
 
-def disturbed(
+def expose_to_noise(
     domain: Domain, trained: Trained, kind: str, level: float
 ) -> tuple[Trained, EvalCases]:
-    """A trained model before one kind of noise, and the test cases that it then meets."""
-    parts, features = disturb(domain, trained.seed, kind, level)
-    return with_features(trained, features), parts.test
+    """A trained model that reads noisy features, and the test cases with noisy histories."""
+    fold, features = add_noise_to_fold(domain, trained.seed, kind, level)
+    return with_features(trained, features), fold.test
 
 
-def _rank_noisy_work(job: tuple[Domain, Trained]) -> pd.DataFrame:
+def _rank_noisy(job: tuple[Domain, Trained]) -> pd.DataFrame:
     domain, trained = job
     clean, tables = rank_cases(trained.model, domain.fold(trained.seed).test), []
     for kind, levels in domain.settings.noise.levels.items():
         for level in levels:
-            noisy, cases = disturbed(domain, trained, kind, level)
-            tables.append(
-                (rank_cases(noisy.model, cases) if level else clean).assign(noise=kind, level=level)
-            )
+            noisy, cases = expose_to_noise(domain, trained, kind, level)
+            ranks = rank_cases(noisy.model, cases) if level else clean
+            tables.append(ranks.assign(noise=kind, level=level))
     return pd.concat(tables).assign(model=trained.name, seed=trained.seed, split="test")
 
 
 def rank_noisy(domain: Domain, models: Sequence[Trained]) -> pd.DataFrame:
-    """Test ranks under each level of each kind of noise in `params.yaml` (columns noise, level)."""
-    return pd.concat(
-        run_jobs(_rank_noisy_work, [(domain, trained) for trained in models], domain),
-        ignore_index=True,
-    )
+    """Test ranks under each kind and level of `noise.levels` (columns noise, level)."""
+    jobs = [(domain, trained) for trained in models]
+    return pd.concat(run_jobs(_rank_noisy, jobs, domain), ignore_index=True)
 
 
-def _noisy_work(job: tuple[Domain, str, int, str, float]) -> pd.DataFrame:
+def _train_noisy(job: tuple[Domain, str, int, str, float]) -> pd.DataFrame:
     domain, name, seed, kind, level = job
-    noisy, features = disturb(domain, seed, kind, level, training=True)
+    noisy, features = add_noise_to_fold(domain, seed, kind, level, training=True)
     trained = train_model(domain, name, seed, noisy, features)
-    clean = with_features(trained, domain.features(seed)), domain.fold(seed)
+    clean = with_features(trained, domain.features(seed))
     tables = [
-        rank_cases(on.model, parts.test).assign(tested=how)
-        for how, (on, parts) in {"noisy": (trained, noisy), "clean": clean}.items()
+        rank_cases(trained.model, noisy.test).assign(tested="noisy"),
+        rank_cases(clean.model, domain.fold(seed).test).assign(tested="clean"),
     ]
     return pd.concat(tables).assign(model=name, seed=seed, noise=kind, level=level, split="test")
 
 
 def train_noisy(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
-    """Ranks of models trained under noise (`noise.trained`), on test users as noisy and on clean ones (column tested)."""
+    """Test ranks of models trained under each noise of `noise.trained`, for each retrained seed.
+
+    Column `tested` says whether the test users are `noisy` in the same way, or `clean`."""
     settings = domain.settings
-    levels = [(kind, level) for kind, levels in settings.noise.trained.items() for level in levels]
     jobs = [
-        (domain, name, seed, *noise)
-        for noise in levels
+        (domain, name, seed, kind, level)
+        for kind, levels in settings.noise.trained.items()
+        for level in levels
         for name in names
         for seed in settings.studies.retrained_seeds
     ]
-    return pd.concat(run_jobs(_noisy_work, jobs, domain), ignore_index=True)
+    return pd.concat(run_jobs(_train_noisy, jobs, domain), ignore_index=True)
 
 
 def noise_curves(ranks: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """What is kept of the clean metric, by model and view, at each level of each noise: mean over users and seeds, and the
-    95 % interval of the ratio over resampled users."""
-    rows = []
-    for (noise, model, view), users in user_metrics(ranks).groupby(
-        ["noise", "model", "view"], sort=False
-    ):
-        table = users.pivot(index=["seed", "user"], columns="level", values=metric)
-        drawn = np.stack([bootstrap_means(table[level].to_numpy(), 2000) for level in table], 1)
-        low, high = np.quantile(drawn / drawn[:, :1], [0.025, 0.975], axis=0)
-        means = table.mean()
-        rows += zip(
-            itertools.repeat(noise),
-            itertools.repeat(model),
-            itertools.repeat(view),
-            means.index,
-            means,
-            means / means.iloc[0],
-            low,
-            high,
-        )
-    order, names = (
-        list(dict.fromkeys(ranks["noise"])),
-        ["noise", "model", "view", "level", "value", "kept", "low", "high"],
-    )
-    return pd.DataFrame(rows, columns=names).sort_values(
+    """What remains of a metric at each level of noise, by model and view.
+
+    `value`: the mean over users and seeds. `retained`: its share of the value at the first level;
+    `low` and `high` bound the 95 % interval of that ratio over resampled users."""
+    names, tables = ["noise", "model", "view"], []
+    for key, users in user_metrics(ranks).groupby(names, sort=False):
+        levels = users.pivot(index=["seed", "user"], columns="level", values=metric)
+        draws = np.stack([bootstrap_means(levels[level].to_numpy(), 2000) for level in levels], 1)
+        low, high = np.quantile(draws / draws[:, :1], [0.025, 0.975], axis=0)
+        means = levels.mean()
+        curve = {"level": means.index, "value": means, "retained": means / means.iloc[0]}
+        curve = pd.DataFrame(curve | {"low": low, "high": high})
+        tables.append(curve.assign(**dict(zip(names, key))))
+    table = pd.concat(tables)[[*names, "level", "value", "retained", "low", "high"]]
+    order = list(dict.fromkeys(ranks["noise"]))
+    return table.sort_values(
         "noise", key=lambda noise: noise.map(order.index), kind="stable", ignore_index=True
     )
 
 
 def breaking_points(curves: pd.DataFrame, least: float = 0.9) -> pd.DataFrame:
-    """By model, view and noise: the area under the curve of what is kept, over the levels' span (1: nothing lost), and the
-    level, between those tried by a straight line, at which less than `least` is kept (nothing where it never is)."""
+    """Each curve of `noise_curves` as two numbers.
+
+    `area`: the area under the retained share over the span of levels; 1 where nothing is lost.
+    `breaks at`: the level at which less than `least` is retained, on straight lines between the
+    levels; NaN where that never happens."""
     rows = []
     for key, curve in curves.groupby(["noise", "model", "view"], sort=False):
-        level, kept = curve.sort_values("level")[["level", "kept"]].to_numpy().T
-        after = np.argmax(kept < least) if (kept < least).any() else None
-        breaks = (
-            np.nan
-            if after is None
-            else np.interp(least, [kept[after], kept[after - 1]], [level[after], level[after - 1]])
-        )
-        rows.append((*key, np.trapezoid(kept, level) / level[-1], breaks))
+        level, share = curve.sort_values("level")[["level", "retained"]].to_numpy().T
+        breaks = np.nan
+        if (share < least).any():
+            after = np.argmax(share < least)
+            ends = [after, after - 1]
+            breaks = np.interp(least, share[ends], level[ends])
+        rows.append((*key, np.trapezoid(share, level) / level[-1], breaks))
     return pd.DataFrame(rows, columns=["noise", "model", "view", "area", "breaks at"])
 
 
@@ -260,19 +230,14 @@ def compare_losses(
     noise: str,
     level: float,
 ) -> dict[str, Any]:
-    """The paired test of what two (model, view) pairs lose from clean to one level of noise; above 0: ours loses less."""
-    users, tables = (
-        user_metrics(ranks[(ranks["noise"] == noise) & ranks["level"].isin([0, level])]),
-        [],
-    )
+    """Paired test of what two (model, view) pairs lose from clean input to one level of a noise.
+
+    A mean above 0 says that `ours` loses less."""
+    users = user_metrics(ranks[(ranks["noise"] == noise) & ranks["level"].isin([0, level])])
+    changes = []
     for model, view in (ours, theirs):
-        part = users[(users["model"] == model) & (users["view"] == view)].pivot(
-            index=["seed", "user"], columns="level", values=metric
-        )
-        tables.append((part[level] - part[0]).rename(metric).reset_index())
-    return {
-        "ours": " ".join(ours),
-        "theirs": " ".join(theirs),
-        "metric": metric,
-        **paired_test(*tables, metric),
-    }
+        one = users[(users["model"] == model) & (users["view"] == view)]
+        levels = one.pivot(index=["seed", "user"], columns="level", values=metric)
+        changes.append((levels[level] - levels[0]).rename(metric).reset_index())
+    names = {"ours": " ".join(ours), "theirs": " ".join(theirs), "metric": metric}
+    return names | paired_test(*changes, metric)

@@ -1,4 +1,4 @@
-"""The same models under other splits."""
+"""The same models under other evaluation protocols."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,30 +12,30 @@ from bivrec.experiment.training import train_models
 
 
 def protocol_domain(domain: Domain, protocol: str) -> Domain:
-    """The domain split another way."""
-    return (
-        domain
-        if protocol == domain.settings.split.protocol
-        else replace(domain, changes={**domain.changes, "split.protocol": protocol})
-    )
+    """The domain under another `split.protocol`."""
+    if protocol == domain.settings.split.protocol:
+        return domain
+    return replace(domain, changes={**domain.changes, "split.protocol": protocol})
 
 
 def rank_protocols(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
-    """Test ranks of the same models under each of `studies.protocols` (column protocol)."""
-    tables, seeds = [], domain.settings.studies.retrained_seeds
-    for protocol in domain.settings.studies.protocols:
-        judged = protocol_domain(domain, protocol)
-        tables.append(rank_models(judged, train_models(judged, names, seeds), protocol=protocol))
+    """Test ranks of the models, trained and judged under each of `studies.protocols` (column
+    protocol)."""
+    studies, tables = domain.settings.studies, []
+    for protocol in studies.protocols:
+        other = protocol_domain(domain, protocol)
+        models = train_models(other, names, studies.retrained_seeds)
+        tables.append(rank_models(other, models, protocol=protocol))
     return pd.concat(tables, ignore_index=True)
 
 
 def protocol_table(ranks: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Each model and view under each protocol: the metric with its 95 % interval over users, a user's seeds averaged first."""
-    users = (
-        user_metrics(ranks)
-        .groupby(["protocol", "model", "view", "user"], sort=False)[metric]
-        .mean()
-    )
-    groups = users.groupby(["protocol", "model", "view"], sort=False)
-    rows = [(*key, *bootstrap_interval(part.to_numpy()), len(part)) for key, part in groups]
-    return pd.DataFrame(rows, columns=["protocol", "model", "view", "mean", "low", "high", "users"])
+    """Each model and view under each protocol: the metric's mean and 95 % interval over users, each
+    user's seeds averaged first."""
+    keys = ["protocol", "model", "view"]
+    users = user_metrics(ranks).groupby([*keys, "user"], sort=False)[metric].mean()
+    rows = [
+        (*key, *bootstrap_interval(values.to_numpy()), len(values))
+        for key, values in users.groupby(keys, sort=False)
+    ]
+    return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "users"])

@@ -68,7 +68,7 @@ def summarise(runs: pd.DataFrame) -> dict[str, Any]:
 
 
 def side_by_side_table(main: pd.DataFrame) -> pd.DataFrame:
-    """NDCG@20 with its interval: a row per model and view, best mean first; a column per dataset."""
+    """NDCG@20 and its interval: a row per model and view, best mean first; a column per dataset."""
     numbers = main[["ndcg@20", "low", "high"]].to_numpy()
     texts = [f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in numbers]
     cells = main.assign(cell=texts)

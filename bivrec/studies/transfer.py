@@ -1,7 +1,7 @@
-"""A view carried to another domain."""
+"""Transfer: the multimodal view of one domain continues in another."""
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -16,72 +16,82 @@ from bivrec.training.loop import fit
 from bivrec.training.seeds import derive_seed
 
 
+@dataclass(frozen=True)
+class Start:
+    """A way to begin on the target.
+
+    `donor`: the source's model whose multimodal view is copied; None starts from fresh weights.
+    `model`: the target's model. `fixed_tokens`: training leaves the interest tokens as they are."""
+
+    donor: str | None
+    model: str
+    fixed_tokens: bool = False
+
+
+STARTS = {
+    "bivrec of source": Start("bivrec", "pure-mm"),
+    "bivrec of source, tokens kept": Start("bivrec", "pure-mm", fixed_tokens=True),
+    "pure-mm of source": Start("pure-mm", "pure-mm"),
+    "from scratch": Start(None, "pure-mm"),
+    "bivrec of source, with ID view": Start("bivrec", "bivrec"),
+    "from scratch, with ID view": Start(None, "bivrec"),
+}
+
+
 def carry_view(
     source: Domain, target: Domain, name: str, seed: int, into: str = "pure-mm"
 ) -> Trained:
-    """The multimodal view of a model trained on the source, placed before the target's catalogue, whose features are
-    read in the source's space. Nothing of it depends on item ids. `into` bivrec, an untrained ID view stands beside it."""
+    """The multimodal view of the source's model `name`, in the target's model `into`.
+
+    All its weights are copied; none depends on item ids. It reads the target's features in the
+    source's principal components. In `bivrec` an untrained ID view stands beside it."""
     donor = train_models(source, [name], [seed])[0].model
     model = build_model(target, into, seed, target.features(seed, basis=source))
-    carried = {key: value for key, value in donor.state_dict().items() if ".multimodal." in key}
-    model.load_state_dict(model.state_dict() | carried)
+    view = {key: value for key, value in donor.state_dict().items() if ".multimodal." in key}
+    model.load_state_dict(model.state_dict() | view)
     return Trained(f"{name} of {source.name}", seed, model)
 
 
 def adapt(target: Domain, trained: Trained, share: float, num_steps: int) -> Trained:
-    """The model trained further on a share of the target's training users; the same users for every model of a seed."""
-    parts, model = target.fold(trained.seed), copy.deepcopy(trained.model)
-    generator = np.random.Generator(np.random.PCG64(derive_seed(trained.seed, "adapt")))
-    chosen = generator.permutation(len(parts.train))[: max(1, round(share * len(parts.train)))]
-    few = replace(parts, train=tuple(parts.train[user] for user in sorted(chosen)))
-    torch.manual_seed(derive_seed(trained.seed, "adapt", "noise"))
-    settings = target.settings
-    record = fit(
-        model,
-        few,
-        settings.training,
-        derive_seed(trained.seed, "adapt", "batches"),
-        settings.studies.primary_metric,
-        num_steps,
-    )
+    """The model after `num_steps` of training on a share of the target's training users (at least
+    one). All models of a seed train on the same users."""
+    fold, seed, settings = target.fold(trained.seed), trained.seed, target.settings
+    model = copy.deepcopy(trained.model)
+    generator = np.random.Generator(np.random.PCG64(derive_seed(seed, "adapt")))
+    users = generator.permutation(len(fold.train))[: max(1, round(share * len(fold.train)))]
+    few = replace(fold, train=tuple(fold.train[user] for user in sorted(users)))
+    torch.manual_seed(derive_seed(seed, "adapt", "noise"))
+    batches, metric = derive_seed(seed, "adapt", "batches"), settings.studies.primary_metric
+    record = fit(model, few, settings.training, batches, metric, num_steps)
     return replace(trained, model=model, record=record)
 
 
-STARTS = {  # of the cross-dataset study: the source's model (None: fresh weights), the model it is put into, whether its tokens stay
-    "bivrec of source": ("bivrec", "pure-mm", False),
-    "bivrec of source, tokens kept": ("bivrec", "pure-mm", True),
-    "pure-mm of source": ("pure-mm", "pure-mm", False),
-    "from scratch": (None, "pure-mm", False),
-    "bivrec of source, with ID view": ("bivrec", "bivrec", False),
-    "from scratch, with ID view": (None, "bivrec", False),
-}
-
-
-def _transfer_work(job: tuple[Domain, Domain, str, int, float]) -> pd.DataFrame:
-    source, target, start, seed, share = job
-    name, into, kept = STARTS[start]
-    if name is None:
-        trained = Trained(
-            start, seed, build_model(target, into, seed, target.features(seed, basis=source))
-        )
+def _rank_start(job: tuple[Domain, Domain, str, int, float]) -> pd.DataFrame:
+    source, target, name, seed, share = job
+    start = STARTS[name]
+    if start.donor:
+        trained = carry_view(source, target, start.donor, seed, start.model)
     else:
-        trained = carry_view(source, target, name, seed, into)
+        features = target.features(seed, basis=source)
+        trained = Trained(name, seed, build_model(target, start.model, seed, features))
     for view in trained.model.views.values():
-        view.clusters.tokens.requires_grad_(not kept)
+        view.clusters.tokens.requires_grad_(not start.fixed_tokens)
     if share:
         trained = adapt(target, trained, share, target.settings.transfer.num_steps)
-    return rank_models(target, [trained]).assign(model=start, share=share)
+    return rank_models(target, [trained]).assign(model=name, share=share)
 
 
 def transfer(source: Domain, target: Domain) -> pd.DataFrame:
-    """Ranks of the target's test users by models that start from the source or from scratch (`STARTS`), zero-shot (share 0,
-    of those that know enough) and after training on shares of the target's users (column `share`)."""
+    """Ranks of the target's test users, by start (column model) and share of the target's training
+    users (column share).
+
+    Share 0 is zero-shot: the carried views only, since a fresh ID view knows nothing."""
     settings = target.settings
     jobs = [
-        (source, target, start, seed, share)
+        (source, target, name, seed, share)
         for share in (0.0, *settings.transfer.shares)
-        for start, (name, into, kept) in STARTS.items()
+        for name, start in STARTS.items()
         for seed in settings.studies.retrained_seeds
-        if share or (name and into == "pure-mm" and not kept)
+        if share or (start.donor and start.model == "pure-mm" and not start.fixed_tokens)
     ]
-    return pd.concat(run_jobs(_transfer_work, jobs, target), ignore_index=True)
+    return pd.concat(run_jobs(_rank_start, jobs, target), ignore_index=True)
