@@ -19,7 +19,7 @@ from bivrec.experiment.registry import Trained
 from bivrec.experiment.training import train_model
 from bivrec.model.bivrec import BivRec
 from bivrec.settings import profile_folder, project_root, training_profile
-from bivrec.studies.noise import HISTORY_NOISE, disturb_features, disturb_histories, with_features
+from bivrec.studies.noise import HISTORY_NOISE, add_feature_noise, add_history_noise, with_features
 
 History = Int64[ndarray, "_"]
 
@@ -214,8 +214,8 @@ def add_noise(
     of the whole catalogue."""
     seed, domain = recommender.trained.seed, recommender.domain
     if kind in HISTORY_NOISE:
-        return recommender, disturb_histories(
+        return recommender, add_history_noise(
             [history], kind, level, domain.sequences.num_items, seed, [targets]
         )[0]
-    features = disturb_features(domain.features(seed), kind, level, seed)
+    features = add_feature_noise(domain.features(seed), kind, level, seed)
     return replace(recommender, trained=with_features(recommender.trained, features)), history

@@ -65,7 +65,7 @@ def draw_noise(curves: pd.DataFrame, metric: str) -> Figure:
         axis.axis("off")
     for kind, axis in zip(kinds, axes.flat):
         for pair, line in curves[curves["noise"] == kind].groupby(["model", "view"], sort=False):
-            axis.plot(line["level"], 100 * line["kept"], **style_of(*pair), marker="o", ms=3.5)
+            axis.plot(line["level"], 100 * line["retained"], **style_of(*pair), marker="o", ms=3.5)
             axis.fill_between(
                 line["level"],
                 100 * line["low"],

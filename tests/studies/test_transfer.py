@@ -1,0 +1,41 @@
+"""A view carried to another domain."""
+
+import pytest
+import torch
+
+from bivrec.data.domain import Domain
+from bivrec.experiment.runs import rank_models
+from bivrec.experiment.training import train_models
+from bivrec.studies.transfer import adapt, carry_view
+
+TOKENS = "views.multimodal.clusters.tokens"
+
+
+@pytest.fixture(scope="module")
+def domains():
+    return [Domain(name, {"training.num_steps": 40}) for name in ("planted", "planted-other")]
+
+
+@pytest.fixture(scope="module")
+def donor(domains):
+    return train_models(domains[0], ["bivrec"], [0])[0].model.state_dict()
+
+
+def test_the_multimodal_view_travels(domains, donor):
+    target = domains[1]
+    carried = carry_view(*domains, "bivrec", 0)
+    assert torch.equal(carried.model.state_dict()[TOKENS], donor[TOKENS])
+    assert set(rank_models(target, [carried])["view"]) == {"multimodal"}
+    adapted = adapt(target, carried, 0.5, 20).model.state_dict()
+    assert not torch.equal(adapted[TOKENS], donor[TOKENS])
+
+
+def test_an_id_view_stands_beside_it(domains, donor):
+    target = domains[1]
+    whole = carry_view(*domains, "bivrec", 0, into="bivrec")
+    assert torch.equal(whole.model.state_dict()[TOKENS], donor[TOKENS])
+    assert whole.model.items["id"].ids.shape[0] == target.sequences.num_items
+    whole.model.views["multimodal"].clusters.tokens.requires_grad_(False)
+    adapted = adapt(target, whole, 0.5, 20).model.state_dict()
+    assert torch.equal(adapted[TOKENS], donor[TOKENS])
+    assert not torch.equal(adapted["items.id.ids"], whole.model.items["id"].ids)
