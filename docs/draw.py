@@ -1,13 +1,21 @@
-"""Draws the pipeline's graph from dvc.yaml, and the dark twin of every drawing: `python docs/draw.py`."""
+"""Draws the pipeline's graph from dvc.yaml, and the dark version of each drawing.
+
+python docs/draw.py
+"""
 
 import re
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
 
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parent.parent
-DARK = {
+DARK = {  # colours of the light drawings and their dark counterparts
     "#fff": "#14171a",
     "#2b2b2b": "#e6e8ea",
     "#666": "#a9b1ba",
@@ -15,127 +23,142 @@ DARK = {
     "#009E73": "#3fc79a",
     "#CC79A7": "#e3a0c4",
 }
-WIDTH, HEIGHT, APART, BELOW = 168, 76, 38, 18
+BOX_WIDTH, BOX_HEIGHT, COLUMN_GAP, ROW_GAP, MARGIN, CAPTION = 168, 76, 38, 18, 12, 30
+SVG = """\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" \
+font-family="Helvetica, Arial, sans-serif" font-size="13" role="img" aria-labelledby="t d">
+<title id="t">The pipeline</title><desc id="d">{description}.</desc>
+<defs><marker id="a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" \
+orient="auto"><path d="M0 0L8 4L0 8z" fill="#666"/></marker></defs>
+<rect width="{width}" height="{height}" fill="#fff"/>
+{body}
+<text x="{margin}" y="{caption_y}" font-size="11" fill="#666">{caption}</text>
+</svg>
+"""
+NOTE = (
+    "Each stage runs a notebook, once per dataset or pair of datasets where × is shown. "
+    "Every study also reads the data and features."
+)
 
 
-def darken(drawing: str) -> str:
-    """The drawing for a dark ground."""
-    return re.sub("|".join(DARK), lambda found: DARK[found[0]], drawing)
+@dataclass(frozen=True)
+class Graph:
+    """The stages of the default profile."""
+
+    runs: dict[str, int]  # how often each stage runs, by stage in the order of dvc.yaml
+    reads: dict[str, set[str]]  # the stages whose output it reads
+    descriptions: dict[str, str]
+
+    @cached_property
+    def layers(self) -> dict[str, int]:
+        """A stage's column: one right of the furthest stage that it reads."""
+        layers: dict[str, int] = {}
+        for name in self.runs:
+            layers[name] = 1 + max((layers[read] for read in self.reads[name]), default=-1)
+        return layers
+
+    @cached_property
+    def columns(self) -> list[list[str]]:
+        count = max(self.layers.values()) + 1
+        return [[name for name in self.runs if self.layers[name] == i] for i in range(count)]
 
 
-def read_stages() -> dict[str, dict]:
-    """The stages by name: their description, how many runs, and the stages whose files they read."""
-    path = ROOT / "dvc.yaml"
-    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text("utf-8"))
-    stages = {
-        name: stage | stage.get("do", {})
-        for name, stage in YAML(typ="safe").load(path.read_text("utf-8"))["stages"].items()
-    }
-    makes = {
-        str(next(iter(out)) if isinstance(out, dict) else out).split("/${")[0]: name
-        for name, stage in stages.items()
-        for out in stage["outs"]
-    }
-    found = {}
-    for name, stage in stages.items():
-        read = {
-            makes[folder]
-            for dep in stage["deps"]
-            for folder in makes
-            if dep == folder or dep.startswith(f"{folder}/")
-        }
-        runs = (
-            len(params["studies"]["datasets"])
-            if "matrix" in stage
-            else len(params["studies"]["transfers"])
-            if "foreach" in stage
-            else 1
+def read_graph() -> Graph:
+    """The stages that `make repro` runs, as DVC resolves them from dvc.yaml."""
+    dvc = [sys.executable, "-m", "dvc", "dag", "--dot", "report@default"]
+    dot = subprocess.run(dvc, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    edges = re.findall(r'^"([^"]*)" -> "([^"]*)";$', dot, re.MULTILINE)
+    instances = re.findall(r'^"([^"]*)";$', dot, re.MULTILINE)
+    stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
+    names = [name for name in stages if any(_stage(one) == name for one in instances)]
+    return Graph(
+        {name: sum(_stage(one) == name for one in instances) for name in names},
+        {name: {_stage(a) for a, b in edges if _stage(b) == name} & {*names} for name in names},
+        {name: stages[name].get("do", stages[name])["desc"] for name in names},
+    )
+
+
+def _stage(instance: str) -> str:
+    return instance.partition("@")[0]
+
+
+def place_boxes(graph: Graph) -> dict[str, tuple[float, float]]:
+    """The upper left corner of each stage's box; columns are centred vertically."""
+    tallest = max(map(len, graph.columns))
+    return {
+        name: (
+            MARGIN + column * (BOX_WIDTH + COLUMN_GAP),
+            MARGIN + (row + (tallest - len(names)) / 2) * (BOX_HEIGHT + ROW_GAP),
         )
-        found[name] = {"desc": stage["desc"], "runs": runs, "read": sorted(read - {name})}
-    return found
+        for column, names in enumerate(graph.columns)
+        for row, name in enumerate(names)
+    }
 
 
-def layers_of(stages: dict[str, dict]) -> dict[str, int]:
-    """A stage's layer: one further than the furthest that it reads."""
-    layers: dict[str, int] = {}
-    while len(layers) < len(stages):
-        for name, stage in stages.items():
-            if name not in layers and all(read in layers for read in stage["read"]):
-                layers[name] = 1 + max((layers[read] for read in stage["read"]), default=-1)
-    return layers
+def draw_arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
+    """A curve from the right edge of one box to the left edge of another."""
+    x, y = start[0] + BOX_WIDTH + 2, start[1] + BOX_HEIGHT / 2
+    to_x, to_y = end[0] - 3, end[1] + BOX_HEIGHT / 2
+    bend = (x + to_x) / 2
+    path = f"M{x} {y}C{bend} {y} {bend} {to_y} {to_x} {to_y}"
+    return f'<path d="{path}" stroke="#666" stroke-width="1.4" fill="none" marker-end="url(#a)"/>'
 
 
-def words(text: str, width: int = 27) -> list[str]:
-    """Text in lines of at most so many letters."""
-    lines = [""]
-    for word in text.split():
-        lines = (
-            [*lines[:-1], f"{lines[-1]} {word}".strip()]
-            if len(lines[-1]) + len(word) < width
-            else [*lines, word]
-        )
-    return lines
+def draw_box(corner: tuple[float, float], title: str, description: str) -> str:
+    x, y = corner
+    middle = f'x="{x + BOX_WIDTH / 2}" text-anchor="middle"'
+    lines = [
+        f'<rect x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="7" '
+        'stroke="#0072B2" stroke-width="1.5" fill="#0072B2" fill-opacity=".07"/>',
+        f'<text {middle} y="{y + 20}" font-weight="600" fill="#2b2b2b">{escape(title)}</text>',
+    ]
+    for number, line in enumerate(textwrap.wrap(description, 27)):
+        text = f'y="{y + 37 + 14 * number}" font-size="11" fill="#666">{escape(line)}</text>'
+        lines.append(f"<text {middle} {text}")
+    return "\n".join(lines)
 
 
 def draw_pipeline() -> str:
-    """Stages as boxes, from left to right; an arrow from a stage to the next layer's that read what it made."""
-    stages = read_stages()
-    layers = layers_of(stages)
-    columns = [
-        [name for name in stages if layers[name] == layer]
-        for layer in range(max(layers.values()) + 1)
+    """Stages as boxes from left to right, with arrows between neighbouring columns."""
+    graph = read_graph()
+    corners = place_boxes(graph)
+    arrows = [
+        draw_arrow(corners[read], corners[name])
+        for name, reads in graph.reads.items()
+        for read in sorted(reads)
+        if graph.layers[read] == graph.layers[name] - 1
     ]
-    width, tallest = len(columns) * (WIDTH + APART) - APART + 24, max(map(len, columns))
-    height = tallest * (HEIGHT + BELOW) + 30
-    place = {
-        name: (
-            12 + layer * (WIDTH + APART),
-            (height - 30 - len(column) * (HEIGHT + BELOW)) / 2 + row * (HEIGHT + BELOW) + 12,
-        )
-        for layer, column in enumerate(columns)
-        for row, name in enumerate(column)
-    }
-    told = ". ".join(
-        f"{name.replace('_', ' ')} reads {', '.join(stage['read']).replace('_', ' ') or 'the sources'}"
-        for name, stage in stages.items()
+    boxes = []
+    for name, runs in graph.runs.items():
+        title = name.replace("_", " ") + (f" × {runs}" if runs > 1 else "")
+        boxes.append(draw_box(corners[name], title, graph.descriptions[name]))
+    height = max(map(len, graph.columns)) * (BOX_HEIGHT + ROW_GAP) + CAPTION
+    return SVG.format(
+        width=len(graph.columns) * (BOX_WIDTH + COLUMN_GAP) - COLUMN_GAP + 2 * MARGIN,
+        height=height,
+        description=escape(describe(graph)),
+        body="\n".join(arrows + boxes),
+        margin=MARGIN,
+        caption_y=height - 10,
+        caption=NOTE,
     )
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="Helvetica, Arial, sans-serif" font-size="13" role="img" aria-labelledby="t d">',
-        f'<title id="t">The pipeline</title><desc id="d">{escape(told)}.</desc>',
-        '<defs><marker id="a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#666"/></marker></defs>',
-        f'<rect width="{width}" height="{height}" fill="#fff"/>',
-    ]
-    for name, stage in stages.items():
-        x, y = place[name]
-        for read in stage["read"]:
-            if layers[read] == layers[name] - 1:
-                start, end = (
-                    (place[read][0] + WIDTH + 2, place[read][1] + HEIGHT / 2),
-                    (x - 3, y + HEIGHT / 2),
-                )
-                bend = (start[0] + end[0]) / 2
-                path = f"M{start[0]} {start[1]}C{bend} {start[1]} {bend} {end[1]} {end[0]} {end[1]}"
-                parts.append(
-                    f'<path d="{path}" stroke="#666" stroke-width="1.4" fill="none" marker-end="url(#a)"/>'
-                )
-        parts.append(
-            f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="7" stroke="#0072B2" stroke-width="1.5" fill="#0072B2" fill-opacity=".07"/>'
-        )
-        times = f" × {stage['runs']}" if stage["runs"] > 1 else ""
-        parts.append(
-            f'<text x="{x + WIDTH / 2}" y="{y + 20}" text-anchor="middle" font-weight="600" fill="#2b2b2b">{name.replace("_", " ")}{times}</text>'
-        )
-        for line, text in enumerate(words(stage["desc"])):
-            parts.append(
-                f'<text x="{x + WIDTH / 2}" y="{y + 37 + 14 * line}" text-anchor="middle" font-size="11" fill="#666">{escape(text)}</text>'
-            )
-    below = "Each stage runs a notebook, once a dataset or pair where × stands. Every study also reads the data and features."
-    parts.append(f'<text x="12" y="{height - 10}" font-size="11" fill="#666">{below}</text>')
-    return "\n".join([*parts, "</svg>", ""])
 
 
-def draw() -> dict[str, str]:
-    """Every drawing that is made here, by its file's name."""
+def describe(graph: Graph) -> str:
+    """The graph in words, for readers who cannot see it."""
+    sentences = (
+        f"{name} reads {', '.join(sorted(reads)) or 'the raw data and notebooks'}"
+        for name, reads in graph.reads.items()
+    )
+    return ". ".join(sentences).replace("_", " ")
+
+
+def darken(drawing: str) -> str:
+    return re.sub("|".join(DARK), lambda colour: DARK[colour[0]], drawing)
+
+
+def draw_all() -> dict[str, str]:
+    """Every generated drawing by file name; model.svg itself is drawn by hand."""
     pipeline, model = draw_pipeline(), (ROOT / "docs" / "model.svg").read_text("utf-8")
     return {
         "pipeline.svg": pipeline,
@@ -145,5 +168,5 @@ def draw() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    for name, drawing in draw().items():
+    for name, drawing in draw_all().items():
         (ROOT / "docs" / name).write_text(drawing, "utf-8")

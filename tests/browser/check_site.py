@@ -86,16 +86,16 @@ def test_what_is_pale_is_found(context, address):
 
 def test_drawings_are_those_of_the_sources():
     """`make site` draws them; what is committed is what it draws."""
-    from draw import draw
+    from draw import draw_all
 
     assert all(
         (SITE.parent / "docs" / name).read_text("utf-8") == drawing
-        for name, drawing in draw().items()
+        for name, drawing in draw_all().items()
     )
 
 
 def test_every_figure_of_a_notebook_is_told():
-    """No figure falls back on the heading above it: FIGURES in docs/build.py knows each."""
+    """No figure falls back on the heading above it: docs/figures.yaml describes each."""
     texts = {name: (SITE / name).read_text("utf-8") for name in PAGES}
     assert not {
         name: re.findall(r'alt="Figure under[^"]*"', text)

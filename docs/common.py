@@ -1,0 +1,29 @@
+"""What all parts of the site's builder share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PROFILES = {"default": "Default profile", "full": "Profile full", "wide": "Profile wide"}
+
+
+class BuildError(ValueError):
+    """The site cannot be built; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of the site. `render(folder)` returns its body and may write files into its folder."""
+
+    path: str  # in the site
+    label: str  # in the menu
+    group: str  # of the menu
+    render: Callable[[Path], str] = field(repr=False)
+    source: str = ""  # the file in the repository that it shows
+    title: str = ""  # if it differs from the label
+
+
+def results_folder(profile: str) -> Path:
+    return ROOT / "results" / ("" if profile == "default" else profile)

@@ -1,0 +1,100 @@
+"""The list of all pages, in the order of the menu."""
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from common import DOCS, PROFILES, ROOT, BuildError, Page, results_folder
+from reference import render_reference
+from render import render_file, render_notebook, slug
+from tables import render_claims, render_data
+
+STAGES = {
+    "01_data_prep": "Data",
+    "02_feature_encoding": "Features",
+    "03_training": "Training",
+    "04_ablations": "Ablations",
+    "05_noise": "Noise",
+    "06_cold_start": "Cold start",
+    "07_cross_dataset": "Transfer",
+    "08_report": "Report",
+    "09_tuning": "Tuning",
+    "10_protocols": "Protocols",
+}
+STUDY, GUIDES, CHECKS = "The study", "Guides", "Checks"
+DOCUMENTS = [  # group, source, path in the site, label
+    (STUDY, "README.md", "index.html", "Overview"),
+    (STUDY, "docs/studies.md", "studies.html", "Studies and results"),
+    (STUDY, "docs/protocol.md", "protocol.html", "Protocol"),
+    (STUDY, "DIFFERENCES.md", "differences.html", "Differences from the paper"),
+    (GUIDES, "docs/tasks.md", "tasks.html", "How do I ...?"),
+    (GUIDES, "docs/profiles.md", "profiles.html", "Pipeline and profiles"),
+    (GUIDES, "docs/datasets.md", "datasets.html", "Datasets"),
+    (GUIDES, "raw/plain-example/README.md", "own-data.html", "Format of your own data"),
+    (GUIDES, "docs/processes.md", "processes.html", "GPU and several processes"),
+    (GUIDES, "docs/experiments.md", "experiments.html", "Your own experiments"),
+    (GUIDES, "docs/model_card.md", "model-card.html", "Model card"),
+    (GUIDES, "docs/troubleshooting.md", "troubleshooting.html", "Troubleshooting"),
+    (CHECKS, "results/ml-1m/README.md", "checks/ml-1m.html", "MovieLens-1M"),
+    (CHECKS, "results/ml-100k/README.md", "checks/ml-100k.html", "MovieLens-100K"),
+    (CHECKS, "benchmarks/README.md", "checks/speed.html", "Speed"),
+    (CHECKS, "tests/README.md", "checks/tests.html", "Guarantees and their tests"),
+    (CHECKS, "SECURITY.md", "checks/security.html", "Security"),
+]
+
+
+def list_documents(group: str) -> list[Page]:
+    """The Markdown pages of a group."""
+    return [
+        Page(path, label, name, partial(render_file, ROOT / source), source)
+        for name, source, path, label in DOCUMENTS
+        if name == group
+    ]
+
+
+def list_notebooks() -> Iterator[Page]:
+    """The executed notebooks of every profile."""
+    for profile, group in PROFILES.items():
+        for stage, name in STAGES.items():
+            for path in sorted((results_folder(profile) / stage).glob("*/*.ipynb")):
+                yield notebook_page(path, profile, group, name)
+
+
+def notebook_page(path: Path, profile: str, group: str, name: str) -> Page:
+    part, where = path.parent.name, f"profile {profile}"
+    if part != "all":
+        name = f"{name}: {part.replace('-movies', ' to movies')}"
+        where = f"{part}, {where}"
+    target = f"{profile}/{path.parent.parent.name}/{part}.html"
+    source = str(path.relative_to(ROOT))
+    title = f"{name}, {group.lower()}"
+    return Page(target, name, group, partial(render_notebook, path, where), source, title)
+
+
+def list_course() -> Iterator[Page]:
+    """The assignments, and the pages about them, in the order of their file names."""
+    folder = ROOT / "assignments"
+    for path in sorted([*folder.rglob("*.md"), *folder.rglob("*.ipynb")]):
+        name = str(path.relative_to(folder).with_suffix(""))
+        if re.search(r"solution|checkpoint", name):
+            continue
+        label = "About the course" if name == "README" else path.stem.replace("_", " ")
+        is_text = path.suffix == ".md"
+        render = partial(render_file, path) if is_text else partial(render_notebook, path, "course")
+        source = str(path.relative_to(ROOT))
+        yield Page(f"course/{slug(name)}.html", label, "Course", render, source)
+
+
+def list_pages() -> list[Page]:
+    """Every page. Raises BuildError if DOCUMENTS and docs/ differ."""
+    listed = {source for _, source, _, _ in DOCUMENTS}
+    for path in sorted(DOCS.glob("*.md")):
+        if f"docs/{path.name}" not in listed:
+            raise BuildError(f"docs/{path.name} is not in DOCUMENTS of docs/pages.py; add it there")
+    claims = Page("claims.html", "Claims and verdicts", STUDY, lambda _: render_claims())
+    data = Page("data.html", "Data cards", STUDY, lambda _: render_data())
+    reference = Page("api.html", "Package reference", "Reference", lambda _: render_reference())
+    study, guides, checks = map(list_documents, (STUDY, GUIDES, CHECKS))
+    study[2:2] = [claims, data]
+    return [*study, *guides, *list_notebooks(), *list_course(), *checks, reference]

@@ -1,0 +1,126 @@
+"""Markdown and notebooks as HTML."""
+
+import ast
+import html
+import re
+import unicodedata
+from pathlib import Path
+
+import mistune
+import nbformat
+from common import DOCS
+from latex2mathml.converter import convert
+from nbconvert import HTMLExporter
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
+from pygments.util import ClassNotFound
+from ruamel.yaml import YAML
+
+FIGURES = YAML(typ="safe").load((DOCS / "figures.yaml").read_text("utf-8"))
+
+
+def slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"<[^>]*>", "", text).lower()).strip("-")
+
+
+def script_capital(letter: str) -> str:
+    """A script capital as a Unicode letter, which needs no font for mathvariant."""
+    try:
+        return unicodedata.lookup(f"SCRIPT CAPITAL {letter}")
+    except KeyError:
+        return unicodedata.lookup(f"MATHEMATICAL SCRIPT CAPITAL {letter}")
+
+
+def render_math(source: str, display: str = "inline") -> str:
+    """A formula as MathML; a long one in a box that scrolls."""
+    script = r'<mi mathvariant="script">([A-Z])</mi>'
+    formula = convert(source.strip(), display=display)
+    formula = re.sub(script, lambda match: f"<mi>{script_capital(match[1])}</mi>", formula)
+    if display != "block" and len(source) <= 40:
+        return formula
+    tag, name = ("div", "scroll") if display == "block" else ("span", "mathbox")
+    attributes = 'tabindex="0" role="group" aria-label="Formula, scrolls sideways"'
+    return f'<{tag} class="{name}" {attributes}>{formula}</{tag}>'
+
+
+def render_code(code: str, language: str = "python") -> str:
+    try:
+        return highlight(code, get_lexer_by_name(language), HtmlFormatter())
+    except ClassNotFound:
+        return f"<pre>{html.escape(code)}</pre>"
+
+
+class Renderer(mistune.HTMLRenderer):
+    """Headings with anchors, formulas as MathML, highlighted code."""
+
+    def heading(self, text: str, level: int, **attrs) -> str:
+        return f'<h{level} id="{slug(text)}">{text}</h{level}>\n'
+
+    def inline_math(self, text: str) -> str:
+        return render_math(html.unescape(text))
+
+    def block_math(self, text: str) -> str:
+        return render_math(html.unescape(text), "block")
+
+    def block_code(self, code: str, info: str | None = None) -> str:
+        return render_code(code, info or "text")
+
+
+markdown = mistune.create_markdown(
+    renderer=Renderer(escape=False), plugins=["table", "strikethrough", "math"]
+)
+
+
+def render_file(path: Path, folder: Path) -> str:
+    """A Markdown file."""
+    return markdown(path.read_text("utf-8"))
+
+
+def render_notebook(path: Path, where: str, folder: Path) -> str:
+    """An executed notebook with its outputs; its figures become files in the page's folder."""
+    notebook = nbformat.read(path, 4)
+    describe_figures(notebook, path.stem, where)
+    notebook.cells = [cell for cell in notebook.cells if not only_imports(cell)]
+    exporter = HTMLExporter(template_name="basic", filters={"markdown2html": markdown})
+    extract = "nbconvert.preprocessors.ExtractOutputPreprocessor"
+    exporter.register_preprocessor(extract, enabled=True)
+    names = {"unique_key": path.stem, "output_files_dir": path.stem}
+    body, resources = exporter.from_notebook_node(notebook, names)
+    for name, content in resources["outputs"].items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return body
+
+
+def describe_figures(notebook: nbformat.NotebookNode, heading: str, where: str) -> None:
+    """Gives each figure its alternative text."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            titles = re.findall(r"(?m)^#+ *(.*)$", cell.source)
+            heading = titles[0] if titles else heading
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                text = f"{figure_text(cell.source, heading)} ({where})"
+                output.metadata = {"image/png": {"alt": text}}
+
+
+def figure_text(source: str, heading: str) -> str:
+    """What a cell's figure shows: by the name of its file or of its drawing function."""
+    names = [*re.findall(r"[\"']([\w-]+)\.png[\"']", source), *re.findall(r"\bdraw_\w+", source)]
+    known = [FIGURES[name] for name in names if name in FIGURES]
+    return known[0] if known else f"Figure under the heading “{heading}”"
+
+
+def only_imports(cell: nbformat.NotebookNode) -> bool:
+    """Whether a code cell only imports or sets the plot theme."""
+    if cell.cell_type != "code":
+        return False
+    try:
+        statements = ast.parse(cell.source).body
+    except SyntaxError:
+        return False
+    return all(
+        isinstance(statement, ast.Import | ast.ImportFrom) or "set_theme" in ast.unparse(statement)
+        for statement in statements
+    )

@@ -1,0 +1,62 @@
+"""Pages made from the tables of results/."""
+
+import html
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+from common import PROFILES, ROOT, results_folder
+from render import FIGURES, markdown
+
+COLUMNS = ["claim", "dataset", "ours", "theirs", "effect on NDCG@20", "adjusted p", "verdict"]
+VERDICTS = ("holds", "fails", "open")
+INTRODUCTION = """\
+Each row is a paired test over the same test users. The p-values are adjusted by Holm's method over
+all tests of a profile. *holds*: the effect is above zero and its adjusted p below 0.05. *fails*: the
+effect is below zero and its adjusted p below 0.05. *open*: these users cannot decide.
+[Studies and results](studies.html) explains the profiles and the known limits.
+"""
+
+
+def render_table(table: pd.DataFrame) -> str:
+    text = table.to_html(index=False, border=0, escape=True)
+    return text.replace('class="dataframe"', 'class="plain"')
+
+
+def render_claims() -> str:
+    """Every test of every profile, with its verdict."""
+    parts = ["<h1>Claims and verdicts</h1>", markdown(INTRODUCTION)]
+    for profile, name in PROFILES.items():
+        path = results_folder(profile) / "08_report" / "all" / "claims.csv"
+        if path.is_file():
+            claims = pd.read_csv(path, keep_default_na=False)
+            parts += [f'<h2 id="{profile}">{name}</h2>', render_verdicts(claims)]
+    return re.sub(r"<td>(holds|fails|open)</td>", r'<td class="\1">\1</td>', "\n".join(parts))
+
+
+def render_verdicts(claims: pd.DataFrame) -> str:
+    """The number of verdicts and the table of one profile."""
+    counts = [f"{sum(claims['verdict'] == verdict)} {verdict}" for verdict in VERDICTS]
+    effects = claims[["mean", "low", "high"]].to_numpy()
+    claims["effect on NDCG@20"] = [f"{m:+.3f} ({low:+.3f} to {up:+.3f})" for m, low, up in effects]
+    claims["adjusted p"] = claims["adjusted p"].map("{:.3f}".format)
+    return f"<p>{len(claims)} tests: {', '.join(counts)}.</p>" + render_table(claims[COLUMNS])
+
+
+def render_data() -> str:
+    """The data card of each dataset that notebook 01 saved, and the README of the embedded data."""
+    cards = sorted((ROOT / "results" / "01_data_prep").glob("*/card.csv"))
+    readme = ROOT / "data" / "README.md"
+    about = readme.read_text("utf-8").replace("# ", "## ", 1) if readme.is_file() else ""
+    return "\n".join(["<h1>Data cards</h1>", *map(render_card, cards), markdown(about)])
+
+
+def render_card(path: Path) -> str:
+    name = path.parent.name
+    counts = json.loads((path.parent / "statistics.json").read_text("utf-8"))
+    figures = ", ".join(f"{count:,} {what}" for what, count in counts.items())
+    table = render_table(pd.read_csv(path, keep_default_na=False))
+    alt = html.escape(f"{FIGURES['histories']} ({name})")
+    image = f'<img src="results/01_data_prep/{name}/histories.png" alt="{alt}">'
+    return f'<h2 id="{name}">{name}</h2><p>{figures}.</p>{table}<p>{image}</p>'
