@@ -1,258 +1,238 @@
-"""The module reads from top to bottom, and the pipeline lists what it reads."""
+"""The module's rooms and sizes, the pipeline against the code it runs, and the notebooks."""
 
 import ast
+import os
 import re
+import shutil
+import statistics
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 import nbformat
 import pytest
 from ruamel.yaml import YAML
 
-from bivrec import READING_ORDER
+from bivrec import ROOMS
 from bivrec.settings import load_settings
 
-STAGES = [
-    "01_data_prep",
-    "02_feature_encoding",
-    "03_training",
-    "04_ablations",
-    "05_noise",
-    "06_cold_start",
-    "07_cross_dataset",
-    "08_report",
-    "09_tuning",
-    "10_protocols",
-]
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted((ROOT / "bivrec").rglob("*.py"))
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+RUNNER = ROOT / "bivrec/pipeline/runner.py"
+# These record and check a stage; they change nothing that it computes.
+RECORDS = {ROOT / "bivrec" / name for name in ("__init__.py", "pipeline/provenance.py")}
 
 
-def imports_of(source: str) -> set[str]:
-    """The bivrec files that a source imports."""
-    found = set()
+def file_of(module: str) -> Path | None:
+    path = ROOT / module.replace(".", "/")
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def imports_of(source: str) -> set[Path]:
+    """The files of the module that a source imports."""
+    modules = set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bivrec."):
-            found.add(node.module.split(".")[1])
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the room"
+            modules |= {file_of(f"{node.module}.{alias.name}") for alias in node.names}
+            modules.add(file_of(node.module))
         if isinstance(node, ast.Import):
-            found |= {
-                alias.name.split(".")[1] for alias in node.names if alias.name.startswith("bivrec.")
-            }
-    return found
+            modules |= {file_of(alias.name) for alias in node.names}
+    return modules - {None}
 
 
-def closure(root, names: set[str]) -> set[str]:
+IMPORTS = {path: imports_of(path.read_text("utf-8")) - {path} for path in FILES}
+
+
+def closure(files: set[Path]) -> set[Path]:
     """The files and all that they import in turn."""
-    seen: set[str] = set()
-    while names - seen:
-        name = (names - seen).pop()
-        seen.add(name)
-        names = names | imports_of((root / "bivrec" / f"{name}.py").read_text())
+    seen: set[Path] = set()
+    while new := files - seen:
+        seen |= new
+        files = files.union(*(IMPORTS[path] for path in new))
     return seen
 
 
-def test_reading_order_names_every_file(root):
-    files = {path.stem for path in (root / "bivrec").glob("*.py")} - {"__init__", "__main__"}
-    assert files == set(READING_ORDER)
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT / "bivrec").parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("name", READING_ORDER)
-def test_a_file_imports_only_from_files_above_it(root, name):
-    above = READING_ORDER[: READING_ORDER.index(name)]
-    assert imports_of((root / "bivrec" / f"{name}.py").read_text()) <= set(above)
+def test_every_file_stands_in_a_room():
+    assert {room_of(path) for path in FILES} - {"__init__", "__main__"} == set(ROOMS)
 
 
-def stages_of(root, profile: str) -> dict:
-    path = root / ("" if profile == "default" else profile) / "dvc.yaml"
-    return {
-        name: stage.get("do", stage)
-        for name, stage in YAML(typ="safe").load(path.read_text())["stages"].items()
-    }
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_from_rooms_before_it(room):
+    allowed = {*ROOMS[: ROOMS.index(room) + 1]}
+    for path in FILES:
+        if room_of(path) == room:
+            imported = {room_of(other) for other in IMPORTS[path]} - {"__init__"}
+            assert imported <= allowed, f"{path.name} imports {sorted(imported - allowed)}"
 
 
-def stage_of(root, profile: str, notebook: str) -> dict | None:
-    """The stage that runs a notebook."""
-    for stage in stages_of(root, profile).values():
-        listed = stage.get("matrix", {}).get("notebook", ())
-        if f" {notebook} " in stage["cmd"] or (
-            "${item.notebook}" in stage["cmd"] and notebook in listed
-        ):
-            return stage
-    return None
+def test_no_imports_run_in_a_circle():
+    try:
+        TopologicalSorter(IMPORTS).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(path.relative_to(ROOT).as_posix() for path in error.args[1]))
 
 
-@pytest.mark.parametrize(
-    ("profile", "notebook"),
-    [(p, n) for p in ("default", "smoke", "full", "wide", "comirec") for n in STAGES],
-)
-def test_a_stage_lists_the_files_that_its_notebook_reads(root, profile, notebook):
-    stage = stage_of(root, profile, notebook)
-    if stage is None:
-        own = {
-            "full": {"03_training", "08_report", "09_tuning"},
-            "wide": {"04_ablations", "05_noise", "07_cross_dataset", "08_report", "10_protocols"},
-            "comirec": {*STAGES[:3], "08_report"},
-        }
-        assert notebook not in own.get(profile, {*STAGES} - {"09_tuning", "10_protocols"})
-        return
-    cells = nbformat.read(root / "notebooks" / f"{notebook}.ipynb", 4).cells
-    read = closure(
-        root,
-        {"pipeline"}.union(
-            *(imports_of(cell.source) for cell in cells if cell.cell_type == "code")
-        ),
-    )
-    listed = {
-        dep.removeprefix("bivrec/").removesuffix(".py")
-        for dep in stage["deps"]
-        if dep.startswith("bivrec/")
-    }
-    if "bivrec" in stage["deps"]:
-        listed = set(READING_ORDER)
-    assert read <= listed, (
-        f"{profile}: the stage of {notebook} does not list {sorted(read - listed)}"
-    )
-    assert {f"build/notebooks/{notebook}.ipynb", "build/notebooks/${item.notebook}.ipynb"} & set(
-        stage["deps"]
-    )
-    if profile != "default":
-        assert stage["wdir"] == ".." and f"profile={profile}" in stage["cmd"]
-        assert {f"profiles.{profile}", "params.yaml"} & {*stage.get("params", ()), *stage["deps"]}
+def functions() -> list[tuple[str, int]]:
+    """Every function of the module with its number of lines."""
+    return [
+        (f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", node.end_lineno - node.lineno + 1)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    ]
 
 
-def test_profiles_study_what_their_stages_run(root):
+def test_functions_and_files_are_short():
+    lengths = functions()
+    assert not [named for named in lengths if named[1] > 60]
+    assert statistics.median(lines for _, lines in lengths) <= 10
+    counts = {path.name: path.read_text("utf-8").count("\n") for path in FILES}
+    assert not {name: count for name, count in counts.items() if count > 400}
+
+
+def stages() -> dict[str, dict]:
+    """The stages of dvc.yaml, whatever they are repeated over."""
+    tree = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text("utf-8"))
+    return {name: stage.get("do", stage) for name, stage in tree["stages"].items()}
+
+
+def notebooks_of(stage: dict) -> list[str]:
+    name = stage["cmd"].split(" run ")[-1].split()[0]
+    return stage["matrix"]["notebook"] if name == "${item.notebook}" else [name]
+
+
+RUNS = [
+    (name, notebook)
+    for name, stage in stages().items()
+    if " run " in stage["cmd"]
+    for notebook in notebooks_of(stage)
+]
+
+
+@pytest.mark.parametrize(("name", "notebook"), RUNS)
+def test_a_stage_depends_on_the_code_that_its_notebook_imports(name, notebook):
+    deps = {dep.replace("${item.notebook}", notebook) for dep in stages()[name]["deps"]}
+    assert f"build/notebooks/{notebook}.ipynb" in deps
+    cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", 4).cells
+    read = closure({RUNNER}.union(*(imports_of(c.source) for c in cells if c.cell_type == "code")))
+    listed = {ROOT / dep for dep in deps if dep.split("/")[0] == "bivrec"}
+    assert all(path.exists() for path in listed), "dvc.yaml names a file that is gone"
+    packages = {path for path in read if path.name == "__init__.py" and not path.read_text()}
+    missing = {p for p in read - packages - RECORDS if not listed & {p, *p.parents}}
+    assert not missing, sorted(path.relative_to(ROOT).as_posix() for path in missing)
+
+
+def test_an_edit_of_a_figure_or_a_study_retrains_nothing():
+    for name in ("training", "tuning_full"):
+        deps = set(stages()[name]["deps"])
+        assert not {dep for dep in deps if dep.startswith("bivrec/studies")}
+        assert not deps & {"bivrec", "bivrec/plots", "bivrec/plots/studies.py", "bivrec/pipeline"}
+
+
+def test_profiles_study_what_their_stages_run():
     default, smoke, full, wide = (
         load_settings(profile=profile).studies for profile in ("default", "smoke", "full", "wide")
     )
-    stages = stages_of(root, "smoke")
-    assert all(
-        stages[name]["matrix"]["dataset"] == list(smoke.datasets)
-        for name in ("training", "studies")
-    )
-    assert [
-        f"source={pair.source} target={pair.target}" in stages["cross_dataset"]["cmd"]
-        for pair in smoke.transfers.values()
-    ] == [True]
+    runs = stages()
+    for name in ("training_smoke", "studies_smoke"):
+        assert runs[name]["matrix"]["dataset"] == list(smoke.datasets)
+    (pair,) = smoke.transfers.values()
+    assert f"source={pair.source} target={pair.target}" in runs["cross_dataset_smoke"]["cmd"]
     assert smoke.stages == default.stages and full.datasets == default.datasets
-    assert full.stages == ("03_training",) and set(wide.stages) == {
-        *stages_of(root, "wide")["studies"]["matrix"]["notebook"],
-        "07_cross_dataset",
-    }
+    assert full.stages == ("03_training",)
+    assert {*wide.stages} == {*notebooks_of(runs["studies_wide"]), "07_cross_dataset"}
     everything = load_settings()
-    assert set(wide.ablations) == set(everything.ablations) and set(wide.grids) == set(
-        everything.grids
-    )
+    assert set(wide.ablations) == set(everything.ablations)
+    assert set(wide.grids) == set(everything.grids)
+    for name, stage in runs.items():
+        suffix = re.search("_(full|wide|smoke)$", name)
+        named = {f"profile={suffix[1]}"} if suffix else {"profile=${key}"} & {*stage["cmd"].split()}
+        assert named == set(re.findall(r"profile=\S+", stage["cmd"])), name
 
 
-def test_full_rests_on_the_default_pipelines_data_and_default_on_no_other(root):
-    shown = [
-        subprocess.run(
-            [sys.executable, "-m", "dvc", "dag", "--dot", target],
-            cwd=root,
-            capture_output=True,
-            text=True,
-        )
-        for target in ("full/dvc.yaml", "dvc.yaml")
-    ]
-    assert (
-        '"feature_encoding@movies-modern" -> "full/dvc.yaml:training@movies-modern"'
-        in shown[0].stdout
-    ), shown[0].stderr
-    assert (
-        '"full/dvc.yaml:training@movies-modern" -> "full/dvc.yaml:report"' in shown[0].stdout
-        and '"training@' not in shown[0].stdout
-    )
-    assert (
-        shown[1].returncode == 0
-        and '"report"' in shown[1].stdout
-        and "full/" not in shown[1].stdout
-    )
+def ancestors(target: str) -> set[str]:
+    """The stages that DVC runs for a target."""
+    command = [sys.executable, "-m", "dvc", "dag", "--dot", target]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return {name.split("@")[0] for name in re.findall(r'"([^"]+)"', shown.stdout)}
 
 
-@pytest.mark.parametrize("notebook", STAGES)
-def test_notebooks_are_thin(root, notebook):
-    cells = [
-        cell
-        for cell in nbformat.read(root / "notebooks" / f"{notebook}.ipynb", 4).cells
-        if cell.cell_type == "code"
-    ]
-    lengths = sorted(len(cell.source.splitlines()) for cell in cells)
-    assert lengths[len(lengths) // 2] <= 5
+@pytest.mark.slow
+def test_a_profile_runs_its_own_stages_and_those_it_reads():
+    data = {"data.dvc", "source", "data_prep", "feature_encoding", "report"}
+    studies = {"training", "ablations", "noise", "cold_start", "cross_dataset"}
+    assert ancestors("report@default") == data | studies
+    assert ancestors("report@full") == data | {"tuning_full", "training_full"}
+    wide = {"training", "studies_wide", "cross_dataset_wide"}
+    assert ancestors("report@wide") == data | wide
+    smoke = {"training_smoke", "studies_smoke", "cross_dataset_smoke"}
+    assert ancestors("report@smoke") == {"data.dvc", "source", "report"} | smoke
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_notebooks_are_thin(notebook):
+    cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", 4).cells
+    cells = [cell for cell in cells if cell.cell_type == "code"]
+    assert statistics.median_low(len(cell.source.splitlines()) for cell in cells) <= 5
     for cell in cells:
-        assert not re.search(
-            r"^class |\.backward\(|open\(|Path\(|/build|/results", cell.source, re.M
-        ), cell.source
+        machinery = r"^class |\.backward\(|open\(|Path\(|/build|/results"
+        assert not re.search(machinery, cell.source, re.M), cell.source
         assert not any(output.output_type == "error" for output in cell.outputs)
         assert cell.execution_count, "saved without outputs: run `make notebooks`"
 
 
-def test_the_lock_matches_the_sources(root, tmp_path):
-    """`dvc repro` would run nothing but what a clone lacks: dvc.lock belongs to these sources, settings and data. Asked
-    of a copy without build/, so that what was built here before does not matter."""
-    import shutil
-
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in listed.stdout.splitlines():
-        if not name.startswith("dvcstore/") and (root / name).is_file():
+@pytest.mark.slow
+def test_the_lock_matches_the_sources(tmp_path):
+    """`dvc repro` would run nothing but what a clone lacks: dvc.lock belongs to these sources,
+    settings and data. Asks a copy without build/, so that earlier builds here do not matter."""
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in listed.splitlines():
+        if not name.startswith("dvcstore/") and (ROOT / name).is_file():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, tmp_path / name)
+            shutil.copy2(ROOT / name, tmp_path / name)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    shown = subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", "--allow-missing", "--dry"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    stages = [line for line in shown.stdout.splitlines() if line.startswith("Running stage")]
+    write = "from bivrec.pipeline.notebooks import write_sources; write_sources()"
+    here = os.environ | {"BIVREC_ROOT": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", write], cwd=ROOT, env=here, check=True)
+    command = [sys.executable, "-m", "dvc", "repro", "--allow-missing", "--dry", "report@default"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert shown.returncode == 0, f"dvc.lock is behind; run `make repro`: {shown.stderr[-300:]}"
-    assert not [line for line in stages if "'source'" not in line], (
-        f"dvc.lock is behind; run `make repro`: {stages}"
-    )
+    behind = re.findall(r"Running stage '(?!source')(.+)'", shown.stdout)
+    assert not behind, f"dvc.lock is behind; run `make repro`: {behind}"
 
 
-def test_nothing_is_pickled_or_evaluated(root):
-    for path in (root / "bivrec").glob("*.py"):
-        text = path.read_text()
-        assert not re.search(
-            r"\bimport pickle|pickle\.(load|dump)|allow_pickle=True|weights_only=False|(?<![.\w])eval\(|(?<![.\w])exec\(|shell=True",
-            text,
-        ), path.name
-
-
-def test_what_is_missing_is_said_by_the_module_itself(root, tmp_path):
-    """The command without its environment says how to get one."""
-    shown = subprocess.run(
-        [sys.executable, "-S", "-m", "bivrec", "check"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        env={"PATH": "/usr/bin:/bin"},
-    )
+def test_a_missing_package_is_named_with_what_to_do():
+    command = [sys.executable, "-S", "-m", "bivrec", "check"]
+    bare = {"PATH": "/usr/bin:/bin"}
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=bare)
     assert shown.returncode == 1
     assert "make setup" in shown.stderr and "Traceback" not in shown.stderr
 
 
-def test_what_readme_and_notebooks_point_at_is_there(root):
-    texts = [(root / name).read_text() for name in ("README.md", "DIFFERENCES.md")]
-    for target in re.findall(r"\]\(([^)#]+)\)", "\n".join(texts)):
-        assert target.startswith("https://") or (root / target).exists(), target
+PAGES = [ROOT / "README.md", ROOT / "DIFFERENCES.md", *(ROOT / "docs").glob("*.md")]
 
 
-def test_no_posters_and_no_paths_of_one_machine(root):
-    tracked = subprocess.run(
-        ["git", "ls-files"], cwd=root, capture_output=True, text=True
-    ).stdout.splitlines()
-    assert not [
-        name
-        for name in tracked
-        if name.lower().endswith((".jpg", ".jpeg", ".webp", ".pkl", ".pt", ".pth"))
-    ]
-    for path in (root / "results").rglob("*.ipynb"):
-        text = path.read_text()
-        assert str(root) not in text and not re.search(
-            r"/home/|/root/|/tmp/|site-packages", text
-        ), path.name
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_pages_link_to_what_is_there(page):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_no_posters_no_weights_and_no_paths_of_one_machine():
+    command = ["git", "ls-files"]
+    tracked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    refused = (".jpg", ".jpeg", ".webp", ".pkl", ".pt", ".pth")
+    assert not [name for name in tracked if name.lower().endswith(refused)]
+    for path in (ROOT / "results").rglob("*.ipynb"):
+        text = path.read_text("utf-8")
+        assert str(ROOT) not in text, path
+        assert not re.search(r"/home/|/root/|/tmp/|site-packages", text), path

@@ -1,16 +1,25 @@
 """Data, store and settings checked before a study runs."""
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import sys
+from typing import get_args
 
 from bivrec.data.download import checksums
 from bivrec.errors import SettingsError
 from bivrec.outputs import write_atomically
 from bivrec.pipeline.provenance import told_by
-from bivrec.settings import check_params, load_settings, pick, project_root
+from bivrec.settings import (
+    Stage,
+    check_params,
+    load_settings,
+    pick,
+    profile_folder,
+    project_root,
+)
 
 
 def check_store() -> None:
@@ -57,9 +66,9 @@ def check_files(profile: str) -> None:
         write_atomically(
             project_root() / "build" / "raw" / f"{name}.json", json.dumps(told, indent=1) + "\n"
         )
-    (project_root() / "build" / "07_cross_dataset").mkdir(
-        parents=True, exist_ok=True
-    )  # read by the report, also where there are no transfers
+    for known, stage in itertools.product(load_settings().profiles, get_args(Stage)):
+        # the report depends on every study's folder, empty where a profile lacks the study
+        (profile_folder("build", known) / stage).mkdir(parents=True, exist_ok=True)
 
 
 def choose(names: list[str]) -> str:

@@ -243,7 +243,7 @@ def run_notebook(name: str, parameters: Mapping[str, Any]) -> None:
 
 def put_in_place(folder: Path, target: Path) -> None:
     """Swaps a finished folder for the one that stands there, which goes with the folder of the run."""
-    if any(folder.iterdir()):
+    if any(folder.iterdir()) or folder.name == "build":
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             os.replace(target, folder.with_name(f"{folder.name}-old"))
