@@ -9,74 +9,69 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from torch import Tensor
 
-from bivrec.plots.style import colour_of, draw_dots, label_of, start_panels, style_of
+from bivrec.plots.style import (
+    add_legend,
+    colour_of,
+    draw_dots,
+    label_views,
+    start_panels,
+    style_views,
+)
+from bivrec.studies.report import combined_views
 
 
 def draw_curves(curves: pd.DataFrame, metric: str) -> Figure:
-    """Training loss and validation metric by step, a line a model (and view), seeds averaged."""
+    """Training loss by step, a line per model; validation metric by step, a line per model and
+    view. Seeds are averaged."""
     height = max(3.0, 0.2 * len(curves.drop_duplicates(["model", "view"])))
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, height), width_ratios=(1, 1.3))
-    for model, line in curves.groupby("model", sort=False):
-        left.plot(
-            line.drop_duplicates(["seed", "step"]).groupby("step")["loss"].mean(),
-            color=colour_of(model),
-        )
+    for model, rows in curves.drop_duplicates(["model", "seed", "step"]).groupby(
+        "model", sort=False
+    ):
+        left.plot(rows.groupby("step")["loss"].mean(), color=colour_of(model))
     left.set(xlabel="step", ylabel="training loss, nats")
-    for pair, line in curves[curves["metric"] == metric].groupby(["model", "view"], sort=False):
-        right.plot(line.groupby("step")["value"].mean(), **style_of(*pair))
+    judged = curves[curves["metric"] == metric]
+    for pair, style in style_views(judged).items():
+        rows = judged[(judged["model"] == pair[0]) & (judged["view"] == pair[1])]
+        right.plot(rows.groupby("step")["value"].mean(), **style)
     right.set(xlabel="step", ylabel=f"{metric.upper()}, validation users", ylim=(0, None))
-    right.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
+    add_legend(right)
     return figure
 
 
 def draw_cost(curves: pd.DataFrame, metric: str, cost: str) -> Figure:
-    """What quality cost: the validation metric of each model's combined or only view by seconds, or by targets, so far."""
-    combined = curves["model"].isin(curves.loc[curves["view"] == "both", "model"])
-    main = curves[(curves["metric"] == metric) & (~combined | (curves["view"] == "both"))]
-    figure, axis = plt.subplots(figsize=(6.4, max(3.4, 0.22 * main["model"].nunique())))
-    for model, line in main.groupby("model", sort=False):
-        means = line.groupby("step")[[cost, "value"]].mean()
-        axis.plot(
-            means[cost],
-            means["value"],
-            color=colour_of(model),
-            label=model,
-            lw=2.4 if model.startswith("bivrec") else 1.2,
-        )
-    axis.set(
-        xscale="log",
-        xlabel=f"{cost}, one training",
-        ylabel=f"{metric.upper()}, validation users",
-        ylim=(0, None),
-    )
+    """The validation metric of each model's combined or only view against what its training has
+    cost so far: the column `cost`, seconds or targets. Seeds are averaged."""
+    judged = combined_views(curves[curves["metric"] == metric])
+    figure, axis = plt.subplots(figsize=(6.4, max(3.4, 0.22 * judged["model"].nunique())))
+    for model, rows in judged.groupby("model", sort=False):
+        means = rows.groupby("step")[[cost, "value"]].mean()
+        width = 2.4 if model.startswith("bivrec") else 1.2
+        axis.plot(means[cost], means["value"], color=colour_of(model), label=model, lw=width)
+    axis.set(xscale="log", xlabel=f"{cost}, one training", ylim=(0, None))
+    axis.set(ylabel=f"{metric.upper()}, validation users")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
+    add_legend(axis)
     return figure
 
 
-def draw_field(table: pd.DataFrame, metric: str) -> Figure:
-    """Each model and view with its interval over users."""
-    return draw_field_panels(table.assign(dataset="").rename(columns={"mean": metric}), metric)
+def draw_models(table: pd.DataFrame, metric: str) -> Figure:
+    """Each model and view with its interval over users, in the order of their means.
 
-
-def draw_field_panels(table: pd.DataFrame, metric: str) -> Figure:
-    """The field on every dataset, a panel each, models in the order of their mean over datasets."""
-    order = table.groupby(["model", "view"])[metric].mean().sort_values().index
-    figure, panels = start_panels(
-        table["dataset"], 3.4, 0.32 * len(order) + 0.9, margin=2.6, sharey=True
-    )
+    Columns: model, view, mean, low, high; a panel per dataset where there is a column dataset."""
+    if "dataset" not in table:
+        table = table.assign(dataset="")
+    order = table.groupby(["model", "view"])["mean"].mean().sort_values().index
+    labels = label_views(order.to_frame())
+    height = 0.32 * len(order) + 0.9
+    figure, panels = start_panels(table["dataset"], 3.4, height, margin=2.6, sharey=True)
     for name, axis in panels.items():
-        part = table[table["dataset"] == name].rename(columns={metric: "mean"})
-        place = order.get_indexer(pd.MultiIndex.from_frame(part[["model", "view"]]))
-        draw_dots(
-            axis,
-            part,
-            place,
-            [colour_of(model) for model in part["model"]],
-            [label_of(*pair) for pair in order],
-        )
+        rows = table[table["dataset"] == name]
+        position = order.get_indexer(pd.MultiIndex.from_frame(rows[["model", "view"]]))
+        colours = [colour_of(model) for model in rows["model"]]
+        draw_dots(axis, rows, position, colours, list(labels.values()))
         axis.set(title=name, xlim=(0, None), xlabel=f"{metric.upper()}, test users (95 % interval)")
     return figure
 
@@ -86,10 +81,11 @@ def draw_allocation(
     titles: Sequence[str],
     scales: Sequence[int],
 ) -> Figure:
-    """A history's patches shared among the interests, a panel a scale; each patch is named by its newest item."""
-    figure, axes = plt.subplots(
-        1, len(scales), figsize=(2.2 + 1.7 * len(scales), 0.19 * len(titles) + 1.1), squeeze=False
-    )
+    """The share that each patch of a history gives to each interest, a panel per scale.
+
+    A patch bears the title of its newest item."""
+    size = (2.2 + 1.7 * len(scales), 0.19 * len(titles) + 1.1)
+    figure, axes = plt.subplots(1, len(scales), figsize=size, squeeze=False)
     for axis, shares, scale in zip(axes.flat, allocation, scales):
         ends = list(range((len(titles) - 1) % scale, len(titles), scale))
         image = axis.imshow(shares[ends], cmap="Blues", vmin=0, vmax=1, aspect="auto")

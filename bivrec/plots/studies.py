@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -12,207 +13,169 @@ from bivrec.plots.style import (
     GREY,
     INK,
     VIEW_NAMES,
+    add_legend,
     colour_of,
     draw_dots,
     start_panels,
-    style_of,
+    style_views,
 )
 from bivrec.settings import Settings
 
-
-def draw_differences(table: pd.DataFrame, metric: str) -> Figure:
-    """Paired differences (columns label, view, mean, low, high) against zero, a panel a view."""
-    labels = pd.Index(table["label"].unique()[::-1])
-    views = [view for view in VIEW_NAMES if view in set(table["view"])]
-    figure, panels = start_panels(
-        views, 2.6, 0.36 * len(labels) + 1, margin=1.6, sharex=True, sharey=True
-    )
-    for view, axis in panels.items():
-        part = table[table["view"] == view]
-        axis.axvline(0, color=INK, lw=1)
-        draw_dots(
-            axis,
-            part,
-            labels.get_indexer(part["label"]),
-            np.where(part["low"] * part["high"] > 0, COLOURS["bivrec"], GREY),
-            labels,
-        )
-        axis.set(title=VIEW_NAMES[view])
-    figure.supxlabel(
-        f"variant minus whole model, {metric.upper()} (95 % interval over users; grey: crosses zero)",
-        fontsize=9,
-    )
-    return figure
-
-
 NOISE_NAMES = {
-    "replace": "items replaced", "insert": "items inserted", "delete": "items deleted", "shuffle": "items shuffled", "blur": "feature noise, s.d.",
-    "swap": "features swapped", "no_text": "text dropped", "no_image": "image dropped", "replace_and_swap": "replaced and swapped",
+    "replace": "items replaced", "insert": "items inserted", "delete": "items deleted",
+    "shuffle": "items shuffled", "blur": "feature noise, s.d.", "swap": "features swapped",
+    "no_text": "text dropped", "no_image": "image dropped",
+    "replace_and_swap": "replaced and swapped",
 }  # fmt: skip
 
 
+def draw_differences(table: pd.DataFrame, metric: str) -> Figure:
+    """Paired differences between variants and the whole model, a panel per view.
+
+    Columns: label, view, mean, low, high."""
+    labels = pd.Index(table["label"].unique()[::-1])
+    views = [view for view in VIEW_NAMES if view in set(table["view"])]
+    height = 0.36 * len(labels) + 1
+    figure, panels = start_panels(views, 2.6, height, margin=1.6, sharex=True, sharey=True)
+    for view, axis in panels.items():
+        rows = table[table["view"] == view]
+        colours = np.where(rows["low"] * rows["high"] > 0, COLOURS["bivrec"], GREY)
+        axis.axvline(0, color=INK, lw=1)
+        draw_dots(axis, rows, labels.get_indexer(rows["label"]), colours, labels)
+        axis.set(title=VIEW_NAMES[view])
+    note = "(95 % interval over users; grey: crosses zero)"
+    figure.supxlabel(f"variant minus whole model, {metric.upper()} {note}", fontsize=9)
+    return figure
+
+
 def draw_noise(curves: pd.DataFrame, metric: str) -> Figure:
-    """Share of the clean metric that is kept as noise grows, with intervals over users: a panel a kind of noise."""
-    kinds = list(dict.fromkeys(curves["noise"]))
-    figure, axes = plt.subplots(
-        -(-len(kinds) // 3),
-        3,
-        figsize=(10.5, 2.5 * -(-len(kinds) // 3)),
-        sharey=True,
-        squeeze=False,
-    )
+    """The share of the clean metric that is retained as noise grows, with intervals over users.
+
+    A panel per noise, a line per model and view of `noise_curves`."""
+    kinds, styles = list(dict.fromkeys(curves["noise"])), style_views(curves)
+    rows = -(-len(kinds) // 3)
+    figure, axes = plt.subplots(rows, 3, figsize=(10.5, 2.5 * rows), sharey=True, squeeze=False)
     for axis in axes.flat[len(kinds) :]:
         axis.axis("off")
     for kind, axis in zip(kinds, axes.flat):
         for pair, line in curves[curves["noise"] == kind].groupby(["model", "view"], sort=False):
-            axis.plot(line["level"], 100 * line["retained"], **style_of(*pair), marker="o", ms=3.5)
-            axis.fill_between(
-                line["level"],
-                100 * line["low"],
-                100 * line["high"],
-                color=colour_of(pair[0]),
-                alpha=0.08,
-                lw=0,
-            )
+            low, high, colour = 100 * line["low"], 100 * line["high"], colour_of(pair[0])
+            axis.plot(line["level"], 100 * line["retained"], **styles[pair], marker="o", ms=3.5)
+            axis.fill_between(line["level"], low, high, color=colour, alpha=0.08, lw=0)
         axis.axhline(100, color=GREY, lw=0.8)
         axis.set(xlabel=NOISE_NAMES.get(kind, kind), ylim=(0, None))
-    figure.supylabel(f"{metric.upper()} kept, % (95 % interval over users)", fontsize=9)
+    figure.supylabel(f"{metric.upper()} retained, % (95 % interval over users)", fontsize=9)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure
 
 
+def _default_cell(settings: Settings, keys: list[str]) -> dict[str, str]:
+    """The study's values of some settings, as text like the cells of a grid."""
+    values = {}
+    for key in keys:
+        section, name = key.split(".")
+        value = getattr(getattr(settings, section), name)
+        values[key] = str(list(value) if isinstance(value, tuple) else value)
+    return values
+
+
+def _frame_cell(axis: Axes, cells: pd.DataFrame, row: str, column: str) -> None:
+    if row in cells.index and column in cells.columns:
+        corner = cells.columns.get_loc(column), cells.index.get_loc(row)
+        frame = plt.Rectangle(corner, 1, 1, fill=False, ec="#D55E00", lw=3, clip_on=False)
+        axis.add_patch(frame)
+
+
 def draw_grid(table: pd.DataFrame, name: str, settings: Settings, metric: str) -> Figure:
-    """A grid of one or two settings as heat maps of the metric, a panel a view, the study's own setting framed."""
+    """A grid of one or two settings as heat maps of the metric, a panel per view.
+
+    The cell of the study's default setting is framed."""
     across, *down = settings.grids[name]
-    own = {
-        key: getattr(getattr(settings, key.split(".")[0]), key.split(".")[1])
-        for key in (across, *down)
-    }
-    default = {
-        key: str(list(value) if isinstance(value, tuple) else value) for key, value in own.items()
-    }
-    rows = down[0] if down else "metric"
-    figure, panels = start_panels(
-        [view for view in VIEW_NAMES if view in set(table["view"])],
-        3.0,
-        0.45 * table.assign(metric="")[rows].nunique() + 1.5,
-    )
+    default = _default_cell(settings, [across, *down])
+    rows, table = down[0] if down else "metric", table.assign(metric="")
+    views = [view for view in VIEW_NAMES if view in set(table["view"])]
+    figure, panels = start_panels(views, 3.0, 0.45 * table[rows].nunique() + 1.5)
+    look = {"annot": True, "fmt": ".3f", "annot_kws": {"fontsize": 8}, "cmap": "viridis"}
+    look |= {"cbar": False, "vmin": table["value"].min(), "vmax": table["value"].max()}
     for view, axis in panels.items():
-        cells = (
-            table[table["view"] == view]
-            .assign(metric="")
-            .pivot_table(index=rows, columns=across, values="value", sort=False)
-        )
-        limits = {"vmin": table["value"].min(), "vmax": table["value"].max()}
-        sns.heatmap(
-            cells,
-            annot=True,
-            fmt=".3f",
-            cmap="viridis",
-            cbar=False,
-            ax=axis,
-            annot_kws={"fontsize": 8},
-            **limits,
-        )
-        if default[across] in cells.columns and default.get(rows, "") in cells.index:
-            corner = (
-                cells.columns.get_loc(default[across]),
-                cells.index.get_loc(default.get(rows, "")),
-            )
-            axis.add_patch(
-                plt.Rectangle(corner, 1, 1, fill=False, ec="#D55E00", lw=3, clip_on=False)
-            )
-        axis.set(
-            title=VIEW_NAMES[view],
-            xlabel=across.split(".")[1],
-            ylabel=rows.split(".")[1] if down else "",
-        )
-    figure.suptitle(
-        f"{name}: {metric.upper()}, test users; framed: the study's own setting", fontsize=9
-    )
+        cells = table[table["view"] == view]
+        cells = cells.pivot_table(index=rows, columns=across, values="value", sort=False)
+        sns.heatmap(cells, ax=axis, **look)
+        _frame_cell(axis, cells, default.get(rows, ""), default[across])
+        axis.set(title=VIEW_NAMES[view], xlabel=across.split(".")[1])
+        axis.set(ylabel=rows.split(".")[1] if down else "")
+    title = f"{name}: {metric.upper()}, test users; framed: the study's own setting"
+    figure.suptitle(title, fontsize=9)
     return figure
 
 
 def draw_groups(table: pd.DataFrame, metric: str) -> Figure:
-    """The metric by group, a panel a kind of group, a line a model and view, with intervals over users."""
+    """The metric by group with intervals over users, a panel per kind of group, a line per model
+    and view."""
+    styles = style_views(table)
     figure, panels = start_panels(table["kind"], 4.2, 3.1, margin=1.2)
     for kind, axis in panels.items():
-        part = table[table["kind"] == kind]
-        names, lines = pd.Index(part["group"].unique()), part.groupby(["model", "view"], sort=False)
+        rows = table[table["kind"] == kind]
+        names, lines = pd.Index(rows["group"].unique()), rows.groupby(["model", "view"], sort=False)
         for number, (pair, line) in enumerate(lines):
-            place = names.get_indexer(line["group"]) + 0.06 * (number - len(lines) / 2)
-            axis.vlines(place, line["low"], line["high"], color=colour_of(pair[0]), lw=1.2)
-            axis.plot(place, line["mean"], **style_of(*pair), marker="o", ms=3.5)
+            position = names.get_indexer(line["group"]) + 0.06 * (number - len(lines) / 2)
+            axis.vlines(position, line["low"], line["high"], color=colour_of(pair[0]), lw=1.2)
+            axis.plot(position, line["mean"], **styles[pair], marker="o", ms=3.5)
         axis.set_xticks(range(len(names)), names)
         axis.set(xlabel=kind, ylabel=metric.upper(), ylim=(0, None))
-    axis.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
+    add_legend(axis)
     return figure
+
+
+def _draw_level(axis: Axes, table: pd.DataFrame, label: str) -> None:
+    colour = colour_of("popularity")
+    for row in table.itertuples():
+        axis.axhspan(row.low, row.high, color=colour, alpha=0.12, lw=0)
+        axis.axhline(row.mean, color=colour, lw=1, ls=(0, (4, 2)), label=label)
 
 
 def draw_transfer(table: pd.DataFrame, metric: str) -> Figure:
-    """The target's metric by share of its training users, a line a way to start, with intervals over users; the target's own
-    popularity as a level."""
+    """The target's metric by share of its training users, a line per start, with intervals over
+    users; a level marks the target's popularity.
+
+    Columns: start, share, mean, low, high."""
     figure, axis = plt.subplots(figsize=(8.2, 3.8))
-    level = table[table["start"] == "popularity"]
+    _draw_level(axis, table[table["start"] == "popularity"], "popularity, all users")
     table = table[table["start"] != "popularity"]
-    for row in level.itertuples():
-        axis.axhspan(row.low, row.high, color=colour_of("popularity"), alpha=0.12, lw=0)
-        axis.axhline(
-            row.mean,
-            color=colour_of("popularity"),
-            lw=1,
-            ls=(0, (4, 2)),
-            label="popularity, all users",
-        )
     shares = sorted(table["share"].unique())
     colours = dict(zip(table["start"].unique(), sns.color_palette("colorblind")))
     for number, (start, line) in enumerate(table.groupby("start", sort=False)):
-        place = np.array([shares.index(share) for share in line["share"]]) + 0.05 * (number - 3)
-        axis.vlines(place, line["low"], line["high"], color=colours[start], lw=1.2)
-        axis.plot(
-            place,
-            line["mean"],
-            marker="o",
-            ms=4,
-            color=colours[start],
-            label=start,
-            ls="-" if len(line) > 1 else "",
-        )
-    axis.set_xticks(
-        range(len(shares)), ["zero-shot" if share == 0 else f"{share:.0%}" for share in shares]
-    )
-    axis.set(
-        xlabel="target's training users",
-        ylabel=f"{metric.upper()}, target's test users",
-        ylim=(0, None),
-    )
-    axis.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
+        look = {"color": colours[start], "label": start, "ls": "-" if len(line) > 1 else ""}
+        position = np.array([shares.index(share) for share in line["share"]]) + 0.05 * (number - 3)
+        axis.vlines(position, line["low"], line["high"], color=colours[start], lw=1.2)
+        axis.plot(position, line["mean"], marker="o", ms=4, **look)
+    names = ["zero-shot" if share == 0 else f"{share:.0%}" for share in shares]
+    axis.set_xticks(range(len(shares)), names)
+    axis.set(xlabel="target's training users", ylim=(0, None))
+    axis.set(ylabel=f"{metric.upper()}, target's test users")
+    add_legend(axis)
     return figure
 
 
-MARKS = "osD^vPX"  # beside the colour, so that many models can be told apart
+MARKS = dict(zip(COLOURS, "osD^vPX" * 3))  # with the colour, they tell many models from each other
 
 
 def draw_tradeoff(table: pd.DataFrame, metric: str, label: str) -> Figure:
-    """Quality against what its training cost (columns quality, low, high, cost), a point a model with its interval over users, a panel a dataset."""
-    figure, panels = start_panels(
-        table["dataset"], 3.6, max(3.4, 0.2 * table["model"].nunique()), margin=1.6, sharey=True
-    )
+    """Quality against the cost of training, a point per model, a panel per dataset.
+
+    Columns: dataset, model, cost, quality, and its interval over users (low, high)."""
+    height = max(3.4, 0.2 * table["model"].nunique())
+    figure, panels = start_panels(table["dataset"], 3.6, height, margin=1.6, sharey=True)
+    best_first = table.sort_values("quality", ascending=False)
     for name, axis in panels.items():
-        for row in (
-            table[table["dataset"] == name].sort_values("quality", ascending=False).itertuples()
-        ):
-            mark = MARKS[list(COLOURS).index(row.model) % len(MARKS) if row.model in COLOURS else 0]
-            axis.vlines(row.cost, row.low, row.high, color=colour_of(row.model), lw=1)
-            axis.plot(
-                row.cost, row.quality, mark, color=colour_of(row.model), ms=6, label=row.model
-            )
+        for row in best_first[best_first["dataset"] == name].itertuples():
+            mark, colour = MARKS.get(row.model, "o"), colour_of(row.model)
+            axis.vlines(row.cost, row.low, row.high, color=colour, lw=1)
+            axis.plot(row.cost, row.quality, mark, color=colour, ms=6, label=row.model)
         axis.set(title=name, xscale="log", xlabel=label)
-        axis.xaxis.set(
-            major_locator=LogLocator(subs=(1, 2, 5)),
-            major_formatter=StrMethodFormatter("{x:g}"),
-            minor_formatter=NullFormatter(),
-        )
-    axis.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    add_legend(axis)
     next(iter(panels.values())).set(ylabel=f"{metric.upper()}, test users (95 % interval)")
     return figure
