@@ -1,12 +1,12 @@
 """Colours, labels and panels that all figures share."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
-from jaxtyping import Float
+from jaxtyping import Int64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy import ndarray
@@ -84,9 +84,9 @@ def start_panels(
 def draw_dots(
     axis: Axes,
     table: pd.DataFrame,
-    position: Float[ndarray, "row"] | Sequence[int],
-    colours: Sequence[str],
-    labels: Sequence[str],
+    position: Int64[ndarray, "row"],
+    colours: Collection[str],
+    labels: Collection[str],
 ) -> None:
     """Each row's mean as a dot and its interval as a bar, at its position among the labels."""
     axis.hlines(position, table["low"], table["high"], color=colours, lw=2)

@@ -1,0 +1,98 @@
+"""Figures show every row of their tables under its own label."""
+
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from bivrec.plots.models import draw_cost, draw_curves, draw_models
+from bivrec.plots.studies import (
+    draw_differences,
+    draw_grid,
+    draw_groups,
+    draw_noise,
+    draw_tradeoff,
+    draw_transfer,
+)
+from bivrec.settings import load_settings
+
+PAIRS = [("bivrec", "id"), ("bivrec", "both"), ("bivrec-one-target", "id"),
+         ("bivrec-one-target", "both"), ("sasrec", "id")]  # fmt: skip
+LABELS = ["bivrec (ID view)", "bivrec (both views)", "bivrec-one-target (ID view)",
+          "bivrec-one-target (both views)", "sasrec"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def table_of(**columns) -> pd.DataFrame:
+    table = pd.DataFrame(PAIRS, columns=["model", "view"]).assign(low=0.1, high=0.9, **columns)
+    return table.assign(mean=[0.5, 0.6, 0.3, 0.4, 0.2])
+
+
+def legend_of(holder) -> list[str]:
+    return [text.get_text() for text in holder.texts]
+
+
+def test_models_stand_in_the_order_of_their_means():
+    table = pd.concat([table_of(dataset=name) for name in "ab"])
+    left, right = draw_models(table, "ndcg@20").axes
+    assert [text.get_text() for text in left.get_yticklabels()] == [
+        LABELS[number] for number in (4, 2, 3, 0, 1)
+    ]
+    assert left.get_title() == "a" and right.get_title() == "b"
+    assert sorted(left.collections[-1].get_offsets()[:, 0]) == [0.2, 0.3, 0.4, 0.5, 0.6]
+    assert len(draw_models(table_of(), "ndcg@20").axes) == 1
+
+
+def test_curves_are_named_by_model_and_view():
+    steps = [table_of(step=step, seed=0, loss=1.0, value=0.1, seconds=1.0) for step in (1, 2)]
+    curves = pd.concat(steps).assign(metric="ndcg@20")
+    _, right = draw_curves(curves, "ndcg@20").axes
+    assert legend_of(right.get_legend()) == LABELS
+    (axis,) = draw_cost(curves, "ndcg@20", "seconds").axes  # combined or only views: a line a model
+    assert legend_of(axis.get_legend()) == ["bivrec", "bivrec-one-target", "sasrec"]
+
+
+def test_noise_has_a_line_per_model_and_view():
+    levels = [table_of(noise="swap", level=level, retained=1 - level) for level in (0.0, 0.5)]
+    figure = draw_noise(pd.concat(levels), "ndcg@20")
+    assert legend_of(figure.legends[0]) == LABELS
+    assert figure.axes[0].get_xlabel() == "features swapped"
+
+
+def test_tradeoff_has_a_point_per_model():
+    table = table_of(dataset="a", cost=[1, 1, 2, 2, 3]).rename(columns={"mean": "quality"})
+    (axis,) = draw_tradeoff(table[table["view"] != "id"], "ndcg@20", "GFLOP").axes
+    assert legend_of(axis.get_legend()) == ["bivrec", "bivrec-one-target"]
+    assert axis.get_xlabel() == "GFLOP" and axis.get_xscale() == "log"
+
+
+def test_a_grid_frames_the_default():
+    grid = {"model.num_interests": [1, 2, 4]}
+    settings = load_settings("planted", {"model.num_interests": 2, "grids": {"small": grid}})
+    table = pd.DataFrame({"model.num_interests": ["1", "2", "4"], "view": "id"})
+    (axis,) = draw_grid(table.assign(value=[0.1, 0.2, 0.3]), "small", settings, "ndcg@20").axes
+    assert [patch.get_x() for patch in axis.patches] == [1]
+
+
+def test_differences_stand_in_the_order_of_their_labels():
+    table = table_of(label=["a", "a", "b", "b", "c"])
+    id_view, both = draw_differences(table, "ndcg@20").axes
+    assert [text.get_text() for text in id_view.get_yticklabels()] == ["c", "b", "a"]
+    assert id_view.get_title() == "ID view" and both.get_title() == "both views"
+
+
+def test_groups_and_transfers_have_a_line_each():
+    groups = pd.concat([table_of(kind="items", group=group) for group in ("0-5", "> 5")])
+    (axis,) = draw_groups(groups, "ndcg@20").axes
+    assert legend_of(axis.get_legend()) == LABELS
+    starts = ["popularity", "from scratch", "from scratch", "bivrec of a", "bivrec of a"]
+    table = table_of(start=starts, share=[1.0, 0.1, 1.0, 0.0, 0.1])
+    (axis,) = draw_transfer(table, "ndcg@20").axes
+    names = ["popularity, all users", "from scratch", "bivrec of a"]
+    assert legend_of(axis.get_legend()) == names
+    ticks = [text.get_text() for text in axis.get_xticklabels()]
+    assert ticks == ["zero-shot", "10%", "100%"]
