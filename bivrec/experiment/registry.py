@@ -28,7 +28,7 @@ from bivrec.training.device import choose_device
 from bivrec.training.loop import Fit
 from bivrec.training.seeds import derive_seed
 
-FAMILIES = {  # the slower to train, the earlier
+FAMILIES = {  # slowest to train first, so that parallel jobs end together
     "bivrec": BivRec, "sasrec-sum": SummedSASRec, "fdsa": FDSA, "mmmlp": MMMLP, "dif-sr": DIFSR, "nova": NOVA, "mmsrec": MMSRec,
     "gru4rec": GRU4Rec, "sasrec": SASRec, "comirec-sa": ComiRecSA, "itemknn": ItemNeighbours, "popularity": Popularity,
 }  # fmt: skip
@@ -36,7 +36,7 @@ FAMILIES = {  # the slower to train, the earlier
 
 @dataclass(frozen=True)
 class Trained:
-    """A model ready to rank, and the record of its training (None where nothing is trained by gradients)."""
+    """A model ready to rank, and the record of its training (None for models that count and are not trained)."""
 
     name: str
     seed: int
@@ -44,17 +44,19 @@ class Trained:
     record: Fit | None = None
 
     def __reduce__(self):
-        """A model on a GPU travels between processes by way of the CPU."""
+        """Between processes a model travels on the CPU, and returns to its device on arrival."""
         device = getattr(self.model, "device", torch.device("cpu"))
         model = self.model if device.type == "cpu" else copy.deepcopy(self.model).cpu()
-        return _arrive, (self.name, self.seed, model, self.record, device)
+        return _unpickle, (self.name, self.seed, model, self.record, device)
 
     @property
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters()) if self.record else 0
 
 
-def _arrive(name: str, seed: int, model: Any, record: Fit | None, device: torch.device) -> Trained:
+def _unpickle(
+    name: str, seed: int, model: Any, record: Fit | None, device: torch.device
+) -> Trained:
     return Trained(name, seed, model if device.type == "cpu" else model.to(device), record)
 
 
@@ -65,13 +67,17 @@ def build_model(
     features: Features | None = None,
     num_items: int | None = None,
 ):
-    """A model of the field before training, its weights drawn from the seed and the model's name."""
-    variant, sequences = domain.variant(name), domain.sequences
+    """An untrained model on the machine's device, its weights drawn from the seed and the model's name.
+
+    `features` and `num_items` replace the domain's. Raises SettingsError if the model has more interests than items.
+    """
+    variant = domain.variant(name)
     settings = vary(domain.settings, variant, name)
-    num_items = num_items or sequences.num_items
-    if settings.model.num_interests > num_items:
+    num_items, num_interests = num_items or domain.sequences.num_items, settings.model.num_interests
+    if num_interests > num_items:
         raise SettingsError(
-            f"params.yaml: model.num_interests (K) is {settings.model.num_interests}, more than the {num_items} items of {domain.name}; lower it"
+            f"params.yaml: model.num_interests (K) is {num_interests}, more than the {num_items} "
+            f"items of {domain.name}; lower it"
         )
     if variant.family == "popularity":
         return Popularity(domain.fold(seed).train, num_items)

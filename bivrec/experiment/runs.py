@@ -1,4 +1,4 @@
-"""Ranks, runs and paired comparisons."""
+"""Ranks of trained models, their metrics as rows of runs.csv, and paired comparisons."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,37 +6,23 @@ from typing import Any
 import pandas as pd
 
 from bivrec.data.domain import Domain
-from bivrec.evaluation import paired_test, rank_cases, user_metrics
+from bivrec.evaluation import mean_over_users, paired_test, rank_cases, user_metrics
 from bivrec.experiment.registry import Trained
 from bivrec.outputs import progress
 
-RUN_COLUMNS = [
-    "profile",
-    "dataset",
-    "protocol",
-    "study",
-    "condition",
-    "model",
-    "view",
-    "seed",
-    "split",
-    "metric",
-    "value",
-]
+RUN_COLUMNS = "profile dataset protocol study condition model view seed split metric value".split()
 
 
 def learning_curves(models: Sequence[Trained]) -> pd.DataFrame:
     """Loss and validation metrics by step, of every model that was trained by gradients here."""
-    return pd.concat(
-        [t.record.curve.assign(model=t.name, seed=t.seed) for t in models if t.record],
-        ignore_index=True,
-    )
+    curves = [t.record.curve.assign(model=t.name, seed=t.seed) for t in models if t.record]
+    return pd.concat(curves, ignore_index=True)
 
 
 def rank_models(
     domain: Domain, models: Sequence[Trained], split: str = "test", **labels: str
 ) -> pd.DataFrame:
-    """The ranks of every target of the split's users, by model, seed and view, with further labels as columns."""
+    """The ranks of every target of the split's users, by model, seed and view; `labels` are further columns."""
     tables = []
     for trained in progress(models, "ranking", "models"):
         ranks = rank_cases(trained.model, getattr(domain.fold(trained.seed), split))
@@ -44,25 +30,18 @@ def rank_models(
     return pd.concat(tables, ignore_index=True)
 
 
+def label_run(domain: Domain, study: str) -> dict[str, str]:
+    """The columns of runs.csv that all rows of a study on a domain share."""
+    protocol = domain.settings.split.protocol
+    return {"profile": domain.profile, "dataset": domain.name, "protocol": protocol, "study": study}
+
+
 def to_runs(domain: Domain, study: str, ranks: pd.DataFrame) -> pd.DataFrame:
-    """Means over users in the columns of runs.csv; `condition` is empty unless the ranks carry one."""
+    """Means over users in the columns of runs.csv; `condition` is empty unless the ranks have one."""
     ranks = ranks if "condition" in ranks else ranks.assign(condition="")
-    keys = ["condition", "model", "view", "seed", "split"]
-    table = user_metrics(ranks)
-    names = [name for name in table.columns if "@" in name]
-    table = (
-        table.groupby(keys, sort=True)[names]
-        .mean()
-        .reset_index()
-        .melt(keys, var_name="metric", value_name="value")
-    )
-    table = table.assign(
-        profile=domain.profile,
-        dataset=domain.name,
-        protocol=domain.settings.split.protocol,
-        study=study,
-    )
-    return table[RUN_COLUMNS].sort_values(RUN_COLUMNS[:-1]).reset_index(drop=True)
+    table = mean_over_users(user_metrics(ranks), ["condition", "model", "view", "seed", "split"])
+    table = table.assign(**label_run(domain, study))[RUN_COLUMNS]
+    return table.sort_values(RUN_COLUMNS[:-1]).reset_index(drop=True)
 
 
 def compare(
@@ -74,9 +53,5 @@ def compare(
         users[(users["model"] == model) & (users["view"] == view)][["seed", "user", metric]]
         for model, view in (ours, theirs)
     ]
-    return {
-        "ours": " ".join(ours),
-        "theirs": " ".join(theirs),
-        "metric": metric,
-        **paired_test(*tables, metric),
-    }
+    names = {"ours": " ".join(ours), "theirs": " ".join(theirs), "metric": metric}
+    return names | paired_test(*tables, metric)

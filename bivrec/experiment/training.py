@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -20,36 +21,29 @@ def train_model(
     domain: Domain,
     name: str,
     seed: int,
-    parts: Fold | None = None,
+    fold: Fold | None = None,
     features: Features | None = None,
 ) -> Trained:
-    """One model on one fold; a study may hand in the fold or the features otherwise than they are."""
+    """One model on the fold of its seed; a study may replace the fold or the features, and is then not resumed."""
     model = build_model(domain, name, seed, features)
     if not isinstance(model, torch.nn.Module):
         return Trained(name, seed, model)
     settings = vary(domain.settings, domain.variant(name), name)
-    metric, folder = settings.studies.primary_metric, output_folder("partial")
+    metric, as_it_is = settings.studies.primary_metric, fold is None and features is None
+    path = resume_path(domain, name, seed, metric) if as_it_is else None
     torch.manual_seed(derive_seed(seed, name, "noise"))
-    usual = folder and parts is None and features is None
-    kept = (
-        folder
-        / f"{hashlib.sha256((describe_run(domain, name, seed) + metric).encode()).hexdigest()}.safetensors"
-        if usual
-        else None
-    )
-    return Trained(
-        name,
-        seed,
-        model,
-        fit(
-            model,
-            parts or domain.fold(seed),
-            settings.training,
-            derive_seed(seed, "batches"),
-            metric,
-            kept=kept,
-        ),
-    )
+    batch_seed = derive_seed(seed, "batches")
+    fold = fold or domain.fold(seed)
+    record = fit(model, fold, settings.training, batch_seed, metric, checkpoint_path=path)
+    return Trained(name, seed, model, record)
+
+
+def resume_path(domain: Domain, name: str, seed: int, metric: str) -> Path | None:
+    """Where the pipeline saves a training under way, named after all that determines it; None outside the pipeline."""
+    if not (folder := output_folder("partial")):
+        return None
+    run = hashlib.sha256((describe_run(domain, name, seed) + metric).encode()).hexdigest()
+    return folder / f"{run}.safetensors"
 
 
 def _train_work(job: tuple[Domain, str, int]) -> Trained:
@@ -59,15 +53,17 @@ def _train_work(job: tuple[Domain, str, int]) -> Trained:
 def train_models(
     domain: Domain, names: Sequence[str], seeds: Sequence[int] | None = None, fresh: bool = False
 ) -> list[Trained]:
-    """Every model on every seed, side by side. Unless `fresh`, what 03 trained with this code and these settings is
-    loaded instead; planted has no checkpoints and is always trained."""
+    """Every model on every seed, trained in parallel, or loaded if stage 03 trained it with this code and these settings.
+
+    `seeds=None` means those of `studies.seeds`; `fresh` loads none. Planted has no checkpoints.
+    """
     seeds = domain.settings.studies.seeds if seeds is None else seeds
     jobs = [(name, seed) for name in names for seed in seeds]
     loaded = {} if fresh else {job: load_checkpoint(domain, *job) for job in jobs}
     trained = {job: Trained(*job, model) for job, model in loaded.items() if model is not None}
-    wanted = sorted(
-        (job for job in jobs if job not in trained),
-        key=lambda job: list(FAMILIES).index(domain.variant(job[0]).family),
-    )
-    trained |= dict(zip(wanted, run_jobs(_train_work, [(domain, *job) for job in wanted], domain)))
+    order = list(FAMILIES)
+    missing = [job for job in jobs if job not in trained]
+    missing.sort(key=lambda job: order.index(domain.variant(job[0]).family))
+    new = run_jobs(_train_work, [(domain, *job) for job in missing], domain)
+    trained |= dict(zip(missing, new))
     return [trained[job] for job in jobs]

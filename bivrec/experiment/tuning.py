@@ -12,34 +12,8 @@ from bivrec.experiment.workers import run_jobs
 from bivrec.settings import grid_of
 
 
-def _tuning_work(job: tuple[Domain, str, int, int, dict[str, Any]]) -> list[dict[str, Any]]:
-    domain, name, number, seed, trial = job
-    settings = {
-        **domain.variant(name).settings,
-        **trial,
-        "training.num_steps": domain.settings.tuning.num_steps,
-    }
-    record = train_model(
-        replace(domain, changes={**domain.changes, f"models.{name}.settings": settings}), name, seed
-    ).record
-    metric, curve = domain.settings.studies.primary_metric, record.curve
-    best = curve[(curve["step"] == record.best_step) & (curve["metric"] == metric)]
-    shared = {
-        "dataset": domain.name,
-        "model": name,
-        "trial": number,
-        **trial,
-        "seed": seed,
-        "best_step": record.best_step,
-    }
-    return [
-        shared | {"view": row.view, "metric": metric, "value": row.value}
-        for row in best.itertuples()
-    ]
-
-
 def tune(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
-    """The same grid for every model (params.yaml: tuning), judged by the validation users of folds that test nothing: one
+    """The grid of params.yaml (tuning) for every model, judged by the validation users of folds that test nothing: one
     row a model, trial, seed and view."""
     settings = domain.settings.tuning
     jobs = [
@@ -49,3 +23,20 @@ def tune(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
         for seed in settings.seeds
     ]
     return pd.DataFrame([row for rows in run_jobs(_tuning_work, jobs, domain) for row in rows])
+
+
+def _tuning_work(job: tuple[Domain, str, int, int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """One training of a trial's settings: its metric at the best step, one row a view."""
+    domain, name, number, seed, trial = job
+    steps = {"training.num_steps": domain.settings.tuning.num_steps}
+    settings = {**domain.variant(name).settings, **trial, **steps}
+    changed = replace(domain, changes={**domain.changes, f"models.{name}.settings": settings})
+    record, metric = train_model(changed, name, seed).record, domain.settings.studies.primary_metric
+    curve = record.curve
+    best = curve[(curve["step"] == record.best_step) & (curve["metric"] == metric)]
+    row = {"dataset": domain.name, "model": name, "trial": number, **trial, "seed": seed}
+    row["best_step"] = record.best_step
+    return [
+        row | {"view": view, "metric": metric, "value": value}
+        for view, value in zip(best["view"], best["value"])
+    ]

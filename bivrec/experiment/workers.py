@@ -1,4 +1,4 @@
-"""Jobs side by side, one process and one thread each."""
+"""Jobs in parallel, one process and one thread each."""
 
 import ctypes
 import os
@@ -14,24 +14,25 @@ from bivrec.data.domain import Domain
 from bivrec.outputs import progress
 from bivrec.training.device import num_workers
 
+PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that this process gets when its parent ends
+
 
 def _begin_worker() -> None:
-    """One thread and no bars; and the worker ends when the notebook's kernel does, however that ended."""
+    """One thread, no progress bars; the worker ends when the notebook's kernel does, however that ended."""
     os.environ["BIVREC_TERMINAL"] = ""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def run_jobs(work: Callable, jobs: Sequence, domain: Domain) -> list:
-    """The jobs' results in order, one job a process and one thread each; with one worker, here."""
+    """The jobs' results in order; one worker means this process."""
     torch.set_num_threads(1)
     workers = min(num_workers(domain.settings.machine), len(jobs))
-    told = work.__name__.strip("_").removesuffix("_work")
+    label = work.__name__.strip("_").removesuffix("_work")
     if workers < 2:
-        return [work(job) for job in progress(jobs, told, "jobs")]
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_begin_worker
-    ) as pool:
-        return list(progress(pool.map(work, jobs), told, "jobs", len(jobs)))
+        return [work(job) for job in progress(jobs, label, "jobs")]
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_begin_worker) as pool:
+        return list(progress(pool.map(work, jobs), label, "jobs", len(jobs)))

@@ -13,12 +13,12 @@ from numpy import ndarray
 from bivrec.data.domain import Domain
 from bivrec.data.types import EvalCases
 from bivrec.errors import DataError
-from bivrec.experiment.checkpoints import load_checkpoint
+from bivrec.experiment.checkpoints import checkpoint_folder, load_checkpoint
 from bivrec.experiment.interests import read_interests
 from bivrec.experiment.registry import Trained
 from bivrec.experiment.training import train_model
 from bivrec.model.bivrec import BivRec
-from bivrec.settings import profile_folder, project_root, training_profile
+from bivrec.settings import project_root
 from bivrec.studies.noise import HISTORY_NOISE, add_feature_noise, add_history_noise, with_features
 
 History = Int64[ndarray, "_"]
@@ -79,15 +79,6 @@ def load(
             f"{name} {why}; `make repro{'' if profile == 'default' else f' PROFILE={profile}'}` makes it"
         )
     return Recommender(domain, Trained(model, seed, found))
-
-
-def checkpoint_folder(domain: Domain) -> Path:
-    """Where the pipeline keeps the trained models of a dataset."""
-    return (
-        profile_folder("build", training_profile(domain.profile, domain.settings.studies))
-        / "03_training"
-        / domain.name
-    )
 
 
 def score_items(

@@ -35,18 +35,18 @@ class Fit:
 
 def fit(
     model: SequentialModel,
-    parts: Fold,
+    fold: Fold,
     settings: Training,
     seed: int,
     metric: str,
     num_steps: int | None = None,
-    kept: Path | None = None,
+    checkpoint_path: Path | None = None,
 ) -> Fit:
     """Trains on the training users; keeps the averaged weights whose validation metric is best.
 
     The metric is the mean over the model's views, so that no view is left behind; AdamW, a linear warm-up, then a linear
     decay to a tenth. Processes that share the training average their gradients. All that changes is written to the file
-    `kept` at every look at the validation users (weights, moments, averages, random generators), and a training that finds
+    `checkpoint_path` at every look at the validation users (weights, moments, averages, random generators), and a training that finds
     it goes on from there, to the same last bit.
     """
     num_steps, started = (
@@ -79,17 +79,19 @@ def fit(
             ),
             default=multiple,
         )
-    batches = draw_batches(parts.train, settings, model.max_length, multiple, seed, model.device)
+    batches = draw_batches(fold.train, settings, model.max_length, multiple, seed, model.device)
     noise: list = []
     if num_processes() > 1:
-        kept = kept and kept.with_name(f"{place()}-of-{num_processes()}-{kept.name}")
+        checkpoint_path = checkpoint_path and checkpoint_path.with_name(
+            f"{place()}-of-{num_processes()}-{checkpoint_path.name}"
+        )
     if place():
         torch.manual_seed(derive_seed(seed, f"process {place()}"))
         for number, generator in enumerate(noise):
             generator.state = np.random.SFC64(
                 derive_seed(seed, f"process {place()}", str(number))
             ).state
-    told, tensors = _load_run(kept) if kept else ({}, {})
+    told, tensors = _load_run(checkpoint_path) if checkpoint_path else ({}, {})
     if not agree(told.get("step", 0), model.device):
         told, tensors = {}, {}
     told = told or {
@@ -129,7 +131,7 @@ def fit(
         optimiser.param_groups[0]["lr"] = settings.learning_rate * min(
             step / warm, 1 - 0.9 * (step - 1) / num_steps
         )
-        optimiser.zero_grad()  # before the loss: the last step's gradients, of a large catalogue, are not kept beside it
+        optimiser.zero_grad()  # before the loss: the last step's gradients, of a large catalogue, are not checkpoint_path beside it
         loss = model.loss(batch)
         loss.backward()
         average_gradients(parameters)
@@ -148,7 +150,7 @@ def fit(
                 )
             trained = [value.clone() for value in values]
             torch._foreach_copy_(values, averages)
-            figures = mean_metrics(rank_cases(model, parts.validation))
+            figures = mean_metrics(rank_cases(model, fold.validation))
             told["step"], told["seconds"] = step, before + time.perf_counter() - started
             told["curve"] += figures.assign(
                 step=step, loss=mean_loss, targets=told["num_targets"], seconds=told["seconds"]
@@ -162,7 +164,7 @@ def fit(
                 )
             torch._foreach_copy_(values, trained)
             losses, counts = [], []
-            if kept and step < num_steps:
+            if checkpoint_path and step < num_steps:
                 told["noise"] = [
                     {
                         **generator.state,
@@ -187,7 +189,7 @@ def fit(
                     *([torch.cuda.get_rng_state()] if model.device.type == "cuda" else []),
                 ]
                 _save_run(
-                    kept,
+                    checkpoint_path,
                     told,
                     values=values,
                     averages=averages,
@@ -195,8 +197,8 @@ def fit(
                     random=random,
                     **moments,
                 )
-            elif kept:
-                _save_run(kept, told, best=best)
+            elif checkpoint_path:
+                _save_run(checkpoint_path, told, best=best)
     torch._foreach_copy_(values, best)
     model.eval()
     return Fit(pd.DataFrame(told["curve"]), told["best_step"], told["num_targets"], told["seconds"])
