@@ -1,17 +1,19 @@
-"""What a user can get wrong, each with a sentence that names the file or key, the value and the mend."""
+"""Errors that a user can cause: each message names the file or key, the value, and what to do."""
+
+RESTORE = "restore it with `make restore`"  # what to do about a damaged file of data/
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be used; the message names the file, the key, the value and the mend."""
+    """A setting that cannot be used."""
 
 
 class LeftOut(SettingsError):
-    """A study that cannot be made of a dataset, which lacks the features that it is about."""
+    """A study that needs features which the dataset lacks."""
 
 
 class DataError(ValueError):
-    """Data that cannot be used; the message names the file, the line, the value and the mend."""
+    """Data that cannot be used."""
 
 
 class NotebookError(RuntimeError):
-    """A notebook that did not run to its end; the message names the cell and what it said."""
+    """A notebook that failed; the message names the cell and its error."""

@@ -1,33 +1,39 @@
-"""Results: what a notebook run as a stage keeps, and what later stages read back."""
+"""Results: what a notebook run as a stage saves, and what later stages read."""
 
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bivrec.errors import SettingsError
+from bivrec.errors import DataError, SettingsError
 from bivrec.settings import profile_folder, project_root
 
-LEFT_OUT = "left-out.json"  # of a stage that could not be made of a dataset, in build/
+LEFT_OUT = "left-out.json"  # in build/, for a stage that a dataset has no features for
 
 Place = Literal["results", "top", "build", "log", "partial"]
 
 
 def output_folder(place: Place) -> Path | None:
-    """Where the running stage keeps things: results (its own folder there, committed), top (its profile's results/ itself),
-    build (read by later stages), log (differs from run to run, so that nothing may depend on it), partial (trainings under
-    way, gone when the stage is done). None outside the pipeline: a notebook run by hand writes nothing."""
+    """Where the running stage saves its outputs; None for a notebook run by hand, which saves
+    nothing.
+
+    results: the stage's own folder there, committed. top: the profile's results/ itself. build:
+    read by later stages. log: differs between runs, so nothing may depend on it. partial:
+    unfinished trainings, removed when the stage is done.
+    """
     folder = os.environ.get(f"BIVREC_{place.upper()}")
     return Path(folder) if folder else None
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """The file as a whole or not at all."""
+    """Writes the whole file or, when interrupted, nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(text, "utf-8")
@@ -35,28 +41,20 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def progress(work: Iterable, what: str, unit: str, total: int | None = None) -> Iterator:
-    """The work, under a bar with its rate and the time left: in a notebook that is read, in a terminal, and in the terminal
-    that the pipeline was started from (BIVREC_TERMINAL). Executed notebooks, logs and tests get none."""
+    """The work under a progress bar: in an open notebook, in a terminal, or in the terminal from
+    which the pipeline was started (BIVREC_TERMINAL). Executed notebooks, logs and tests show
+    none."""
+    from tqdm import tqdm as plain_bar
     from tqdm.auto import tqdm
 
-    terminal, notebook = (
-        os.environ.get("BIVREC_TERMINAL"),
-        "IPython" in sys.modules and sys.modules["IPython"].get_ipython(),
-    )
-    if terminal is None:
-        yield from tqdm(
-            work,
-            what,
-            total,
-            leave=False,
-            unit=f" {unit}",
-            disable=not (notebook or sys.stderr.isatty()),
-        )
-    elif terminal:
-        from tqdm import tqdm as plain
-
+    terminal = os.environ.get("BIVREC_TERMINAL")
+    options = {"desc": what, "total": total, "unit": f" {unit}", "leave": False}
+    if terminal:
         with open(terminal, "w") as file:
-            yield from plain(work, what, total, leave=False, unit=f" {unit}", file=file)
+            yield from plain_bar(work, file=file, **options)
+    elif terminal is None:
+        notebook = "IPython" in sys.modules and sys.modules["IPython"].get_ipython()
+        yield from tqdm(work, disable=not (notebook or sys.stderr.isatty()), **options)
     else:
         yield from work
 
@@ -64,7 +62,7 @@ def progress(work: Iterable, what: str, unit: str, total: int | None = None) -> 
 def save_output(
     content: pd.DataFrame | Figure | Mapping[str, Any], name: str, place: Place = "results"
 ) -> None:
-    """Keeps a table (CSV, six decimals), a figure (PNG) or a record (JSON) under its name."""
+    """Saves a table (CSV, six decimals), a figure (PNG) or a mapping (JSON) under its name."""
     if not (folder := output_folder(place)):
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,16 +75,36 @@ def save_output(
 
 
 def read_output(stage: str, label: str, name: str, profile: str = "default") -> pd.DataFrame:
-    """A table that an earlier stage kept in build/, named exactly: a run that is not asked for is never counted."""
+    """A table that an earlier stage saved in build/; raises SettingsError if it is missing or
+    damaged."""
     path = profile_folder("build", profile) / stage / label / name
+    shown = path.relative_to(project_root())
     if not path.is_file():
-        raise SettingsError(
-            f"{path.relative_to(project_root())} is missing; `make repro{'' if profile == 'default' else f' PROFILE={profile}'}` makes it"
-        )
+        command = "make repro" + ("" if profile == "default" else f" PROFILE={profile}")
+        raise SettingsError(f"{shown} is missing; `{command}` makes it")
     try:
         return pd.read_csv(path, keep_default_na=False)
     except ValueError as error:
-        told = f"{path.relative_to(project_root())} is damaged ({error.__class__.__name__})"
-        raise SettingsError(
-            f"{told}; remove {path.parent.relative_to(project_root())}, and `make repro` makes it anew"
-        ) from None
+        problem = f"{shown} is damaged ({type(error).__name__})"
+        raise SettingsError(f"{problem}; remove {shown.parent}; `make repro` remakes it") from None
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raises DataError, with what to do, for whatever an unreadable or damaged stage output
+    raises."""
+    try:
+        yield
+    except PermissionError as error:
+        raise DataError(f"{error.filename} may not be read; make it readable") from None
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        BadZipFile,
+    ) as error:
+        problem = f"{path} is damaged ({type(error).__name__})"
+        raise DataError(f"{problem}; remove it; `make repro` remakes it") from None

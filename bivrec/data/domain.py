@@ -1,4 +1,4 @@
-"""Domains: a dataset under its settings, with its folds and features, from the pipeline's files or, if planted, from memory."""
+"""Domains: a dataset under its settings, with its sequences, folds and features."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from bivrec.data.features import (
 from bivrec.data.planted import make_planted
 from bivrec.data.readers.common import raw_folder
 from bivrec.data.readers.registry import read_dataset
-from bivrec.data.readers.vectors import modalities_of
+from bivrec.data.readers.vectors import are_published, modalities_of
 from bivrec.data.sequences import build_sequences, check_counts, load_sequences, save_sequences
 from bivrec.data.splits import split_sequences
 from bivrec.data.types import Fold, Raw, Sequences
@@ -35,6 +35,7 @@ from bivrec.errors import DataError, LeftOut
 from bivrec.outputs import output_folder, save_output
 from bivrec.settings import (
     Dataset,
+    Modality,
     Settings,
     Variant,
     can_do_with,
@@ -45,12 +46,13 @@ from bivrec.settings import (
     without_modalities,
 )
 
-Features = dict[str, tuple[torch.Tensor, torch.Tensor]]
+Features = dict[str, tuple[torch.Tensor, torch.Tensor]]  # values and mask, by modality
 
 
 @dataclass(frozen=True)
 class Domain:
-    """A dataset under its settings: sequences, folds and features, from the pipeline's files or, if planted, from memory."""
+    """A dataset under its settings. Sequences and features come from the files that the pipeline
+    prepared; those of planted data are made in memory."""
 
     name: str
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -60,34 +62,31 @@ class Domain:
     )
 
     def __reduce__(self):
-        """A domain travels to a worker as its name, changes and profile; each process reads a domain once."""
+        """Pickles the name, changes and profile alone; each process reads a domain once."""
         return _open, (self.name, json.dumps(dict(self.changes)), self.profile)
+
+    @property
+    def requested_settings(self) -> Settings:
+        """The settings of params.yaml with the profile's, the dataset's and this domain's
+        changes."""
+        return load_settings(self.name, self.changes, profile=self.profile)
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings, less what the dataset has no features for."""
-        asked = self.asked
-        return without_modalities(asked, modalities_of(asked.datasets[self.name], asked.features))
-
-    @property
-    def asked(self) -> Settings:
-        """The settings as params.yaml and the changes have them."""
-        return load_settings(self.name, self.changes, profile=self.profile)
+        """The requested settings without what the dataset has no features for."""
+        requested = self.requested_settings
+        has = modalities_of(requested.datasets[self.name], requested.features)
+        return without_modalities(requested, has)
 
     @property
     def left_out(self) -> str:
-        """What the dataset's lack of features leaves out, in words; empty where nothing is left out."""
-        lacks = [
-            name
-            for name in self.asked.features.modalities
-            if name not in self.settings.features.modalities
-        ]
-        view = [] if self.settings.features.modalities else ["the multimodal view"]
-        return (
-            f"{', '.join([*lacks, *view])}, and every model and ablation that cannot do without"
-            if lacks
-            else ""
-        )
+        """What is left out for want of features, in words; empty if nothing is."""
+        used = self.settings.features.modalities
+        lacks = [name for name in self.requested_settings.features.modalities if name not in used]
+        if not lacks:
+            return ""
+        views = [] if used else ["the multimodal view"]
+        return f"{', '.join(lacks + views)}, and every model and ablation that needs them"
 
     @property
     def dataset(self) -> Dataset:
@@ -97,135 +96,115 @@ class Domain:
     def planted(self) -> bool:
         return self.dataset.source == "planted"
 
-    def prepared(self, stage: str) -> Path:
-        """Where a stage keeps what it prepared of this dataset: the default profile's, unless the profile prepares its own."""
+    def prepared_folder(self, stage: str) -> Path:
+        """Where a stage saved what it prepared of this dataset, always under the default
+        profile."""
         return profile_folder("build", "default") / stage / self.name
 
     @cached_property
     def raw(self) -> Raw:
-        """The dataset's tables: generated, or read from its files."""
-        return (
-            make_planted(self.dataset.planted)
-            if self.planted
-            else read_dataset(self.name, self.dataset)
-        )
+        """The dataset's tables, generated or read from its files."""
+        if self.planted:
+            return make_planted(self.dataset.planted)
+        return read_dataset(self.name, self.dataset)
 
     @cached_property
     def sequences(self) -> Sequences:
         if self.planted:
             return build_sequences(self.raw, self.settings.split, self.name)
-        return load_sequences(self.prepared("01_data_prep"))
+        return load_sequences(self.prepared_folder("01_data_prep"))
 
     @property
     def kinds(self) -> np.ndarray:
-        """Each item's kind: of planted the true one, else its first genre."""
+        """Each item's kind: for planted data the true one, else the first genre."""
         if not self.planted:
             return self.sequences.catalogue["genres"].str.split(", ").str[0].to_numpy(dtype=str)
-        return self.raw.kinds[
-            np.searchsorted(self.raw.items["item"], self.sequences.catalogue["item"])
-        ]
+        return self.raw.kinds[self._raw_rows()]
+
+    def _raw_rows(self) -> np.ndarray:
+        """Each item's row in the planted raw tables."""
+        return np.searchsorted(self.raw.items["item"], self.sequences.catalogue["item"])
 
     def fold(self, seed: int) -> Fold:
-        parts, split = (
-            split_sequences(self.sequences, self.settings.split, seed),
-            self.settings.split,
-        )
+        """The fold of a seed; raises DataError if nobody trains, validates or tests in it."""
+        split, num_users = self.settings.split, self.sequences.num_users
+        fold = split_sequences(self.sequences, split, seed)
         for part, users in (
-            ("trains", parts.train),
-            ("validates", parts.validation),
-            ("tests", parts.test),
+            ("trains", fold.train),
+            ("validates", fold.validation),
+            ("tests", fold.test),
         ):
             if not len(users):
-                told = f"{self.name}: of its {self.sequences.num_users} users nobody {part} in fold {seed % split.num_folds}"
+                where = f"in fold {seed % split.num_folds} ({split.protocol})"
+                problem = f"{self.name}: of its {num_users} users nobody {part} {where}"
                 raise DataError(
-                    f"{told} ({split.protocol}); lower split.num_folds, {split.num_folds}, or add users"
+                    f"{problem}; lower split.num_folds, {split.num_folds}, or add users"
                 )
-        return parts
+        return fold
 
-    def item_features(self, modality: str, seed: int) -> ItemFeatures:
-        """One modality as encoded; text is read anew for each fold, since only training users' tags count. Seeds a multiple
-        of `split.num_folds` apart share a fold."""
+    def item_features(self, modality: Modality, seed: int) -> ItemFeatures:
+        """One modality as encoded. Text differs between folds, since only training users' tags
+        count; seeds a multiple of `split.num_folds` apart share a fold."""
         if self.planted or (modality == "text" and "split.protocol" in self.changes):
             return self.encode_text([seed])[0] if modality == "text" else self.encode_images()
-        folder = self.prepared("02_feature_encoding")
-        return load_features(
-            folder / f"seed-{seed % self.settings.split.num_folds}"
-            if modality == "text" and not self.published("text")
-            else folder,
-            modality,
-        )
+        folder = self.prepared_folder("02_feature_encoding")
+        if self.varies_with_fold(modality):
+            folder = folder / f"seed-{seed % self.settings.split.num_folds}"
+        return load_features(folder, modality)
 
-    def published(self, modality: str) -> bool:
-        """Whether a modality's vectors are taken as published."""
-        return (
-            self.dataset.source == "mmrec"
-            or getattr(self.settings.features, f"{modality}_encoder") == "published"
-        )
+    def varies_with_fold(self, modality: Modality) -> bool:
+        """Whether a modality is encoded for each fold: text is, unless its vectors are
+        published."""
+        return modality == "text" and not self.published("text")
+
+    def published(self, modality: Modality) -> bool:
+        """Whether a modality's vectors are read as published."""
+        return are_published(self.dataset, self.settings.features, modality)
 
     def encode_text(self, seeds: Sequence[int]) -> list[ItemFeatures]:
-        """The frozen text encoder at work, for the folds of these seeds; or the published vectors, the same for all."""
+        """The text features of these seeds' folds; published vectors are the same for all."""
         if self.published("text"):
             return [published_features(self.sequences, self.dataset, "text")] * len(seeds)
-        return text_features(
-            [describe_items(self.sequences, self.fold(seed)) for seed in seeds],
-            self.settings.features,
-        )
+        texts = [describe_items(self.sequences, self.fold(seed)) for seed in seeds]
+        return text_features(texts, self.settings.features)
 
     def encode_images(self) -> ItemFeatures:
-        """The frozen image encoder at work, or its stored vectors, or the published ones."""
+        """The image features: published, encoded, or, for films, embedded with the project."""
         settings, root = self.settings.features, project_root()
         if self.published("image"):
             return published_features(self.sequences, self.dataset, "image")
-        if not self.planted:
-            films = self.dataset.source in ("movielens", "movielens_dat")
-            return image_features(
-                self.sequences,
-                settings,
-                *(
-                    (root / settings.image_folder, root / "data" / "posters")
-                    if films
-                    else (raw_folder(self.dataset.own.folder) / "images", None)
-                ),
-            )
-        chosen = np.searchsorted(self.raw.items["item"], self.sequences.catalogue["item"])
-        values = encode_images(
-            map(Image.fromarray, self.raw.images[chosen]), settings.image_encoder
-        )
-        return ItemFeatures(
-            values, np.ones(len(values), dtype=bool), f"{settings.image_encoder}, encoded live"
-        )
+        if self.planted:
+            images = map(Image.fromarray, self.raw.images[self._raw_rows()])
+            values = encode_images(images, settings.image_encoder)
+            mask, source = np.ones(len(values), bool), f"{settings.image_encoder}, encoded live"
+            return ItemFeatures(values, mask, source)
+        folder, stored = root / settings.image_folder, root / "data" / "posters"
+        if self.dataset.source not in ("movielens", "movielens_dat"):
+            folder, stored = raw_folder(self.dataset.source_settings.folder) / "images", None
+        return image_features(self.sequences, settings, folder, stored)
 
     def features(self, seed: int, basis: "Domain | None" = None) -> Features:
-        """Reduced features and masks, by modality; in the space of another domain when `basis` is given."""
-        found = {}
+        """Reduced features and masks, by modality; with `basis`, in the space of that domain."""
+        features, num_components = {}, self.settings.features.num_components
         for modality in self.settings.features.modalities:
-            key = (
-                modality,
-                seed if modality == "text" else None,
-                basis.name if basis else self.name,
-            )
+            fold = seed if modality == "text" else None
+            key = (modality, fold, basis.name if basis else self.name)
             if key not in self._reduced:
-                own, origin = (
-                    self.item_features(modality, seed),
-                    basis and basis.item_features(modality, seed),
-                )
-                self._reduced[key] = (
-                    reduce_features(own, self.settings.features.num_components, origin),
-                    torch.from_numpy(own.mask),
-                )
-            found[modality] = self._reduced[key]
-        return found
+                encoded = self.item_features(modality, seed)
+                origin = basis and basis.item_features(modality, seed)
+                values = reduce_features(encoded, num_components, origin)
+                self._reduced[key] = values, torch.from_numpy(encoded.mask)
+            features[modality] = self._reduced[key]
+        return features
 
     def variant(self, name: str) -> Variant:
-        """A model of the field or an ablation, by its name in params.yaml; one that reads features that are not there is refused."""
-        variant, has = (
-            pick(self.settings.ablations | self.settings.models, name, "model"),
-            modalities_of(self.dataset, self.settings.features),
-        )
+        """A model or ablation by its name in params.yaml; raises LeftOut if it reads features that
+        the dataset lacks."""
+        variant = pick(self.settings.ablations | self.settings.models, name, "model")
+        has = modalities_of(self.dataset, self.settings.features)
         if len(has) < 2 and not can_do_with(self.settings, variant, has):
-            raise LeftOut(
-                f"{name} reads features that {self.name} lacks; 03_training leaves it out, and the studies that need it cannot be made"
-            )
+            problem = f"{name} reads features that {self.name} lacks"
+            raise LeftOut(f"{problem}; 03_training leaves it out, and so do studies that need it")
         return variant
 
 
@@ -235,56 +214,52 @@ def _open(name: str, changes: str, profile: str) -> Domain:
 
 
 def prepare(domain: Domain) -> Sequences:
-    """Raw files to sequences, held against the counts by which the dataset is known; a stage keeps them for the later ones."""
+    """A dataset's sequences from its raw files, with its known counts checked; a stage saves
+    them."""
     sequences = build_sequences(domain.raw, domain.settings.split, domain.name)
-    if domain.dataset.expected:
-        print(
-            check_counts(domain.dataset.expected, domain.raw.interactions, sequences, domain.name)
-        )
+    if expected := domain.dataset.expected:
+        print(check_counts(expected, domain.raw.interactions, sequences, domain.name))
     if folder := output_folder("build"):
         save_sequences(sequences, folder)
     return sequences
 
 
 def data_card(domain: Domain) -> pd.DataFrame:
-    """Where a dataset comes from: its form, what was published and what the k-core kept, licence, features, each file's sha256."""
-    dataset, raw, split = domain.dataset, domain.raw.interactions, domain.settings.split
+    """Where a dataset comes from: its source, published size, rules, features, licence, and
+    checksums."""
+    dataset, table, split = domain.dataset, domain.raw.interactions, domain.settings.split
+    users, items, repeated = table["user"], table["item"], table.duplicated(["user", "item"]).sum()
+    least = split.min_interactions
     rows = {
         "source": dataset.source,
-        "published": f"{raw['user'].nunique():,} users, {raw['item'].nunique():,} items, {len(raw):,} interactions",
-        "pairs seen again": f"{int(raw.duplicated(['user', 'item']).sum()):,}, the first counts",
-        "kept": f"users and items with {split.min_interactions} interactions; ties in time by {split.ties}",
+        "published": f"{users.nunique():,} users, {items.nunique():,} items, "
+        f"{len(table):,} interactions",
+        "repeated pairs": f"{repeated:,}, the first counts",
+        "k-core": f"users and items with {least} interactions; ties in time by {split.ties}",
         "features": ", ".join(domain.settings.features.modalities) or "none",
         "licence": dataset.licence or "see the README of its files",
     }
     files = {} if domain.planted else checksums(domain.name, dataset)
-    return pd.DataFrame(
-        [
-            *rows.items(),
-            *((f"sha256 of {file}", told) for file, told in files.items() if "/" not in file),
-        ],
-        columns=["what", "told"],
-    )
+    rows |= {f"sha256 of {file}": sha256 for file, sha256 in files.items() if "/" not in file}
+    return pd.DataFrame([*rows.items()], columns=["what", "value"])
 
 
 def encode(domain: Domain) -> dict[str, list[ItemFeatures]]:
-    """The modalities through their encoders, text once a fold; a stage keeps them for the later ones. A dataset without any
-    features has none."""
-    seeds = list(
-        dict.fromkeys(
-            seed % domain.settings.split.num_folds for seed in domain.settings.studies.seeds
-        )
-    )
-    encoded, folder = {}, output_folder("build")
-    for modality in domain.settings.features.modalities[::-1]:
-        encoded[modality] = (
-            domain.encode_text(seeds) if modality == "text" else [domain.encode_images()]
-        )
-        for seed, features in zip(seeds, encoded[modality]) if folder else ():
-            apart = modality == "text" and not domain.published("text")
-            save_features(folder / f"seed-{seed}" if apart else folder, modality, features)
-            if not apart:
-                break
+    """A dataset's features by modality, text once for each fold of `studies.seeds`; a stage saves
+    them."""
+    settings, folder = domain.settings, output_folder("build")
+    folds = list(dict.fromkeys(seed % settings.split.num_folds for seed in settings.studies.seeds))
+    encoded = {}
+    for modality in settings.features.modalities[::-1]:
+        if modality == "text":
+            encoded[modality] = domain.encode_text(folds)
+        else:
+            encoded[modality] = [domain.encode_images()]
+        if folder and domain.varies_with_fold(modality):
+            for fold, features in zip(folds, encoded[modality]):
+                save_features(folder / f"seed-{fold}", modality, features)
+        elif folder:
+            save_features(folder, modality, encoded[modality][0])
     if not encoded:
         save_output({"left out": domain.left_out}, "none.json", "build")
     return encoded

@@ -1,4 +1,4 @@
-"""Fetching: published files are downloaded once, checked, unpacked safely, and the same bytes ever after."""
+"""Published files: downloaded once, checked, unpacked safely, and never changed afterwards."""
 
 import hashlib
 import json
@@ -8,28 +8,29 @@ import stat
 import sys
 import zipfile
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from tqdm import tqdm
 
 from bivrec.data.readers.common import needed_files, raw_folder
-from bivrec.data.sequences import RESTORE
-from bivrec.errors import DataError, SettingsError
+from bivrec.errors import RESTORE, DataError, SettingsError
 from bivrec.outputs import write_atomically
-from bivrec.settings import Dataset, project_root
+from bivrec.settings import Dataset, Download, project_root
 
 RECORD = "checksums.json"
 
-MAX_UNPACKED = 16 << 30
+MAX_UNPACKED = 16 << 30  # bytes
 
 
-def sha256(path: Path) -> str:
+def file_hash(path: Path, algorithm: str = "sha256") -> str:
+    """A file's hash as hexadecimal digits."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def missing_files(dataset: Dataset) -> list[str]:
     """The needed files that are not in the dataset's folder."""
-    folder = raw_folder(dataset.own.folder)
+    folder = raw_folder(dataset.source_settings.folder)
     return [
         names
         for names in needed_files(dataset)
@@ -38,136 +39,125 @@ def missing_files(dataset: Dataset) -> list[str]:
 
 
 def checksums(name: str, dataset: Dataset) -> dict[str, str]:
-    """The sha256 of every file of a dataset. Of published files it is recorded beside them when they are first seen, and
-    another one is refused ever after; of `plain` ones, which are their owner's to change, it is only told."""
-    folder = raw_folder(dataset.own.folder)
-    embedded = folder.parent == project_root() / "data"
+    """The sha256 of each file of a dataset, recorded beside the files when they are first seen.
+
+    Raises DataError if a needed file is missing, or a published file has changed since; files of
+    the plain form may change.
+    """
+    folder = raw_folder(dataset.source_settings.folder)
     if missing := missing_files(dataset):
-        way = (
-            f"`make fetch DATASET={name}` fetches it, or place it there by hand"
-            if dataset.downloads
-            else f"place it there, or, if it comes with the project, {RESTORE}"
-        )
-        raise DataError(f"{folder / missing[0]} is missing, which {name} needs; {way}")
-    try:
-        known = (
-            json.loads((folder / RECORD).read_text("utf-8")) if (folder / RECORD).is_file() else {}
-        )
-        if not all(isinstance(entry["sha256"], str) and entry["stamp"] for entry in known.values()):
-            raise ValueError
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise DataError(
-            f"{folder / RECORD} is damaged; remove it, and the files count as seen for the first time"
-        ) from None
-    found = {}
-    for path in sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != RECORD and not path.name.startswith(".")
-    ):
-        file, stamp = (
-            path.relative_to(folder).as_posix(),
-            [path.stat().st_size, path.stat().st_mtime_ns],
-        )
-        seen = known.get(file, {})
-        found[file] = {
-            "sha256": seen["sha256"] if seen.get("stamp") == stamp else sha256(path),
-            "stamp": stamp,
-        }
-        if seen and seen["sha256"] != found[file]["sha256"] and dataset.source != "plain":
-            told = f"its sha256 was {seen['sha256'][:12]}... when first seen and is {found[file]['sha256'][:12]}..."
-            raise DataError(
-                f"{path} has changed: {told}; fetch it anew, or remove its entry in {RECORD} if you meant it"
-            )
-    if found != known and not embedded:
+        remedy = f"put it there, or, if it comes with the project, {RESTORE}"
+        if dataset.downloads:
+            remedy = f"`make fetch DATASET={name}` fetches it, or put it there by hand"
+        raise DataError(f"{folder / missing[0]} is missing, which {name} needs; {remedy}")
+    recorded, current = _read_record(folder / RECORD), {}
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.name == RECORD or path.name.startswith("."):
+            continue
+        file = path.relative_to(folder).as_posix()
+        seen, stamp = recorded.get(file, {}), [path.stat().st_size, path.stat().st_mtime_ns]
+        sha256 = seen["sha256"] if seen.get("stamp") == stamp else file_hash(path)
+        current[file] = {"sha256": sha256, "stamp": stamp}
+        if seen and seen["sha256"] != sha256 and dataset.source != "plain":
+            was = f"its sha256 was {seen['sha256'][:12]}... when first seen and is {sha256[:12]}..."
+            remedy = f"fetch it again, or, if you meant it, remove its entry in {RECORD}"
+            raise DataError(f"{path} has changed: {was}; {remedy}")
+    if current != recorded and folder.parent != project_root() / "data":
         try:
-            write_atomically(folder / RECORD, json.dumps(found, indent=1) + "\n")
+            write_atomically(folder / RECORD, json.dumps(current, indent=1) + "\n")
         except OSError as error:
-            raise DataError(
-                f"{folder / RECORD} cannot be written ({error.__class__.__name__}); make the folder writable"
-            ) from None
-    return {file: entry["sha256"] for file, entry in found.items()}
+            problem = f"cannot be written ({type(error).__name__})"
+            raise DataError(f"{folder / RECORD} {problem}; make the folder writable") from None
+    return {file: entry["sha256"] for file, entry in current.items()}
+
+
+def _read_record(path: Path) -> dict[str, dict[str, Any]]:
+    """The sha256 and the size and time of each file when it was last seen."""
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        if all(isinstance(entry["sha256"], str) and entry["stamp"] for entry in record.values()):
+            return record
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    raise DataError(f"{path} is damaged; remove it, and the files count as seen for the first time")
 
 
 def unpack(archive: Path, folder: Path, limit: int = MAX_UNPACKED) -> None:
-    """A zip's files into the folder, without the folder that they stand in there. Refused whole before anything is written:
-    a path that leads outside, a link, more than `limit` bytes. What is there already is left as it is."""
+    """Unpacks a zip into the folder, without its top folder; existing files stay as they are.
+
+    Raises DataError before anything is written if a path leads outside, a member is a link, or the
+    files exceed `limit` bytes.
+    """
     try:
         with zipfile.ZipFile(archive) as file:
             members = [member for member in file.infolist() if not member.is_dir()]
             for member in members:
-                path = PurePosixPath(member.filename.replace("\\", "/"))
-                if (
-                    path.is_absolute()
-                    or not path.parts
-                    or ".." in path.parts
-                    or ":" in path.parts[0]
-                    or stat.S_ISLNK(member.external_attr >> 16)
-                ):
-                    raise DataError(
-                        f"{archive.name} holds {member.filename[:80]!r}, which leads outside its folder; nothing was unpacked"
-                    )
+                if _leads_outside(member):
+                    problem = f"holds {member.filename[:80]!r}, which leads outside its folder"
+                    raise DataError(f"{archive.name} {problem}; nothing was unpacked")
             if sum(member.file_size for member in members) > limit:
-                raise DataError(
-                    f"{archive.name} would fill more than {limit:,} bytes; nothing was unpacked"
-                )
+                problem = f"would fill more than {limit:,} bytes"
+                raise DataError(f"{archive.name} {problem}; nothing was unpacked")
             for member in members:
-                target = folder.joinpath(
-                    *PurePosixPath(member.filename).parts[1:] or [member.filename]
-                )
-                if target.exists() or target.name == RECORD:
-                    continue
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with (
-                    file.open(member) as source,
-                    open(part := target.with_name(f".{target.name}.part"), "wb") as sink,
-                ):
-                    shutil.copyfileobj(source, sink, 1 << 20)
-                os.replace(part, target)
+                _unpack_member(file, member, folder)
     except DataError:
         raise
     except (
         Exception
-    ) as error:  # what a damaged archive makes of zlib, lzma and struct has no common name
+    ) as error:  # zlib, lzma and struct have errors of their own for damaged archives
         for part in folder.rglob(".*.part"):
             part.unlink()
-        raise DataError(
-            f"{archive} cannot be unpacked ({' '.join(str(error).split())[:160]}); remove it and fetch it again"
-        ) from None
+        problem = f"cannot be unpacked ({' '.join(str(error).split())[:160]})"
+        raise DataError(f"{archive} {problem}; remove it and fetch it again") from None
+
+
+def _leads_outside(member: zipfile.ZipInfo) -> bool:
+    """Whether a member is a link, or its path could leave the folder."""
+    path = PurePosixPath(member.filename.replace("\\", "/"))
+    inside = path.parts and not path.is_absolute() and ".." not in path.parts
+    return not inside or ":" in path.parts[0] or stat.S_ISLNK(member.external_attr >> 16)
+
+
+def _unpack_member(file: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
+    target = folder.joinpath(*PurePosixPath(member.filename).parts[1:] or [member.filename])
+    if target.exists() or target.name == RECORD:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    with file.open(member) as source, open(part, "wb") as sink:
+        shutil.copyfileobj(source, sink, 1 << 20)
+    os.replace(part, target)
 
 
 def download(url: str, part: Path) -> None:
-    """A file into `part`. What an interrupted download left there is not fetched again, if the server says that its file is
-    still the same one."""
+    """Downloads a file into `part`. An interrupted download continues if the server confirms, by
+    the ETag or date noted in `.mark`, that its file is still the same."""
     import requests
 
-    mark, have = part.with_suffix(".mark"), part.stat().st_size if part.is_file() else 0
-    known = mark.read_text("utf-8") if have and mark.is_file() else ""
-    asked = {"Accept-Encoding": "identity"} | (
-        {"Range": f"bytes={have}-", "If-Range": known} if known else {}
-    )
-    with requests.get(url, headers=asked, stream=True, timeout=60) as answer:
-        if answer.status_code == 416:  # there was nothing left to send, or the file is another
+    mark, size = part.with_suffix(".mark"), part.stat().st_size if part.is_file() else 0
+    known = mark.read_text("utf-8") if size and mark.is_file() else ""
+    headers = {"Accept-Encoding": "identity"}
+    if known:
+        headers |= {"Range": f"bytes={size}-", "If-Range": known}
+    with requests.get(url, headers=headers, stream=True, timeout=60) as answer:
+        if answer.status_code == 416:  # nothing is left to send, or the file is another
             part.unlink()
             return download(url, part)
         answer.raise_for_status()
-        rest = answer.status_code == 206
-        if not rest:  # before the new mark is written: old bytes never stand under it
+        continues = answer.status_code == 206
+        if not continues:  # before the new mark is written: old bytes never stand beside it
             part.unlink(missing_ok=True)
-        mark.write_text(
-            answer.headers.get("ETag", answer.headers.get("Last-Modified", "")), "utf-8"
-        )
-        size = int(answer.headers.get("Content-Length", 0)) or None
-        told = {
-            "unit": "B",
-            "unit_scale": True,
-            "disable": not sys.stderr.isatty(),
-            "initial": have * rest,
-            "total": size and size + have * rest,
-        }
+            size = 0
+        version = answer.headers.get("ETag", answer.headers.get("Last-Modified", ""))
+        mark.write_text(version, "utf-8")
+        rest = int(answer.headers.get("Content-Length", 0))
+        options = {"initial": size, "total": size + rest if rest else None}
+        options |= {"unit": "B", "unit_scale": True, "disable": not sys.stderr.isatty()}
         with (
-            open(part, "ab" if rest else "wb") as sink,
-            tqdm(desc=part.name.strip("."), **told) as bar,
+            open(part, "ab" if continues else "wb") as sink,
+            tqdm(desc=part.name.strip("."), **options) as bar,
         ):
             for block in answer.iter_content(1 << 18):
                 bar.update(sink.write(block))
@@ -175,13 +165,14 @@ def download(url: str, part: Path) -> None:
 
 
 def fetch(name: str, dataset: Dataset, accept: bool = False) -> str:
-    """Downloads what of a dataset is not there yet, after its licence was accepted; what was placed by hand is left as it is."""
-    import pooch
-    import requests
+    """Downloads the missing files of a dataset once its licence is accepted; files put there by
+    hand stay as they are. Returns where the dataset is, and the start of each file's sha256.
 
+    Raises SettingsError with the licence if it is not accepted, DataError if a download fails.
+    """
     if dataset.source == "planted":
         return f"{name} is generated; there is nothing to fetch"
-    folder = raw_folder(dataset.own.folder)
+    folder = raw_folder(dataset.source_settings.folder)
     archives = [file for file in dataset.downloads if file.endswith(".zip")]
     wanted = [
         file
@@ -189,34 +180,36 @@ def fetch(name: str, dataset: Dataset, accept: bool = False) -> str:
         if not (folder / file).is_file() and (file not in archives or missing_files(dataset))
     ]
     if wanted and not accept:
-        told = f"{name} comes under this licence: {dataset.licence}\nFrom: " + ", ".join(
-            dataset.downloads[file].url for file in wanted
-        )
-        raise SettingsError(
-            f"{told}\nNothing was fetched. If you accept it: make fetch DATASET={name} ACCEPT=yes"
-        )
-    for file in wanted:
-        source, temporary = dataset.downloads[file], folder / f".{file}.part"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if not temporary.is_file() or temporary.with_suffix(".mark").is_file():
-                download(source.url, temporary)
-            if source.checksum and not pooch.hashes.hash_matches(temporary, source.checksum):
-                temporary.unlink()
-                raise ValueError
-        except (requests.RequestException, OSError) as error:
-            by_hand = f"put {', '.join(wanted[wanted.index(file) :])} into {folder} by hand (from {source.url})"
-            raise DataError(
-                f"{file} could not be fetched ({error.__class__.__name__}); try again, or {by_hand}"
-            ) from None
-        except ValueError:
-            raise DataError(
-                f"{file} from {source.url} is not the file whose checksum params.yaml has, {source.checksum}; try again later"
-            ) from None
-        os.replace(temporary, folder / file)
+        urls = ", ".join(dataset.downloads[file].url for file in wanted)
+        terms = f"{name} comes under this licence: {dataset.licence}\nFrom: {urls}"
+        command = f"make fetch DATASET={name} ACCEPT=yes"
+        raise SettingsError(f"{terms}\nNothing was fetched. If you accept it: {command}")
+    for index, file in enumerate(wanted):
+        _fetch_file(dataset.downloads[file], folder, wanted[index:])
     for file in archives:
         if missing_files(dataset) and (folder / file).is_file():
             unpack(folder / file, folder)
-    return f"{name} is in {folder}: " + ", ".join(
-        f"{file} {told[:12]}" for file, told in checksums(name, dataset).items()
-    )
+    files = checksums(name, dataset).items()
+    return f"{name} is in {folder}: " + ", ".join(f"{file} {sha256[:12]}" for file, sha256 in files)
+
+
+def _fetch_file(source: Download, folder: Path, remaining: list[str]) -> None:
+    """Downloads the first of the remaining files and checks it."""
+    import requests
+
+    file = remaining[0]
+    part = folder / f".{file}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not part.is_file() or part.with_suffix(".mark").is_file():
+            download(source.url, part)
+    except (requests.RequestException, OSError, ValueError) as error:
+        by_hand = f"put {', '.join(remaining)} into {folder} by hand (from {source.url})"
+        problem = f"could not be fetched ({type(error).__name__})"
+        raise DataError(f"{file} {problem}; try again, or {by_hand}") from None
+    algorithm, _, expected = (source.checksum or "").partition(":")
+    if expected and file_hash(part, algorithm) != expected:
+        part.unlink()
+        problem = f"is not the file whose checksum params.yaml has, {source.checksum}"
+        raise DataError(f"{file} from {source.url} {problem}; try again later")
+    os.replace(part, folder / file)

@@ -1,12 +1,13 @@
-"""Features: text and image of every item through frozen encoders; what is missing is a mask, never a silent zero."""
+"""Features: each item's text and image through frozen encoders; a missing one is masked, never
+silently zero."""
 
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -14,198 +15,141 @@ from jaxtyping import Bool, Float, Float32, Int64
 from numpy import ndarray
 from torch import Tensor
 
-from bivrec.data.download import sha256
-from bivrec.data.encoders import (
-    IMAGE_SIDE,
-    WEIGHTS,
-    encode_images,
-    encode_texts,
-    kept_by_content,
-    open_image,
-)
+from bivrec.data.download import file_hash
+from bivrec.data.encoders import encode_images, encode_in_blocks, encode_texts, open_image
 from bivrec.data.readers.vectors import read_vectors
-from bivrec.data.sequences import RESTORE
 from bivrec.data.types import Fold, Sequences
-from bivrec.errors import DataError
-from bivrec.outputs import progress
+from bivrec.errors import RESTORE, DataError
+from bivrec.outputs import progress, reading
 from bivrec.settings import Dataset, Features, Modality
 
 
 @dataclass(frozen=True)
 class ItemFeatures:
-    """One modality of the catalogue; rows whose mask is False hold zeros and are never read as features."""
+    """One modality of the catalogue; rows whose mask is False are zero and never read as
+    features."""
 
     values: Float32[ndarray, "catalogue feature"]
     mask: Bool[ndarray, "catalogue"]
     source: str
 
 
-def save_image_vectors(
-    folder: Path,
-    item_ids: Int64[ndarray, "image"],
-    vectors: Float32[ndarray, "image feature"],
-    licence: str,
-) -> None:
-    """Vectors in half precision beside a manifest that says what made them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "vectors.npy", vectors.astype("float16"))
-    manifest = {
-        "encoder": "efficientnet-lite0",
-        "weights_sha256": WEIGHTS["efficientnet-lite0"][2],
-        "preprocessing": f"RGB, bicubic to {IMAGE_SIDE} x {IMAGE_SIDE}, (pixel - 127) / 128; last features, mean over space",
-        "vectors_sha256": sha256(folder / "vectors.npy"),
-        "licence": licence,
-        "item_ids": [int(item) for item in item_ids],
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
-
-
 def load_image_vectors(
     folder: Path,
 ) -> tuple[Int64[ndarray, "image"], Float32[ndarray, "image feature"]]:
-    """Item ids and vectors, checked against the manifest."""
-    name = f"data/{folder.name}"
+    """Item ids and vectors of an embedded dataset; raises DataError unless they match the
+    manifest."""
+    name, path = f"data/{folder.name}", folder / "vectors.npy"
     try:
-        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-        found = sha256(folder / "vectors.npy")
+        manifest, sha256 = (
+            json.loads((folder / "manifest.json").read_text("utf-8")),
+            file_hash(path),
+        )
     except (OSError, ValueError) as error:
-        raise DataError(f"{name} cannot be read ({error.__class__.__name__}); {RESTORE}") from None
-    if not isinstance(manifest, dict) or found != manifest.get("vectors_sha256"):
-        raise DataError(
-            f"{name}/vectors.npy is not the file that its manifest describes; {RESTORE}"
-        )
+        raise DataError(f"{name} cannot be read ({type(error).__name__}); {RESTORE}") from None
+    if not isinstance(manifest, dict) or sha256 != manifest.get("vectors_sha256"):
+        problem = "is not the file that its manifest describes"
+        raise DataError(f"{name}/vectors.npy {problem}; {RESTORE}")
     try:
-        ids, vectors = (
-            np.array(manifest["item_ids"], dtype="int64"),
-            np.load(folder / "vectors.npy", allow_pickle=False).astype("float32"),
-        )
+        ids = np.array(manifest["item_ids"], dtype="int64")
+        vectors = np.load(path, allow_pickle=False).astype("float32")
     except (ValueError, TypeError, KeyError, OverflowError, EOFError) as error:
-        raise DataError(
-            f"{name} holds no vectors with their item_ids ({error.__class__.__name__}); {RESTORE}"
-        ) from None
+        problem = f"has no vectors with item_ids ({type(error).__name__})"
+        raise DataError(f"{name} {problem}; {RESTORE}") from None
     if len(ids) != len(vectors) or not np.isfinite(vectors).all():
-        raise DataError(
-            f"{name} has {len(vectors)} vectors for {len(ids)} items, or some are not finite; {RESTORE}"
-        )
+        problem = f"has {len(vectors)} vectors for {len(ids)} items, or some are not finite"
+        raise DataError(f"{name} {problem}; {RESTORE}")
     return ids, vectors
 
 
-def describe_items(sequences: Sequences, parts: Fold) -> list[str]:
-    """Each item's text: title, year, genres, description, and the tags of training interactions only.
+def describe_items(sequences: Sequences, fold: Fold) -> list[str]:
+    """Each item's text: title, year, genres, description, and up to 20 tags.
 
-    A tag counts when its user's interaction with the item is in the training part: nothing of a held-out user, and
-    nothing of a held-out item, is read.
+    A tag counts only if its user's interaction with the item is a training one, so that nothing of
+    a held-out user or item is read.
     """
-    tags, told = defaultdict(set), sequences.tags
-    trained = np.concatenate(
-        [
-            np.repeat(parts.train_users, [len(row) for row in parts.train]) * sequences.num_items
-            + np.concatenate(parts.train)
-        ]
-    )
-    known = (
-        np.isin(told["user"].to_numpy() * sequences.num_items + told["item"].to_numpy(), trained)
-        if len(told)
-        else []
-    )
-    for item, tag in told.loc[known, ["item", "tag"]].itertuples(index=False):
-        tags[item].add(str(tag).strip().lower())
-    words = [", ".join(sorted(tags[item])[:20]) for item in range(sequences.num_items)]
-    rows = zip(sequences.catalogue.itertuples(), words)
-    titles = (
-        (f"{row.title} ({row.year})" if row.year else row.title, row.genres, row.description, said)
-        for row, said in rows
-    )
-    return [". ".join(filter(None, parts)) for parts in titles]
+    num_items, tags, words = sequences.num_items, sequences.tags, defaultdict(set)
+    users = np.repeat(fold.train_users, [len(row) for row in fold.train])
+    trained = users * num_items + np.concatenate(fold.train)
+    pairs = tags["user"].to_numpy(dtype="int64") * num_items + tags["item"].to_numpy(dtype="int64")
+    for item, tag in tags.loc[np.isin(pairs, trained), ["item", "tag"]].itertuples(index=False):
+        words[item].add(str(tag).strip().lower())
+    texts = []
+    for item, row in enumerate(sequences.catalogue.itertuples()):
+        title = f"{row.title} ({row.year})" if row.year else row.title
+        tagged = ", ".join(sorted(words[item])[:20])
+        texts.append(". ".join(filter(None, (title, row.genres, row.description, tagged))))
+    return texts
 
 
 def _gather(
     known: Mapping[Any, ndarray], keys: Sequence
 ) -> tuple[Float32[ndarray, "catalogue feature"], Bool[ndarray, "catalogue"]]:
-    """The vectors of these keys, and the mask of those that are known; the others' rows are zero."""
-    missing = np.zeros_like(next(iter(known.values())))
-    return np.stack([known.get(key, missing) for key in keys]), np.array(
-        [key in known for key in keys]
-    )
+    """The vectors of these keys and the mask of those known; the others' rows are zero."""
+    zero = np.zeros_like(next(iter(known.values())))
+    return np.stack([known.get(key, zero) for key in keys]), np.array([k in known for k in keys])
 
 
 def text_features(texts: Sequence[Sequence[str]], settings: Features) -> list[ItemFeatures]:
-    """Several folds' texts encoded, each different text once; an item without a text is masked."""
-    unique, encoder = (
-        sorted(
-            {text for fold in texts for text in fold if text.strip()},
-            key=lambda text: (len(text), text),
-        ),
-        settings.text_encoder,
-    )
+    """The texts of several folds, each different text encoded once; empty ones are masked."""
+    encoder, different = settings.text_encoder, {text for fold in texts for text in fold}
+    unique = sorted(filter(str.strip, different), key=lambda text: (len(text), text))
     if not unique:
         raise DataError("no item of the catalogue has a text; set features.modality: image")
     if encoder == "hashing":
-        vectors = dict(zip(unique, encode_texts(unique, encoder)))
+        vectors = encode_texts(unique, encoder)
     else:
-        vectors = dict(
-            zip(
-                unique,
-                kept_by_content(
-                    "text",
-                    encoder,
-                    [text.encode() for text in unique],
-                    lambda rows: encode_texts(unique[rows], encoder),
-                ),
-            )
+        contents = [text.encode() for text in unique]
+        vectors = encode_in_blocks(
+            "text", encoder, contents, lambda rows: encode_texts(unique[rows], encoder)
         )
-    return [ItemFeatures(*_gather(vectors, fold), f"{encoder}, encoded live") for fold in texts]
+    known = dict(zip(unique, vectors))
+    return [ItemFeatures(*_gather(known, fold), f"{encoder}, encoded live") for fold in texts]
+
+
+def published_ids(sequences: Sequences) -> list[str]:
+    """The items' ids as their files name them."""
+    return sequences.catalogue.get("id", sequences.catalogue["item"]).astype(str).tolist()
 
 
 def image_features(
     sequences: Sequences, settings: Features, folder: Path, stored: Path | None
 ) -> ItemFeatures:
-    """Images encoded live where the folder holds `<id>.jpg` or the like, else the vectors of `stored`; the rest is masked."""
+    """Images that the folder holds as `<id>.jpg` or the like, encoded, else the vectors in
+    `stored`."""
     ids, encoder = sequences.catalogue["item"].tolist(), settings.image_encoder
-    names = sequences.catalogue.get("id", sequences.catalogue["item"]).astype(str)
-    files = {
-        path.stem: path
-        for path in sorted(folder.glob("*"))
-        if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
-    }
+    suffixes = (".jpg", ".jpeg", ".png", ".webp")
+    files = {p.stem: p for p in sorted(folder.glob("*")) if p.suffix.lower() in suffixes}
+    live = {item: files[id] for item, id in zip(ids, published_ids(sequences)) if id in files}
     known = dict(zip(*load_image_vectors(stored))) if stored else {}
-    live = {item: files[name] for item, name in zip(ids, names) if name in files}
     if live:
         paths = list(live.values())
         contents = (path.read_bytes() for path in paths)
-        encoded = kept_by_content(
-            "image",
-            encoder,
-            contents,
-            lambda rows: encode_images(
-                (
-                    open_image(path, path.name)
-                    for path in progress(paths[rows], "encoding", "images")
-                ),
-                encoder,
-            ),
-        )
-        if known and len(next(iter(known.values()))) != encoded.shape[1]:
-            raise DataError(
-                f"{encoder} gives {encoded.shape[1]} numbers an image, the vectors of data/{stored.name} have others; set efficientnet-lite0"
-            )
-        known.update(zip(live, encoded))
+        encode = partial(_encode_files, paths, encoder)
+        vectors = encode_in_blocks("image", encoder, contents, encode)
+        if known and len(next(iter(known.values()))) != vectors.shape[1]:
+            problem = f"{encoder} gives {vectors.shape[1]} numbers an image"
+            other = f"the vectors of data/{stored.name} have another number"
+            raise DataError(f"{problem}, {other}; set efficientnet-lite0")
+        known.update(zip(live, vectors))
     if not known:
-        raise DataError(
-            f"no image of the catalogue is in {folder.name}/; put <id>.jpg there, or set features.modality: text"
-        )
+        problem = f"no image of the catalogue is in {folder.name}/"
+        raise DataError(f"{problem}; put <id>.jpg there, or set features.modality: text")
     values, mask = _gather(known, ids)
-    source = f"{encoder}: {len(live)} encoded live, {mask.sum() - len(live)} from data/posters, {(~mask).sum()} missing"
-    return ItemFeatures(values, mask, source)
+    counts = f"{len(live)} encoded live, {mask.sum() - len(live)} from data/posters"
+    return ItemFeatures(values, mask, f"{encoder}: {counts}, {(~mask).sum()} missing")
+
+
+def _encode_files(
+    paths: list[Path], encoder: str, rows: slice
+) -> Float32[ndarray, "image feature"]:
+    opened = (open_image(path, path.name) for path in progress(paths[rows], "encoding", "images"))
+    return encode_images(opened, encoder)
 
 
 def published_features(sequences: Sequences, dataset: Dataset, modality: Modality) -> ItemFeatures:
-    """A modality's vectors as published, each item's found by its id; the rest is masked."""
-    values, mask = read_vectors(
-        dataset,
-        modality,
-        sequences.catalogue.get("id", sequences.catalogue["item"]).astype(str).tolist(),
-    )
+    """A modality's published vectors; items without one are masked."""
+    values, mask = read_vectors(dataset, modality, published_ids(sequences))
     return ItemFeatures(values, mask, f"published: {mask.sum()} items, {(~mask).sum()} missing")
 
 
@@ -214,65 +158,40 @@ def reduce_features(
 ) -> Float[Tensor, "catalogue component"]:
     """Principal components of one modality, unwhitened, of mean length 1; masked rows are zero.
 
-    The components are those of `basis` (another domain's features, so that two domains share one space) or its own.
+    The components are those of `basis` (another domain's features, so that two domains share one
+    space) or its own. Raises DataError if all items have the same features.
     """
     from sklearn.decomposition import PCA
 
     origin = basis or features
     present = origin.values[origin.mask].astype("float64")
     if not present.std(0).any():
-        raise DataError(
-            f"all features are alike ({origin.source}); set features.modality to leave them out"
-        )
+        problem = f"all items have the same features ({origin.source})"
+        raise DataError(f"{problem}; set features.modality to leave them out")
     solver = "full" if present.shape[1] > 4 * len(present) else "covariance_eigh"  # the cheaper one
-    components = PCA(min(num_components, *present.shape), svd_solver=solver).fit(present)
-    length = np.linalg.norm(components.transform(present), axis=1).mean()
-    reduced = (
-        components.transform(features.values.astype("float64")) / length * features.mask[:, None]
-    )
+    pca = PCA(min(num_components, *present.shape), svd_solver=solver).fit(present)
+    length = np.linalg.norm(pca.transform(present), axis=1).mean()
+    reduced = pca.transform(features.values.astype("float64")) / length * features.mask[:, None]
     return torch.from_numpy(reduced.astype("float32"))
 
 
 def save_features(folder: Path, modality: Modality, features: ItemFeatures) -> None:
-    """Values in half precision, mask, and where they came from."""
-    if (largest := np.abs(features.values).max(initial=0)) > np.finfo(
-        "float16"
-    ).max or not np.isfinite(largest):
-        raise DataError(
-            f"the {modality} features reach {largest:g}, beyond half precision (65,504), or are not finite; scale or mend them"
-        )
+    """Saves values in half precision, mask and source; raises DataError for values beyond its
+    range."""
+    largest = np.abs(features.values).max(initial=0)
+    if not largest <= np.finfo("float16").max:
+        problem = f"reach {largest:g}, beyond half precision (65,504), or are not finite"
+        raise DataError(f"the {modality} features {problem}; scale or fix them")
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        folder / f"{modality}.npz",
-        values=features.values.astype("float16"),
-        mask=features.mask,
-        source=features.source,
-    )
+    values = features.values.astype("float16")
+    np.savez(folder / f"{modality}.npz", values=values, mask=features.mask, source=features.source)
 
 
 def load_features(folder: Path, modality: Modality) -> ItemFeatures:
-    """What `save_features` wrote."""
-    if not (folder / f"{modality}.npz").is_file():
-        raise DataError(
-            f"the {modality} features in build/{folder.parent.name} are missing; `make repro` makes them"
-        )
-    try:
-        with (
-            open(folder / f"{modality}.npz", "rb") as file,
-            np.load(file, allow_pickle=False) as kept,
-        ):
-            return ItemFeatures(kept["values"].astype("float32"), kept["mask"], str(kept["source"]))
-    except PermissionError as error:
-        raise DataError(f"{error.filename} may not be read; make it readable") from None
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        BadZipFile,
-    ) as error:
-        raise DataError(
-            f"{folder / modality}.npz is damaged ({error.__class__.__name__}); remove it, and `make repro` makes it anew"
-        ) from None
+    """What `save_features` wrote; raises DataError if it is missing or damaged."""
+    path = folder / f"{modality}.npz"
+    if not path.is_file():
+        where = f"build/{folder.parent.name}"
+        raise DataError(f"the {modality} features in {where} are missing; `make repro` makes them")
+    with reading(path), open(path, "rb") as file, np.load(file, allow_pickle=False) as saved:
+        return ItemFeatures(saved["values"].astype("float32"), saved["mask"], str(saved["source"]))

@@ -1,4 +1,4 @@
-"""Planted: a small generated dataset whose interests are known, so that a figure can be checked against the truth."""
+"""Planted: a small generated dataset with known interests, against which figures can be checked."""
 
 import colorsys
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Int64, UInt8
 from numpy import ndarray
 
+from bivrec.data.readers.common import NO_TAGS
 from bivrec.data.types import Raw
 from bivrec.settings import Planted
 
@@ -25,12 +26,13 @@ SCENES = (
     "a tall lighthouse",
 )
 
-SIDE = 32
+SIDE = 32  # pixels
 
 
 @dataclass(frozen=True)
 class PlantedRaw(Raw):
-    """The raw tables, each item's rendered image, and the truth: its kind."""
+    """The raw tables, each item's image, and the truth: each item's kind, which interests
+    follow."""
 
     images: UInt8[ndarray, "item height width 3"]
     kinds: Int64[ndarray, "item"]
@@ -39,7 +41,7 @@ class PlantedRaw(Raw):
 def _draw(
     kind: int, num_kinds: int, generator: np.random.Generator
 ) -> UInt8[ndarray, "height width 3"]:
-    """A shape in its kind's colour on a dark ground, a little moved, resized, tinted and grained."""
+    """The kind's shape in its colour on a dark ground, at a random place and size, with noise."""
     y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
     x, y = x - generator.uniform(-4, 4), y - generator.uniform(-4, 4)
     size, radius = generator.uniform(8, 12), np.hypot(x, y)
@@ -53,9 +55,8 @@ def _draw(
         "diamond": abs(x) + abs(y) < size,
         "checks": ((x // 6) + (y // 6)) % 2 == 0,
     }[SHAPES[kind]]
-    colour = 255 * np.array(
-        colorsys.hsv_to_rgb((kind / num_kinds + generator.normal(0, 0.02)) % 1, 0.8, 0.9)
-    )
+    hue = (kind / num_kinds + generator.normal(0, 0.02)) % 1
+    colour = 255 * np.array(colorsys.hsv_to_rgb(hue, 0.8, 0.9))
     image = np.where(inside[..., None], colour, 40.0) + generator.normal(0, 12, (SIDE, SIDE, 1))
     return image.clip(0, 255).astype("uint8")
 
@@ -63,55 +64,52 @@ def _draw(
 def make_planted(settings: Planted) -> PlantedRaw:
     """Items of a few kinds; users who follow 2 to 4 kinds and drift from the first to the last.
 
-    A user stays with a kind for a few steps, then moves to another of theirs; the later in the history, the likelier
-    the later kinds. Inside a kind the next item is a near neighbour of the last, so that order matters. All items
-    and users come from the seed alone.
+    A user stays with a kind for a few steps, then moves to another of theirs; the later in the
+    history, the likelier the later kinds. Within a kind the next item is a near neighbour of the
+    last, so order matters. Everything follows from the seed.
     """
     generator = np.random.Generator(np.random.PCG64(settings.seed))
-    num_kinds, per_kind = settings.num_kinds, settings.items_per_kind
-    kinds = np.repeat(np.arange(num_kinds), per_kind)
-    images = np.stack([_draw(kind, num_kinds, generator) for kind in kinds.tolist()])
-    genres = [f"{SHAPES[kind]} pictures" for kind in kinds]
-    titles = [
-        f"{NOUNS[kind].title()} {number}"
-        for kind in range(num_kinds)
-        for number in range(1, per_kind + 1)
-    ]
+    kinds = np.repeat(np.arange(settings.num_kinds), settings.items_per_kind)
+    images = np.stack([_draw(kind, settings.num_kinds, generator) for kind in kinds.tolist()])
     scenes, first = generator.integers(len(SCENES), size=len(kinds)), 1000 * settings.seed
-    descriptions = [
-        f"A {NOUNS[kind]} over {SCENES[scene]}, drawn as a {SHAPES[kind]}."
-        for kind, scene in zip(kinds, scenes)
-    ]
     items = pd.DataFrame(
         {
             "item": first + np.arange(len(kinds)),
-            "title": titles,
+            "title": [
+                f"{NOUNS[kind].title()} {1 + row % settings.items_per_kind}"
+                for row, kind in enumerate(kinds)
+            ],
             "year": 2000 + settings.seed,
-            "genres": genres,
-            "description": descriptions,
+            "genres": [f"{SHAPES[kind]} pictures" for kind in kinds],
+            "description": [
+                f"A {NOUNS[kind]} over {SCENES[scene]}, drawn as a {SHAPES[kind]}."
+                for kind, scene in zip(kinds, scenes)
+            ],
         }
     )
+    rows = [
+        (user, first + item, step)
+        for user in range(settings.num_users)
+        for step, item in enumerate(_make_history(settings, generator))
+    ]
+    interactions = pd.DataFrame(rows, columns=["user", "item", "time"])
+    interactions = interactions.drop_duplicates(["user", "item"], ignore_index=True)
+    return PlantedRaw(interactions, items, NO_TAGS, images=images, kinds=kinds)
 
-    rows = []
-    for user in range(settings.num_users):
-        liked = generator.choice(
-            num_kinds, size=generator.integers(2, min(4, num_kinds) + 1), replace=False
-        )
-        length = int(generator.integers(settings.mean_length // 2, settings.mean_length * 3 // 2))
-        places = {kind: int(generator.integers(per_kind)) for kind in liked}
-        kind = liked[0]
-        for step in range(length):
-            if generator.random() < 0.35:
-                drift = np.exp(
-                    -(((np.arange(len(liked)) / (len(liked) - 1)) - step / length) ** 2) * 4
-                )
-                kind = generator.choice(liked, p=drift / drift.sum())
-            places[kind] = (places[kind] + int(generator.integers(1, 4))) % per_kind
-            rows.append((user, first + kind * per_kind + places[kind], step))
-    interactions = pd.DataFrame(rows, columns=["user", "item", "time"]).drop_duplicates(
-        ["user", "item"], ignore_index=True
-    )
-    no_tags = pd.DataFrame(columns=["user", "item", "tag"]).astype(
-        {"user": "int64", "item": "int64", "tag": str}
-    )
-    return PlantedRaw(interactions, items, no_tags, images=images, kinds=kinds)
+
+def _make_history(settings: Planted, generator: np.random.Generator) -> list[int]:
+    """The items of one user, in order."""
+    num_kinds, per_kind, mean = settings.num_kinds, settings.items_per_kind, settings.mean_length
+    num_liked = generator.integers(2, min(4, num_kinds) + 1)
+    liked = generator.choice(num_kinds, size=num_liked, replace=False)
+    length = int(generator.integers(mean // 2, mean * 3 // 2))
+    newest = {kind: int(generator.integers(per_kind)) for kind in liked}
+    kind, history = liked[0], []
+    for step in range(length):
+        if generator.random() < 0.35:
+            distance = np.arange(len(liked)) / (len(liked) - 1) - step / length
+            drift = np.exp(-(distance**2) * 4)
+            kind = generator.choice(liked, p=drift / drift.sum())
+        newest[kind] = (newest[kind] + int(generator.integers(1, 4))) % per_kind
+        history.append(kind * per_kind + newest[kind])
+    return history

@@ -1,84 +1,118 @@
-"""Who trains, validates and tests."""
+"""Which users, or which part of their histories, train, validate and test."""
 
 import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
-from bivrec.data.sequences import _tie_order
+from bivrec.data.sequences import hash_pairs
 from bivrec.data.types import EvalCases, Fold, Sequences
 from bivrec.settings import Split
 
 
 def fold_of_users(users: Int64[ndarray, "user"], num_folds: int) -> Int64[ndarray, "user"]:
-    """Each user's fold, from a fixed hash of the published id: every user tests in just one fold, and in the same fold
-    of every domain, so that a model of one domain never trained on another's test users."""
-    return (_tie_order(users, np.zeros_like(users)) % np.uint64(num_folds)).astype("int64")
+    """Each user's fold, by a fixed hash of the published id. Every user tests in exactly one fold,
+    and in the same fold of every domain: no model trains on another domain's test users."""
+    return (hash_pairs(users, np.zeros_like(users)) % np.uint64(num_folds)).astype("int64")
 
 
 def split_sequences(sequences: Sequences, split: Split, seed: int) -> Fold:
-    """The fold of a seed.
+    """The fold of a seed, by the protocol that `split` names."""
+    return PROTOCOLS[split.protocol](sequences, split, seed)
 
-    by_user (the paper's): users of fold s test, of fold s + 1 validate, the others train; of a held-out history of n
-    items the first int(share * n) are given and all later ones are targets. The paper draws one split; ours turns with
-    the seed, so that more users judge.
-    leave_one_out: everybody trains on all but the last two items; the second-to-last validates, the last tests.
-    by_time: one date ends the training, at history_share of all interactions, and another, half way through the rest, the
-    validation; a user is a case of the period in which the first int(share * n) items are done, and the items after them
-    (validation: before the second date) are targets, so that nothing is learned from what came later.
-    by_interactions (the authors' code): users shuffled by the seed, cut at the first user with whom 80 % and 90 % of all
-    interactions are reached; cases as by_user. Seeds a multiple of num_folds apart share a shuffle, as they share a fold.
+
+def split_by_user(sequences: Sequences, split: Split, seed: int) -> Fold:
+    """The paper's protocol: users are split. Users of fold `seed` test, of the next fold validate,
+    the others train. The paper draws one split; ours turns with the seed, so that more users
+    test."""
+    folds, count = fold_of_users(sequences.users, split.num_folds), split.num_folds
+    validation, test = (np.flatnonzero(folds == fold % count) for fold in (seed + 1, seed))
+    return _hold_out(sequences, split, validation, test)
+
+
+def split_by_interactions(sequences: Sequences, split: Split, seed: int) -> Fold:
+    """The authors' code: users are shuffled, and cut after those with whom 80 % and 90 % of all
+    interactions are reached. Seeds a multiple of `num_folds` apart share a shuffle, and so text
+    features."""
+    generator = np.random.Generator(np.random.PCG64(seed % split.num_folds))
+    users, total = generator.permutation(sequences.num_users), len(sequences.items)
+    reached = np.cumsum(sequences.lengths[users])
+    first, second = np.searchsorted(reached, [0.8 * total, 0.9 * total]) + 1
+    return _hold_out(sequences, split, np.sort(users[first:second]), np.sort(users[second:]))
+
+
+def split_leave_one_out(sequences: Sequences, split: Split, seed: int) -> Fold:
+    """Everybody trains on all but the last two items; the second-to-last validates, the last
+    tests."""
+    users, ends = np.arange(sequences.num_users), sequences.lengths
+    validation = _cases(sequences, split, users, ends - 2, ends - 1)
+    test = _cases(sequences, split, users, ends - 1, ends)
+    return Fold(validation.histories, users, validation, test)
+
+
+def split_by_time(sequences: Sequences, split: Split, seed: int) -> Fold:
+    """One date ends the training, when `history_share` of all interactions are done; another,
+    half-way through the rest, ends the validation. Nothing is learned from what came later.
+
+    A user's first int(share * n) items are the history; the date of the next item decides whether
+    the user validates or tests. Validation targets end at the second date.
     """
-    everyone, lengths = np.arange(sequences.num_users), sequences.lengths
+    users, times, starts = np.arange(sequences.num_users), sequences.times, sequences.starts[:-1]
+    cuts, share = _history_lengths(sequences, split), split.history_share
+    first, second = np.quantile(times, [share, (1 + share) / 2], method="lower")
+    before_first, before_second = (
+        np.add.reduceat((times < date).astype("int64"), starts) for date in (first, second)
+    )
+    target_times = times[starts + cuts]
+    validates = (target_times >= first) & (target_times < second) & (cuts > 0)
+    tests = (target_times >= second) & (cuts > 0)
+    trains = users[before_first > 0]
+    return Fold(
+        tuple(sequences.of(user)[: before_first[user]] for user in trains),
+        trains,
+        _cases(sequences, split, users[validates], cuts, before_second),
+        _cases(sequences, split, users[tests], cuts, sequences.lengths),
+    )
 
-    def cases(
-        users: Int64[ndarray, "case"], cuts: Int64[ndarray, "user"], ends: Int64[ndarray, "user"]
-    ) -> EvalCases:
-        histories = tuple(sequences.of(user)[: cuts[user]] for user in users)
-        return EvalCases(
-            users,
-            histories,
-            tuple(sequences.of(user)[cuts[user] : ends[user]] for user in users),
-            split.mask_history,
-        )
 
-    if split.protocol == "leave_one_out":
-        validation, test = (cases(everyone, lengths - back, lengths - back + 1) for back in (2, 1))
-        return Fold(validation.histories, everyone, validation, test)
-    if split.protocol == "by_time":
-        cuts, share = (split.history_share * lengths).astype("int64"), split.history_share
-        first, second = np.quantile(sequences.times, [share, (1 + share) / 2], method="lower")
-        asked = sequences.times[sequences.starts[:-1] + cuts]
-        before = {
-            date: np.add.reduceat((sequences.times < date).astype("int64"), sequences.starts[:-1])
-            for date in (first, second)
-        }
-        validation = cases(
-            everyone[(asked >= first) & (asked < second) & (cuts > 0)], cuts, before[second]
-        )
-        test = cases(everyone[(asked >= second) & (cuts > 0)], cuts, lengths)
-        known = everyone[before[first] > 0]
-        return Fold(
-            tuple(sequences.of(user)[: before[first][user]] for user in known),
-            known,
-            validation,
-            test,
-        )
-    cuts = (split.history_share * lengths).astype("int64")
-    if split.protocol == "by_interactions":
-        shuffled = np.random.Generator(np.random.PCG64(seed % split.num_folds)).permutation(
-            sequences.num_users
-        )
-        first, second = (
-            np.searchsorted(
-                np.cumsum(lengths[shuffled]),
-                [0.8 * len(sequences.items), 0.9 * len(sequences.items)],
-            )
-            + 1
-        )
-        held = shuffled[first:second], shuffled[second:]
-    else:
-        folds = fold_of_users(sequences.users, split.num_folds)
-        held = tuple(everyone[folds == fold % split.num_folds] for fold in (seed + 1, seed))
-    validation, test = (cases(np.sort(users), cuts, lengths) for users in held)
-    train_users = np.setdiff1d(everyone, np.concatenate([validation.users, test.users]))
-    return Fold(tuple(sequences.of(user) for user in train_users), train_users, validation, test)
+def _history_lengths(sequences: Sequences, split: Split) -> Int64[ndarray, "user"]:
+    """How many of each held-out user's items are the history; the later ones are targets."""
+    return (split.history_share * sequences.lengths).astype("int64")
+
+
+def _hold_out(
+    sequences: Sequences,
+    split: Split,
+    validation_users: Int64[ndarray, "validation_user"],
+    test_users: Int64[ndarray, "test_user"],
+) -> Fold:
+    """The fold in which these users validate and test, and all others train on everything."""
+    cuts, ends = _history_lengths(sequences, split), sequences.lengths
+    held_out = np.concatenate([validation_users, test_users])
+    trains = np.setdiff1d(np.arange(sequences.num_users), held_out)
+    return Fold(
+        tuple(sequences.of(user) for user in trains),
+        trains,
+        _cases(sequences, split, validation_users, cuts, ends),
+        _cases(sequences, split, test_users, cuts, ends),
+    )
+
+
+def _cases(
+    sequences: Sequences,
+    split: Split,
+    users: Int64[ndarray, "case"],
+    cuts: Int64[ndarray, "user"],
+    ends: Int64[ndarray, "user"],
+) -> EvalCases:
+    """These users' items before the cut as histories, those from the cut to the end as targets."""
+    histories = tuple(sequences.of(user)[: cuts[user]] for user in users)
+    targets = tuple(sequences.of(user)[cuts[user] : ends[user]] for user in users)
+    return EvalCases(users, histories, targets, split.mask_history)
+
+
+PROTOCOLS = {
+    "by_user": split_by_user,
+    "leave_one_out": split_leave_one_out,
+    "by_time": split_by_time,
+    "by_interactions": split_by_interactions,
+}

@@ -1,4 +1,4 @@
-"""What the data are: raw tables, sequences, folds and evaluation cases."""
+"""The data's types: raw tables, sequences, evaluation cases and folds."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,9 @@ from numpy import ndarray
 
 @dataclass(frozen=True)
 class Raw:
-    """A dataset as published: interactions (user, item, time), items (item, title, genres, year, description), tags (user, item, tag)."""
+    """A dataset as published: interactions (user, item, time), items (item, title, year, genres,
+    description) and tags (user, item, tag). Text ids are numbered; `items.id` holds the
+    originals."""
 
     interactions: pd.DataFrame
     items: pd.DataFrame
@@ -19,7 +21,11 @@ class Raw:
 
 @dataclass(frozen=True)
 class Sequences:
-    """Every user's items, oldest first, users one after the other; items and users are numbered from 0."""
+    """All users' items, oldest first, one user after the other; users and items count from 0.
+
+    `starts[u]` is where user u's items begin, `users` are the published ids, and row i of
+    `catalogue` describes item i.
+    """
 
     items: Int64[ndarray, "interaction"]
     starts: Int64[ndarray, "user_plus_one"]
@@ -41,12 +47,14 @@ class Sequences:
         return np.diff(self.starts)
 
     def of(self, user: int | np.integer) -> Int64[ndarray, "position"]:
+        """A user's items, oldest first."""
         return self.items[self.starts[user] : self.starts[user + 1]]
 
 
 @dataclass(frozen=True)
 class EvalCases:
-    """Questions put to a model: a user's history, and the items that followed it; whether only others than the history's are ranked."""
+    """What a model is evaluated on: each user's history, and the items that follow it as targets.
+    With `mask_history` the items of the history are not ranked."""
 
     users: Int64[ndarray, "case"]
     histories: tuple[Int64[ndarray, "_"], ...]
@@ -59,7 +67,7 @@ class EvalCases:
 
 @dataclass(frozen=True)
 class Fold:
-    """One fold: what is trained on, and the cases that choose and that judge."""
+    """One split of a dataset: training histories, and the cases for validation and test."""
 
     train: tuple[Int64[ndarray, "_"], ...]
     train_users: Int64[ndarray, "train_user"]

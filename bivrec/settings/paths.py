@@ -8,22 +8,24 @@ from bivrec.settings.schema import Studies
 
 
 def project_root() -> Path:
-    """The folder of params.yaml: BIVREC_ROOT, or the nearest one upward from here."""
+    """BIVREC_ROOT, else the nearest folder upward from here that has a params.yaml."""
     if "BIVREC_ROOT" in os.environ:
         return Path(os.environ["BIVREC_ROOT"])
-    for folder in (Path.cwd(), *Path.cwd().parents):
+    here = Path.cwd()
+    for folder in (here, *here.parents):
         if (folder / "params.yaml").is_file():
             return folder
-    raise SettingsError(
-        f"params.yaml is not in {Path.cwd()} nor in a folder above it; start inside the project"
-    )
+    problem = f"params.yaml is not in {here} nor in a folder above it"
+    raise SettingsError(f"{problem}; start inside the project")
 
 
 def profile_folder(place: str, profile: str) -> Path:
-    """A profile's part of results/, build/ or build/log: the default's is all that stands there, another's a folder of its name."""
+    """A profile's folder in results/, build/ or build/log; the default profile's is that folder
+    itself."""
     return project_root() / place / ("" if profile == "default" else profile)
 
 
 def training_profile(profile: str, studies: Studies) -> str:
-    """The profile whose trained models a profile's studies read: its own where it trains, else the default's."""
+    """The profile whose trained models a profile's studies read: itself if it trains, else the
+    default."""
     return profile if "03_training" in studies.stages else "default"

@@ -1,4 +1,4 @@
-"""params.yaml read, merged and checked: one sentence for whatever is wrong."""
+"""params.yaml: read, merged and checked; whatever is wrong is one sentence."""
 
 import copy
 import difflib
@@ -17,38 +17,38 @@ from bivrec.errors import SettingsError
 from bivrec.settings.paths import project_root
 from bivrec.settings.schema import Modality, Settings, Variant
 
-MAX_PARAMS = 1 << 20
+MAX_PARAMS = 1 << 20  # characters
 
 
 @cache
 def _parse(text: str, name: str) -> Any:
-    """The tree in JSON's types; aliases that grow without end or turn in a circle are refused before they are followed."""
+    """YAML as JSON types; raises SettingsError for aliases that grow without end or form a circle,
+    before they are followed."""
     parts, size = [], 0
     try:
         for part in json.JSONEncoder(default=str).iterencode(YAML(typ="safe").load(text)):
             parts.append(part)
             if (size := size + len(part)) > MAX_PARAMS:
-                raise ValueError(
-                    f"it holds more than {MAX_PARAMS:,} characters once its aliases are followed"
-                )
+                raise ValueError(f"its aliases expand to more than {MAX_PARAMS:,} characters")
         return json.loads("".join(parts))
     except YAMLError as error:
-        mark, told = (
-            getattr(error, "problem_mark", None),
-            getattr(error, "problem", None) or str(error),
-        )
-        raise SettingsError(
-            f"{name}{f', line {mark.line + 1}' if mark else ''} is not YAML: {' '.join(told.split())[:160]}"
-        ) from None
-    except (ValueError, TypeError, RecursionError, AttributeError, OverflowError) as error:
-        told = (
-            "it is nested too deep"
-            if isinstance(error, RecursionError)
-            else " ".join(str(error).split())[:160]
-        )
-        raise SettingsError(
-            f"{name} is no tree of settings ({told}); restore it with `git checkout {name}`"
-        ) from None
+        mark = getattr(error, "problem_mark", None)
+        reason = _one_line(getattr(error, "problem", None) or error)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise SettingsError(f"{name}{line} is not YAML: {reason}") from None
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        reason = _one_line(error)
+    raise SettingsError(f"{name} is not a tree of settings ({reason}); {_restore(name)}")
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+def _restore(name: str) -> str:
+    return f"restore it with `git checkout {name}`"
 
 
 def read_params(path: Path | None = None) -> dict[str, Any]:
@@ -57,18 +57,15 @@ def read_params(path: Path | None = None) -> dict[str, Any]:
     try:
         tree = _parse(path.read_text("utf-8"), path.name)
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"{path.name} cannot be read ({error.__class__.__name__}); restore it with `git checkout {path.name}`"
-        ) from None
+        problem = f"{path.name} cannot be read ({type(error).__name__})"
+        raise SettingsError(f"{problem}; {_restore(path.name)}") from None
     if not isinstance(tree, dict):
-        raise SettingsError(
-            f"{path.name} holds no settings; restore it with `git checkout {path.name}`"
-        )
+        raise SettingsError(f"{path.name} has no settings; {_restore(path.name)}")
     return copy.deepcopy(tree)
 
 
 def merge(tree: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The tree with dotted keys replaced; a key that is not there is refused."""
+    """The tree with the values of dotted keys replaced; raises SettingsError for unknown keys."""
     tree = json.loads(json.dumps(tree))
     for dotted, value in changes.items():
         *parents, last = str(dotted).split(".")
@@ -76,15 +73,10 @@ def merge(tree: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> di
         for parent in parents:
             branch = branch.get(parent) if isinstance(branch, dict) else None
         if not isinstance(branch, dict) or last not in branch:
-            known = [
-                f"{name}.{key}"
-                for name, keys in tree.items()
-                if isinstance(keys, dict)
-                for key in keys
-            ]
-            raise SettingsError(
-                f"{where}: there is no setting {dotted!r}{_closest(str(dotted), known)}"
-            )
+            sections = {name: keys for name, keys in tree.items() if isinstance(keys, dict)}
+            known = [f"{name}.{key}" for name, keys in sections.items() for key in keys]
+            guess = _closest(str(dotted), known)
+            raise SettingsError(f"{where}: there is no setting {dotted!r}{guess}")
         branch[last] = value
     return tree
 
@@ -95,26 +87,22 @@ def _closest(word: str, known: list[str]) -> str:
 
 
 def _sentence(error: ValidationError, where: str) -> str:
-    """The first thing wrong, as one sentence."""
+    """The first problem as one sentence; unknown keys come first."""
     unknown = ("unexpected_keyword_argument", "extra_forbidden")
-    first = min(error.errors(), key=lambda told: told["type"] not in unknown)
-    key = ".".join(str(part) for part in first["loc"])
-    value = json.dumps(first["input"], default=str)
+    first = min(error.errors(), key=lambda problem: problem["type"] not in unknown)
+    key, value = ".".join(map(str, first["loc"])), json.dumps(first["input"], default=str)
     if first["type"] in unknown:
-        known = [
-            name
-            for kind in Settings.__dataclass_fields__.values()
-            for name in getattr(kind.type, "__dataclass_fields__", ())
-        ]
-        return (
-            f"{where}: {key}: unknown key{_closest(str(first['loc'][-1]), known) or '; remove it'}"
-        )
+        sections = [section.type for section in Settings.__dataclass_fields__.values()]
+        known = [k for section in sections for k in getattr(section, "__dataclass_fields__", ())]
+        guess = _closest(str(first["loc"][-1]), known)
+        return f"{where}: {key}: unknown key{guess or '; remove it'}"
     if first["type"] in ("missing", "missing_argument"):
-        return f"{where}: {key}: the key is missing; add it (`git diff params.yaml` shows what changed)"
-    told = first["msg"].removeprefix("Value error, ")
+        remedy = "add it (`git diff params.yaml` shows what changed)"
+        return f"{where}: {key}: the key is missing; {remedy}"
+    problem = first["msg"].removeprefix("Value error, ")
     if isinstance(first["input"], dict):  # a rule between keys, which names them itself
-        return f"{where}: {key}: {told}" if first["loc"] else f"{where}: {told}"
-    return f"{where}: {key}: {value if len(value) < 80 else 'the value'} is refused: {told}"
+        return f"{where}: {key}: {problem}" if key else f"{where}: {problem}"
+    return f"{where}: {key}: {value if len(value) < 80 else 'the value'} is refused: {problem}"
 
 
 def _validate(tree: Mapping[str, Any], where: str) -> Settings:
@@ -124,12 +112,11 @@ def _validate(tree: Mapping[str, Any], where: str) -> Settings:
         raise SettingsError(_sentence(error, where)) from None
 
 
-def pick(known: Mapping[str, Any], name: str, kind: str) -> Any:
-    """The entry of that name; one that is not there is refused."""
+def pick(known: Mapping[str, Any], name: str, noun: str) -> Any:
+    """The entry of that name; raises SettingsError if there is none."""
     if name not in known:
-        raise SettingsError(
-            f"params.yaml: there is no {kind} {name!r}; known are {', '.join(known)}"
-        )
+        names = ", ".join(known)
+        raise SettingsError(f"params.yaml: there is no {noun} {name!r}; known are {names}")
     return known[name]
 
 
@@ -139,56 +126,51 @@ def load_settings(
     path: Path | None = None,
     profile: str = "default",
 ) -> Settings:
-    """The settings for one dataset: params.yaml, then the profile's, then the dataset's own, then `changes` (dotted keys)."""
+    """The settings for one dataset: params.yaml, changed by the profile, then by the dataset, then
+    by `changes` (dotted keys)."""
     tree = read_params(path)
-    chosen = pick(_validate(tree, "params.yaml").profiles, profile, "profile")
-    tree = merge(tree, chosen, f"params.yaml: profiles.{profile}")
-    own = pick(
-        _validate(tree, f"params.yaml with profiles.{profile}").datasets, dataset, "dataset"
-    ).settings
-    tree = merge(
-        merge(tree, own, f"params.yaml: datasets.{dataset}.settings"), changes or {}, "changes"
-    )
+    of_profile = pick(_validate(tree, "params.yaml").profiles, profile, "profile")
+    tree = merge(tree, of_profile, f"params.yaml: profiles.{profile}")
+    datasets = _validate(tree, f"params.yaml with profiles.{profile}").datasets
+    of_dataset = pick(datasets, dataset, "dataset").settings
+    tree = merge(tree, of_dataset, f"params.yaml: datasets.{dataset}.settings")
+    tree = merge(tree, changes or {}, "changes")
     return _validate(tree, f"params.yaml with the settings of {dataset}")
 
 
 def vary(settings: Settings, variant: Variant, name: str = "variant") -> Settings:
-    """The settings with a variant's differences."""
+    """The settings with a variant's changes."""
     tree = TypeAdapter(Settings).dump_python(settings, mode="json")
-    return _validate(
-        merge(tree, variant.settings, f"params.yaml: {name}.settings"),
-        f"params.yaml with the settings of {name}",
-    )
+    tree = merge(tree, variant.settings, f"params.yaml: {name}.settings")
+    return _validate(tree, f"params.yaml with the settings of {name}")
 
 
 def can_do_with(settings: Settings, variant: Variant, has: Collection[Modality]) -> bool:
     """Whether a model can be trained on a dataset that has features of these modalities only."""
-    own = vary(settings, variant)
-    reads = {"bivrec": "multimodal" in own.model.views, "popularity": False, "itemknn": False}
-    reads |= dict.fromkeys(("sasrec", "gru4rec", "comirec-sa"), own.baseline.inputs != "id")
-    return not reads.get(variant.family, True) or set(has) >= set(own.features.modalities) != set()
+    varied = vary(settings, variant)
+    reads = {"bivrec": "multimodal" in varied.model.views, "popularity": False, "itemknn": False}
+    reads |= dict.fromkeys(("sasrec", "gru4rec", "comirec-sa"), varied.baseline.inputs != "id")
+    needed = set(varied.features.modalities)
+    return not reads.get(variant.family, True) or set(has) >= needed != set()
 
 
 def without_modalities(settings: Settings, has: Collection[Modality]) -> Settings:
-    """The settings of a dataset that has features of these modalities only: the others are left out, and every model and
-    ablation that cannot do without them; with no features at all the ID view is left."""
-    if set(settings.features.modalities) <= set(has):
+    """The settings for a dataset that has features of these modalities only, without the models and
+    ablations that need others; without any features the ID view remains."""
+    used = set(settings.features.modalities)
+    if used <= set(has):
         return settings
-    modality = "".join(set(settings.features.modalities) & set(has)) or "none"
-    changes = {
-        "features.modality": modality,
-        **({"model.views": ["id"]} if modality == "none" else {}),
-    }
+    modality = "".join(used & set(has)) or "none"
+    changes: dict[str, Any] = {"features.modality": modality}
+    if modality == "none":
+        changes["model.views"] = ["id"]
     narrow = vary(settings, Variant(family="bivrec", settings=changes))
-    parts = {
-        f"studies.{part}": [
-            name
-            for name in getattr(settings.studies, part)
-            if can_do_with(narrow, getattr(settings, part)[name], has)
-        ]
-        for part in ("models", "ablations")
-    }
-    return vary(narrow, Variant(family="bivrec", settings=parts))
+    changes = {}
+    for part in ("models", "ablations"):
+        names, variants = getattr(settings.studies, part), getattr(settings, part)
+        possible = [name for name in names if can_do_with(narrow, variants[name], has)]
+        changes[f"studies.{part}"] = possible
+    return vary(narrow, Variant(family="bivrec", settings=changes))
 
 
 def grid_of(choices: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
@@ -197,39 +179,48 @@ def grid_of(choices: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
 
 
 def check_params(path: Path | None = None) -> Settings:
-    """Reads params.yaml as every profile, dataset and variant would see it."""
+    """The default settings; raises SettingsError for anything wrong in any profile, dataset or
+    variant."""
     default = load_settings(path=path)
     for profile in default.profiles:
         studies = load_settings(path=path, profile=profile).studies
         for part in ("models", "ablations", "grids"):
             for name in getattr(studies, part):
                 if name not in (known := getattr(default, part)):
-                    raise SettingsError(
-                        f"params.yaml: studies.{part}: there is no {name!r} under {part}{_closest(name, list(known))}"
-                    )
-        named = [
+                    problem = f"there is no {name!r} under {part}{_closest(name, list(known))}"
+                    raise SettingsError(f"params.yaml: studies.{part}: {problem}")
+        pairs = studies.transfers.values()
+        names = [
             *studies.datasets,
-            *(name for pair in studies.transfers.values() for name in (pair.source, pair.target)),
+            *(name for pair in pairs for name in (pair.source, pair.target)),
         ]
-        for name in dict.fromkeys(named + (list(default.datasets) if profile == "default" else [])):
-            seen, plain = (
-                load_settings(name, path=path, profile=profile),
-                load_settings(name, path=path),
-            )
-            for label, variant in {**seen.models, **seen.ablations}.items():
-                vary(seen, variant, label)
-            for label, choices in seen.grids.items():
-                for trial in grid_of(choices):
-                    vary(seen, Variant(family="bivrec", settings=trial), f"grids.{label}")
-            folds, encoded = (
-                {seed % plain.split.num_folds for seed in settings.studies.seeds}
-                for settings in (seen, plain)
-            )
-            same = folds <= encoded and all(
-                getattr(seen, key) == getattr(plain, key)
-                for key in ("datasets", "split", "features")
-            )
-            if plain.datasets[name].source != "planted" and not same:
-                needed = "datasets, split, features and the folds of studies.seeds must be the default's, which prepares the data"
-                raise SettingsError(f"params.yaml: profiles.{profile}: {name}: {needed}")
+        if profile == "default":
+            names += default.datasets
+        for name in dict.fromkeys(names):
+            _check_dataset(name, profile, path)
     return default
+
+
+def _check_dataset(name: str, profile: str, path: Path | None) -> None:
+    """Checks every variant of a dataset under a profile, and that the default profile, whose
+    prepared data the profile reads, prepares the same."""
+    settings = load_settings(name, path=path, profile=profile)
+    for label, variant in {**settings.models, **settings.ablations}.items():
+        vary(settings, variant, label)
+    for label, choices in settings.grids.items():
+        for trial in grid_of(choices):
+            vary(settings, Variant(family="bivrec", settings=trial), f"grids.{label}")
+    default = load_settings(name, path=path)
+    same = all(
+        getattr(settings, k) == getattr(default, k) for k in ("datasets", "split", "features")
+    )
+    if default.datasets[name].source == "planted":
+        return
+    if not same or not _folds(settings) <= _folds(default):
+        needed = "datasets, split, features and the folds of studies.seeds must be the default's"
+        problem = f"{needed}, which prepares the data"
+        raise SettingsError(f"params.yaml: profiles.{profile}: {name}: {problem}")
+
+
+def _folds(settings: Settings) -> set[int]:
+    return {seed % settings.split.num_folds for seed in settings.studies.seeds}

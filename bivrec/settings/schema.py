@@ -1,4 +1,5 @@
-"""The sections of params.yaml as frozen dataclasses that refuse unknown, missing and mistyped keys."""
+"""The sections of params.yaml as frozen dataclasses that refuse unknown, missing and mistyped
+keys."""
 
 import math
 from typing import Annotated, Any, Literal, dataclass_transform
@@ -7,40 +8,11 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 View = Literal["id", "multimodal"]
-
 Modality = Literal["text", "image"]
-
-Whole = Annotated[int, Field(ge=0)]
-
-Count = Annotated[int, Field(ge=1)]
-
-
-PartOfOne = Annotated[float, Field(gt=0, le=1)]
-
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-
-Seeds = Annotated[tuple[Whole, ...], Field(min_length=1)]
-
-Names = Annotated[tuple[Name, ...], Field(min_length=1)]
-
 Stage = Literal[
     "03_training", "04_ablations", "05_noise", "06_cold_start", "07_cross_dataset", "10_protocols"
 ]
-
 Protocol = Literal["by_user", "leave_one_out", "by_time", "by_interactions"]
-
-Metric = Annotated[str, Field(pattern=r"^(ndcg|recall|hr|comirec_ndcg)@(10|20|50)$")]
-
-FileName = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$")
-]  # a name inside one folder, never a path
-
 NoiseKind = Literal[
     "replace",
     "insert",
@@ -52,6 +24,24 @@ NoiseKind = Literal[
     "no_image",
     "replace_and_swap",
 ]
+Metric = Annotated[str, Field(pattern=r"^(ndcg|recall|hr|comirec_ndcg)@(10|20|50)$")]
+
+Whole = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+PartOfOne = Annotated[float, Field(gt=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seeds = Annotated[tuple[Whole, ...], Field(min_length=1)]
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Names = Annotated[tuple[Name, ...], Field(min_length=1)]
+
+FileName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$")
+]  # a name inside one folder, never a path
+
+Checksum = Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")]
 
 Choices = dict[
     str, Annotated[tuple[Any, ...], Field(min_length=1)]
@@ -60,7 +50,8 @@ Choices = dict[
 
 @dataclass_transform(frozen_default=True)
 class Section:
-    """A part of params.yaml; what derives from it becomes a frozen dataclass that refuses unknown and mistyped keys."""
+    """A section of params.yaml: subclasses become frozen dataclasses that refuse unknown and
+    mistyped keys."""
 
     def __init_subclass__(cls):
         dataclass(cls, frozen=True, config=ConfigDict(extra="forbid", strict=True))
@@ -76,7 +67,7 @@ class Machine(Section):
 
 
 class Transfer(Section):
-    """A pair of domains: train on the source, rank the target's catalogue."""
+    """A pair of domains: models train on the source and rank the target's catalogue."""
 
     source: Name
     target: Name
@@ -98,9 +89,8 @@ class Studies(Section):
 
     def __post_init__(self):
         if not set(self.retrained_seeds) <= set(self.seeds):
-            raise ValueError(
-                f"retrained_seeds {list(self.retrained_seeds)} must be among seeds {list(self.seeds)}"
-            )
+            seeds, retrained = list(self.seeds), list(self.retrained_seeds)
+            raise ValueError(f"retrained_seeds {retrained} must be among seeds {seeds}")
 
 
 class Planted(Section):
@@ -114,7 +104,8 @@ class Planted(Section):
 
 
 class MovieLens(Section):
-    """A MovieLens folder of CSV files, and the years of the films that make the domain; without years, all films."""
+    """A MovieLens folder of CSV files; only films of these years belong to the domain, or all
+    without years."""
 
     folder: FileName
     first_year: int | None = None
@@ -135,17 +126,15 @@ class Folder(Section):
 
 
 class Download(Section):
-    """Where a file is published, and its checksum where the publisher gives one."""
+    """Where a file is published, and the checksum that its publisher gives."""
 
     url: Annotated[str, Field(pattern=r"^https?://\S+$")]
-    checksum: Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")] | None = (
-        None
-    )
+    checksum: Checksum | None = None
 
 
 class Expected(Section):
-    """The counts by which a dataset is known, of all that is published or of what the k-core keeps; `strict` refuses
-    others, since figures of other data are not comparable; otherwise they are only told."""
+    """The known counts of a dataset: as published, or what the k-core keeps. `strict` refuses
+    others, since figures of other data are not comparable; otherwise they are only reported."""
 
     of: Literal["published", "kept"]
     users: Count
@@ -155,7 +144,7 @@ class Expected(Section):
 
 
 class Dataset(Section):
-    """Where a dataset comes from, and the settings that it changes."""
+    """Where a dataset comes from, and which settings it changes."""
 
     source: Literal["planted", "movielens", "movielens_dat", "amazon", "mmrec", "plain"]
     settings: dict[str, Any]
@@ -173,16 +162,16 @@ class Dataset(Section):
         if getattr(self, self.source) is None:
             raise ValueError(f"source is '{self.source}', but there is no key '{self.source}'")
         if self.downloads and not self.licence:
-            raise ValueError("what is downloaded needs its `licence`, which is shown first")
+            raise ValueError("a download needs its `licence`, which is shown first")
 
     @property
-    def own(self) -> Any:
-        """What the source needs to know."""
+    def source_settings(self) -> Any:
+        """The section named after the source."""
         return getattr(self, self.source)
 
 
 class Split(Section):
-    """Who trains, validates and tests."""
+    """How users or histories are split into training, validation and test."""
 
     protocol: Protocol
     num_folds: Annotated[int, Field(ge=3)]
@@ -193,7 +182,7 @@ class Split(Section):
 
 
 class Features(Section):
-    """The frozen encoders, and what is kept of their output."""
+    """The frozen encoders, and how many components of their output are used."""
 
     modality: Literal["text", "image", "both", "none"]
     text_encoder: Annotated[
@@ -236,21 +225,20 @@ class Model(Section):
     def __post_init__(self):
         if len(set(self.views)) < len(self.views):
             raise ValueError(f"views {list(self.views)} name a view twice")
-        if self.num_nearest > self.num_interests:
-            raise ValueError(
-                f"num_nearest (F) is {self.num_nearest}, more than num_interests (K), {self.num_interests}"
-            )
+        nearest, interests = self.num_nearest, self.num_interests
+        if nearest > interests:
+            problem = f"num_nearest (F) is {nearest}, more than num_interests (K), {interests}"
+            raise ValueError(problem)
         if self.dim % self.num_heads:
             raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
         if self.final_temperature and self.assignment == "soft":
-            raise ValueError(
-                "final_temperature is set, but with a soft assignment the recommendations would depend on the step; set null or assignment: hard"
-            )
+            problem = "final_temperature would make the recommendations of a soft assignment"
+            raise ValueError(f"{problem} depend on the step; set null or assignment: hard")
+        largest, length = max(self.scales), self.max_length
         for scale in self.scales:
-            if self.scales.count(scale) > 1 or math.gcd(max(self.scales), self.max_length) % scale:
-                raise ValueError(
-                    f"scale {scale} must divide the largest scale, {max(self.scales)}, and max_length, {self.max_length}, and stand there once"
-                )
+            if self.scales.count(scale) > 1 or math.gcd(largest, length) % scale:
+                divided = f"the largest scale, {largest}, and max_length, {length}"
+                raise ValueError(f"scale {scale} must divide {divided}, and be listed once")
 
 
 class CrossView(Section):
@@ -282,7 +270,7 @@ class Baseline(Section):
 
 
 class ItemKNN(Section):
-    """Cosine neighbours of the newest items, weighted by age."""
+    """Item neighbours by cosine, of the newest items, weighted by age."""
 
     num_recent: Count
     decay: PartOfOne
@@ -290,7 +278,7 @@ class ItemKNN(Section):
 
 
 class Training(Section):
-    """One budget for every model that is trained by gradients."""
+    """The training budget, the same for every model that is trained by gradients."""
 
     supervision: Literal["every_position", "one_target"]
     batch_size: Count
@@ -307,7 +295,7 @@ class Training(Section):
 
 
 class Variant(Section):
-    """A model of the field: a family, and the settings in which it differs."""
+    """A model: its family, and the settings in which it differs from params.yaml."""
 
     family: Literal[
         "bivrec",
@@ -327,7 +315,8 @@ class Variant(Section):
 
 
 class Tuning(Section):
-    """The search that every trained model goes through alike: a grid of dotted settings, on folds that test nothing."""
+    """The search that is the same for every trained model: a grid of dotted settings, on folds that
+    test nothing."""
 
     models: tuple[Name, ...]
     seeds: Seeds
@@ -336,22 +325,21 @@ class Tuning(Section):
 
 
 class Noise(Section):
-    """Levels of the noise study, 0 being none: shares, and of `blur` standard deviations; and those trained on as well."""
+    """Levels of the noise study: shares, for `blur` standard deviations; 0 is clean. `trained`
+    lists the levels at which models are also trained."""
 
     levels: dict[NoiseKind, Annotated[tuple[Weight, ...], Field(min_length=2)]]
     trained: dict[NoiseKind, tuple[Positive, ...]]
 
     def __post_init__(self):
-        for kind, levels in (*self.levels.items(), *self.trained.items()):
-            if kind != "blur" and max(levels, default=0) > 1:
-                raise ValueError(
-                    f"{kind} has the level {max(levels)}, which is a share and at most 1"
-                )
-        for kind, levels in self.levels.items():
+        for noise, levels in (*self.levels.items(), *self.trained.items()):
+            largest = max(levels, default=0)
+            if noise != "blur" and largest > 1:
+                raise ValueError(f"{noise} has the level {largest}, which is a share and at most 1")
+        for noise, levels in self.levels.items():
             if levels[0] or list(levels) != sorted(set(levels)):
-                raise ValueError(
-                    f"{kind} has the levels {list(levels)}; they must rise from 0, what is clean"
-                )
+                problem = f"{noise} has the levels {list(levels)}"
+                raise ValueError(f"{problem}; they must rise from 0, the clean level")
 
 
 class ColdStart(Section):
@@ -371,7 +359,7 @@ class TransferStudy(Section):
 
 
 class Settings(Section):
-    """Everything of params.yaml, as it stands for one profile and one dataset."""
+    """All of params.yaml, for one profile and one dataset."""
 
     machine: Machine
     profiles: dict[Name, dict[str, Any]]
@@ -393,11 +381,9 @@ class Settings(Section):
     transfer: TransferStudy
 
     def __post_init__(self):
-        if self.model.dim % self.baseline.num_heads:
-            raise ValueError(
-                f"model.dim {self.model.dim} is not a multiple of baseline.num_heads, {self.baseline.num_heads}"
-            )
+        dim, heads = self.model.dim, self.baseline.num_heads
+        if dim % heads:
+            raise ValueError(f"model.dim {dim} is not a multiple of baseline.num_heads, {heads}")
         if self.profiles.get("default") != {}:
-            raise ValueError(
-                "profiles must hold `default: {}`: the file as it stands is the default"
-            )
+            rule = "the file as it stands is the default"
+            raise ValueError(f"profiles must hold `default: {{}}`: {rule}")

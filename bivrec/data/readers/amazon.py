@@ -1,71 +1,126 @@
 """McAuley's Amazon files of 2014."""
 
+import ast
+import gzip
+import html
+import json
 import re
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from bivrec.data.readers.common import NO_TAGS, _frame, _lines, _plain_text, _record, number_ids
-from bivrec.data.sequences import RESTORE
+from bivrec.data.readers.common import MAX_LINE, NO_TAGS, number_ids, short_path, to_pandas
 from bivrec.data.types import Raw
-from bivrec.errors import DataError
+from bivrec.errors import RESTORE, DataError
 from bivrec.settings import Amazon
+
+MAX_UNPACKED = 1 << 34  # bytes
+
+ASIN = re.compile(rb"""['"]asin['"]\s*:\s*['"]([^'"]+)['"]""")
 
 IMAGE_RECORD = np.dtype([("asin", "S10"), ("values", "<f4", (4096,))])
 
+UNKNOWN = ("", "", "")  # the title, genres and description of a product without metadata
 
-def read_amazon(folder: Path, settings: Amazon, mend: str = RESTORE) -> Raw:
-    """McAuley's 5-core reviews of 2014, each an interaction at its day, and the products' titles, categories (without the
-    first, the category itself), brands and descriptions. Ids are text, numbered by their hash, and kept in `id`."""
-    users, items, times = [], [], []
-    for where, line in _lines(folder / f"reviews_{settings.category}_5.json.gz", mend):
-        record = _record(line, where, mend)
-        user, item, time = (record.get(key) for key in ("reviewerID", "asin", "unixReviewTime"))
-        if not (
-            isinstance(user, str)
-            and isinstance(item, str)
-            and type(time) is int
-            and 0 <= time < 2**53
-        ):
-            raise DataError(f"{where} lacks a reviewerID, an asin or a unixReviewTime; {mend}")
-        users.append(user), items.append(item), times.append(time)
-    told = dict.fromkeys(items, ("", "", ""))
-    for where, line in _lines(folder / f"meta_{settings.category}.json.gz", mend):
-        asin = re.search(rb"""['"]asin['"]\s*:\s*['"]([^'"]+)['"]""", line)
-        if asin is None:
-            raise DataError(f"{where} has no asin; {mend}")
-        if (item := asin[1].decode("latin-1")) in told:
-            record = _record(line, where, mend)
-            lists = record.get("categories") or []
-            kinds = [
-                word
-                for path in lists
-                if isinstance(path, list)
-                for word in path[1:]
-                if isinstance(word, str)
-            ]
-            about = ". ".join(
-                filter(None, (_plain_text(record.get(key)) for key in ("brand", "description")))
-            )
-            found = (
-                _plain_text(record.get("title")),
-                ", ".join(dict.fromkeys(map(_plain_text, kinds))),
-                about,
-            )
-            if told[item] not in (found, ("", "", "")):
-                raise DataError(f"{where} lists {item} again, otherwise than before; {mend}")
-            told[item] = found
-    titles, genres, about = zip(*told.values()) if told else ((), (), ())
-    catalogue = _frame(
-        item=number_ids(list(told)),
-        title=list(titles),
+
+def read_amazon(folder: Path, settings: Amazon, remedy: str = RESTORE) -> Raw:
+    """The 5-core reviews, each an interaction at its day, and the products' titles, categories
+    (without the first, which is the dataset's), brands and descriptions."""
+    reviews = _read_reviews(folder / f"reviews_{settings.category}_5.json.gz", remedy)
+    users, items, times = zip(*reviews) if reviews else ((), (), ())
+    products = dict.fromkeys(items, UNKNOWN)
+    _read_products(folder / f"meta_{settings.category}.json.gz", products, remedy)
+    ids = list(products)
+    catalogue = to_pandas(
+        item=number_ids(ids),
+        title=[title for title, _, _ in products.values()],
         year=0,
-        genres=list(genres),
-        description=list(about),
-        id=list(told),
+        genres=[genres for _, genres, _ in products.values()],
+        description=[description for _, _, description in products.values()],
+        id=ids,
     )
-    return Raw(
-        _frame(user=number_ids(users), item=number_ids(items), time=np.array(times, dtype="int64")),
-        catalogue,
-        NO_TAGS,
-    )
+    times = np.array(times, dtype="int64")
+    interactions = to_pandas(user=number_ids(users), item=number_ids(items), time=times)
+    return Raw(interactions, catalogue, NO_TAGS)
+
+
+def _read_reviews(path: Path, remedy: str) -> list[tuple[str, str, int]]:
+    """User, item and time of each review."""
+    reviews = []
+    for where, line in gzip_lines(path, remedy):
+        record = _parse_record(line, where, remedy)
+        user, item, time = (record.get(key) for key in ("reviewerID", "asin", "unixReviewTime"))
+        named = isinstance(user, str) and isinstance(item, str)
+        if not (named and type(time) is int and 0 <= time < 2**53):
+            raise DataError(f"{where} lacks a reviewerID, an asin or a unixReviewTime; {remedy}")
+        reviews.append((user, item, time))
+    return reviews
+
+
+def _read_products(path: Path, products: dict[str, tuple[str, str, str]], remedy: str) -> None:
+    """Fills in title, genres and description of the products that have reviews."""
+    for where, line in gzip_lines(path, remedy):
+        if (asin := ASIN.search(line)) is None:
+            raise DataError(f"{where} has no asin; {remedy}")
+        if (item := asin[1].decode("latin-1")) not in products:
+            continue
+        product = _describe(_parse_record(line, where, remedy))
+        if products[item] not in (product, UNKNOWN):
+            raise DataError(f"{where} lists {item} again with different data; {remedy}")
+        products[item] = product
+
+
+def _describe(record: dict[str, Any]) -> tuple[str, str, str]:
+    """A product's title, genres and description."""
+    paths = [path for path in record.get("categories") or [] if isinstance(path, list)]
+    genres = [_plain_text(word) for path in paths for word in path[1:] if isinstance(word, str)]
+    about = [_plain_text(record.get(key)) for key in ("brand", "description")]
+    title = _plain_text(record.get("title"))
+    return title, ", ".join(dict.fromkeys(genres)), ". ".join(filter(None, about))
+
+
+def gzip_lines(
+    path: Path, remedy: str, max_bytes: int = MAX_UNPACKED
+) -> Iterator[tuple[str, bytes]]:
+    """Each line of a gzip file with its file and number. Raises DataError if the file is truncated,
+    has a line longer than MAX_LINE, or unpacks to more than `max_bytes`."""
+    name, number, size = short_path(path), 0, 0
+    try:
+        with gzip.open(path) as file:
+            while line := file.readline(MAX_LINE + 1):
+                number, size = number + 1, size + len(line)
+                where = f"{name}, line {number}"
+                if len(line) > MAX_LINE:
+                    raise DataError(f"{where} is longer than {MAX_LINE:,} bytes; {remedy}")
+                if size > max_bytes:
+                    raise DataError(f"{name} unpacks to more than {max_bytes:,} bytes; {remedy}")
+                yield where, line
+    except FileNotFoundError:
+        raise DataError(f"{name} is missing; {remedy}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        problem = f"damaged or truncated after line {number} ({type(error).__name__})"
+        raise DataError(f"{name} is {problem}; {remedy}") from None
+
+
+def _parse_record(line: bytes, where: str, remedy: str) -> dict[str, Any]:
+    """A line as JSON or, in some of the published files, as a Python literal."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        try:
+            record = ast.literal_eval(line.decode("utf-8"))
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            problem = f"is neither JSON nor a Python literal: {line[:40]!r}"
+            raise DataError(f"{where} {problem}; {remedy}") from None
+    if not isinstance(record, dict):
+        raise DataError(f"{where} is not a record: {line[:40]!r}; {remedy}")
+    return record
+
+
+def _plain_text(value: Any) -> str:
+    """The first 2,000 characters of a text, without HTML entities and repeated spaces; else
+    nothing."""
+    return " ".join(html.unescape(value).split())[:2000] if isinstance(value, str) else ""

@@ -5,102 +5,83 @@ from pathlib import Path
 import pandas as pd
 import polars as pl
 
-from bivrec.data.readers.common import NO_TAGS, _frame, _name, read_table
-from bivrec.data.sequences import RESTORE
+from bivrec.data.readers.common import NO_TAGS, read_table, short_path, to_pandas
 from bivrec.data.types import Raw
-from bivrec.errors import DataError
+from bivrec.errors import RESTORE, DataError
 from bivrec.settings import Folder, MovieLens
 
+FILMS = {"movieId": "whole number", "title": "text", "genres": "text"}
 
-def read_movielens(folder: Path, settings: MovieLens, mend: str = RESTORE) -> Raw:
-    """A MovieLens CSV release; every rating is an interaction, the domain is the films of the years asked for."""
-    pair = {"userId": "whole number", "movieId": "whole number"}
-    ratings = read_table(
-        folder / "ratings.csv", pair | {"rating": "number", "timestamp": "whole number"}, mend
-    )
-    films = read_table(
-        folder / "movies.csv", {"movieId": "whole number", "title": "text", "genres": "text"}, mend
-    )
-    tags = read_table(
-        folder / "tags.csv", pair | {"tag": "text", "timestamp": "whole number"}, mend
-    )
-    tags = _frame(user=tags["userId"], item=tags["movieId"], tag=tags["tag"].to_list())
-    ratings = _frame(user=ratings["userId"], item=ratings["movieId"], time=ratings["timestamp"])
-    return _film_domain(folder, ".csv", ratings, films, tags, settings, mend, 2)
+TITLE = r"^(?P<title>.*?)\s*(?:\((?P<year>\d{4})(?:[–-]\d{0,4})?\))?$"
 
 
-def read_movielens_dat(folder: Path, settings: Folder, mend: str = RESTORE) -> Raw:
-    """MovieLens-1M: `::` between fields, latin-1, no header, no tags."""
-    tables, columns = {}, dict.fromkeys(("user", "item", "rating", "time"), "whole number")
-    for name, kinds in (
-        ("ratings", columns),
-        ("movies", {"movieId": "whole number", "title": "text", "genres": "text"}),
-    ):
-        path = folder / f"{name}.dat"
-        text = (
-            path.read_bytes().replace(b"::", b"\t").decode("latin-1").encode()
-            if path.is_file()
-            else None
-        )
-        if text == b"":
-            raise DataError(f"{_name(path)} is empty, not a table; {mend}")
-        tables[name] = read_table(path, kinds, mend, "\t", text)
-    ratings = _frame(**{name: tables["ratings"][name] for name in ("user", "item", "time")})
-    return _film_domain(
-        folder,
-        ".dat",
-        ratings,
-        tables["movies"],
-        NO_TAGS,
-        MovieLens(folder=settings.folder),
-        mend,
-        1,
+def read_movielens(folder: Path, settings: MovieLens, remedy: str = RESTORE) -> Raw:
+    """A CSV release: every rating is an interaction; only films of the given years belong to the
+    domain."""
+    pair, time = (
+        {"userId": "whole number", "movieId": "whole number"},
+        {"timestamp": "whole number"},
+    )
+    ratings = read_table(folder / "ratings.csv", pair | {"rating": "number"} | time, remedy)
+    films = read_table(folder / "movies.csv", FILMS, remedy)
+    tags = read_table(folder / "tags.csv", pair | {"tag": "text"} | time, remedy)
+    tags = to_pandas(user=tags["userId"], item=tags["movieId"], tag=tags["tag"].to_list())
+    ratings = to_pandas(user=ratings["userId"], item=ratings["movieId"], time=ratings["timestamp"])
+    items = _read_films(folder / "movies.csv", films, remedy)
+    _check_ratings(folder / "ratings.csv", ratings, items, 1, remedy)
+    return _films_of_years(Raw(ratings, items, tags), settings)
+
+
+def read_movielens_dat(folder: Path, settings: Folder, remedy: str = RESTORE) -> Raw:
+    """MovieLens-1M: columns separated by `::`, latin-1, no header, no tags."""
+    columns = dict.fromkeys(("user", "item", "rating", "time"), "whole number")
+    ratings = _read_dat(folder / "ratings.dat", columns, remedy)
+    films = _read_dat(folder / "movies.dat", FILMS, remedy)
+    ratings = to_pandas(user=ratings["user"], item=ratings["item"], time=ratings["time"])
+    items = _read_films(folder / "movies.dat", films, remedy)
+    _check_ratings(folder / "ratings.dat", ratings, items, 0, remedy)
+    return Raw(ratings, items, NO_TAGS)
+
+
+def _read_dat(path: Path, columns: dict[str, str], remedy: str) -> pl.DataFrame:
+    content = None
+    if path.is_file():
+        content = path.read_bytes().replace(b"::", b"\t").decode("latin-1").encode()
+    if content == b"":
+        raise DataError(f"{short_path(path)} is empty, not a table; {remedy}")
+    return read_table(path, columns, remedy, "\t", content)
+
+
+def _read_films(path: Path, films: pl.DataFrame, remedy: str) -> pd.DataFrame:
+    """Items with titles, years (0 if unknown) and genres; raises DataError for a film listed
+    twice."""
+    for film in films["movieId"].filter(films["movieId"].is_duplicated())[:1]:
+        raise DataError(f"{path.parent.name}/{path.name} lists film {film} twice; {remedy}")
+    titles = pd.Series(films["title"].to_list(), dtype=str).str.strip().str.extract(TITLE)
+    genres = pd.Series(films["genres"].to_list(), dtype=str).replace("(no genres listed)", "")
+    return to_pandas(
+        item=films["movieId"],
+        title=titles["title"],
+        year=pd.to_numeric(titles["year"]).fillna(0).astype("int64"),
+        genres=genres.str.replace("|", ", "),
+        description="",
     )
 
 
-def _film_domain(
-    folder: Path,
-    kind: str,
-    ratings: pd.DataFrame,
-    films: pl.DataFrame,
-    tags: pd.DataFrame,
-    settings: MovieLens,
-    mend: str,
-    first: int,
-) -> Raw:
-    """The films of the years asked for, and what users did with them."""
-    films = _frame(
-        item=films["movieId"], title=films["title"].to_list(), genres=films["genres"].to_list()
-    )
-    for film in films.loc[films["item"].duplicated(), "item"]:
-        raise DataError(f"{folder.name}/movies{kind} lists film {film} twice; {mend}")
-    for row, film in ratings.loc[~ratings["item"].isin(films["item"]), "item"].items():
-        raise DataError(
-            f"{folder.name}/ratings{kind}, line {row + first}: film {film} is not in movies{kind}; {mend}"
-        )
-    titles = (
-        films["title"]
-        .str.strip()
-        .str.extract(r"^(?P<title>.*?)\s*(?:\((?P<year>\d{4})(?:[–-]\d{0,4})?\))?$")
-    )
-    genres = films["genres"].replace("(no genres listed)", "").str.replace("|", ", ")
-    items = pd.DataFrame(
-        {
-            "item": films["item"],
-            "title": titles["title"],
-            "year": pd.to_numeric(titles["year"]),
-            "genres": genres,
-            "description": "",
-        }
-    )
+def _check_ratings(
+    path: Path, ratings: pd.DataFrame, items: pd.DataFrame, header_lines: int, remedy: str
+) -> None:
+    """Raises DataError for the first rating of a film that is not listed."""
+    for row, film in ratings.loc[~ratings["item"].isin(items["item"]), "item"].items():
+        where = f"{path.parent.name}/{path.name}, line {row + 1 + header_lines}"
+        raise DataError(f"{where}: film {film} is not in movies{path.suffix}; {remedy}")
+
+
+def _films_of_years(raw: Raw, settings: MovieLens) -> Raw:
+    """The domain of the films from `first_year` to `last_year`; all films if neither is given."""
     if settings.first_year is None and settings.last_year is None:
-        return Raw(ratings, items.fillna({"year": 0}).astype({"year": "int64"}), tags)
-    items = items[
-        items["year"].between(settings.first_year or 0, settings.last_year or 9999)
-    ].astype({"year": "int64"})
-    return Raw(
-        *(
-            part[part["item"].isin(items["item"])].reset_index(drop=True)
-            for part in (ratings, items, tags)
-        )
-    )
+        return raw
+    chosen = raw.items["year"].between(settings.first_year or 1, settings.last_year or 9999)
+    items = raw.items.loc[chosen, "item"]
+    tables = (raw.interactions, raw.items, raw.tags)
+    return Raw(*(table[table["item"].isin(items)].reset_index(drop=True) for table in tables))

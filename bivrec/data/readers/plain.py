@@ -1,74 +1,70 @@
-"""Tables of one's own, in the plain form."""
+"""Your own data, in the plain form."""
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
-from bivrec.data.readers.common import MAX_ROWS, WORDS, _name, _own_ids, read_table, whole_numbers
-from bivrec.data.sequences import RESTORE
+from bivrec.data.readers.common import (
+    TEXTS,
+    build_raw,
+    read_table,
+    short_path,
+    whole_numbers,
+    wrong_columns,
+)
 from bivrec.data.types import Raw
-from bivrec.errors import DataError
+from bivrec.errors import RESTORE, DataError
 from bivrec.settings import Folder
 
+MAX_ROWS = 1 << 29
 
-def read_plain(folder: Path, settings: Folder, mend: str = RESTORE) -> Raw:
-    """Anyone's data: `interactions` with the columns user, item and time, and `items` with item and any of title, year,
-    genres and description, each .parquet or .csv; ids are whole numbers or text."""
-    tables = {}
-    for name, columns in (("interactions", ["user", "item", "time"]), ("items", ["item"])):
-        path = next(
-            (
-                folder / f"{name}{kind}"
-                for kind in (".parquet", ".csv")
-                if (folder / f"{name}{kind}").is_file()
-            ),
-            None,
-        )
-        if path is None and name == "interactions":
-            raise DataError(
-                f"{folder.parent.name}/{folder.name} has neither interactions.parquet nor interactions.csv; {mend}"
-            )
-        if path is not None and path.suffix == ".csv":
-            tables[name] = path, read_table(path, dict.fromkeys(columns, "text"), mend, some=True)
-        elif path is not None:
-            try:
-                table = pl.scan_parquet(path, glob=False)
-                found, rows = (
-                    table.collect_schema().names(),
-                    table.select(pl.len()).collect().item(),
-                )
-                wanted = [column for column in found if column in (*columns, *WORDS)]
-                table = (
-                    table.select(pl.col(wanted).cast(pl.String).fill_null("")).collect()
-                    if rows <= MAX_ROWS
-                    else None
-                )
-            except (
-                pl.exceptions.PolarsError,
-                pl.exceptions.PanicException,
-                OSError,
-                ValueError,
-            ) as error:
-                raise DataError(
-                    f"{_name(path)} cannot be read as Parquet ({error.__class__.__name__}); {mend}"
-                ) from None
-            if table is None:
-                raise DataError(f"{_name(path)} has {rows:,} rows, more than {MAX_ROWS:,}; {mend}")
-            if not set(columns) <= set(found):
-                raise DataError(
-                    f"{_name(path)} has the columns {' '.join(','.join(found).split())[:80]}, not {','.join(columns)}; {mend}"
-                )
-            tables[name] = path, table
-    path, table = tables["interactions"]
-    times, good = whole_numbers(table["time"])
-    for row in np.flatnonzero(~good)[:1]:
-        raise DataError(
-            f"{_name(path)}, row {row + 1}: time {table['time'][int(row)][:40]!r} is not a whole number; mend it"
-        )
-    return _own_ids(
-        path,
-        {"user": table["user"], "item": table["item"], "time": times},
-        tables.get("items"),
-        mend,
-    )
+
+def read_plain(folder: Path, settings: Folder, remedy: str = RESTORE) -> Raw:
+    """`interactions` with the columns user, item and time, and optionally `items` with item and any
+    of title, year, genres and description; each .parquet or .csv. Ids are whole numbers or text."""
+    interactions = _read_either(folder, "interactions", ["user", "item", "time"], remedy)
+    if interactions is None:
+        where = f"{folder.parent.name}/{folder.name}"
+        raise DataError(f"{where} has neither interactions.parquet nor interactions.csv; {remedy}")
+    items = _read_either(folder, "items", ["item"], remedy)
+    path, table = interactions
+    times, valid = whole_numbers(table["time"])
+    if not valid.all():
+        row = int(valid.argmin())
+        problem = f"time {table['time'][row][:40]!r} is not a whole number"
+        raise DataError(f"{short_path(path)}, row {row + 1}: {problem}; fix it")
+    columns = {"user": table["user"], "item": table["item"], "time": times}
+    return build_raw(path, columns, items, remedy)
+
+
+def _read_either(
+    folder: Path, name: str, columns: list[str], remedy: str
+) -> tuple[Path, pl.DataFrame] | None:
+    """The Parquet table of that name, else the CSV one, with its path; all columns are text."""
+    if (path := folder / f"{name}.parquet").is_file():
+        return path, read_parquet(path, columns, remedy)
+    if (path := folder / f"{name}.csv").is_file():
+        return path, read_table(path, dict.fromkeys(columns, "text"), remedy, others=True)
+    return None
+
+
+def read_parquet(
+    path: Path, columns: list[str], remedy: str, max_rows: int = MAX_ROWS
+) -> pl.DataFrame:
+    """These columns, and what describes items, as text. The number of rows is checked before they
+    are read: a column of one value takes no room on the disk."""
+    name = short_path(path)
+    try:
+        table = pl.scan_parquet(path, glob=False)
+        names, num_rows = table.collect_schema().names(), table.select(pl.len()).collect().item()
+        if num_rows > max_rows:
+            raise DataError(f"{name} has {num_rows:,} rows, more than {max_rows:,}; {remedy}")
+        if not set(columns) <= set(names):
+            raise wrong_columns(path, names, f"not {','.join(columns)}", remedy)
+        chosen = [column for column in names if column in (*columns, *TEXTS, "year")]
+        return table.select(pl.col(chosen).cast(pl.String).fill_null("")).collect()
+    except DataError:
+        raise
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
+        problem = f"cannot be read as Parquet ({type(error).__name__})"
+        raise DataError(f"{name} {problem}; {remedy}") from None
