@@ -111,5 +111,5 @@ def _make_history(settings: Planted, generator: np.random.Generator) -> list[int
             drift = np.exp(-(distance**2) * 4)
             kind = generator.choice(liked, p=drift / drift.sum())
         newest[kind] = (newest[kind] + int(generator.integers(1, 4))) % per_kind
-        history.append(kind * per_kind + newest[kind])
+        history.append(int(kind * per_kind + newest[kind]))
     return history
