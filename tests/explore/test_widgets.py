@@ -1,0 +1,67 @@
+"""The explorer's widgets."""
+
+import numpy as np
+import pytest
+
+from bivrec.explore.widgets import Explorer
+
+
+@pytest.fixture(scope="module")
+def explorer():
+    return Explorer()
+
+
+def test_the_explorer_shows_what_is_chosen(explorer):
+    before = explorer.lists.value
+    assert "ID view" in before and "both views" in before
+    assert "patches of 4" in explorer.patches.value
+    explorer.user.value = 3
+    assert explorer.lists.value != before
+    assert len(explorer.history) == len(explorer.cases.histories[3])
+    assert explorer.past.value.count("<tr") == len(explorer.history) + 1
+    explorer.view.value = "multimodal"
+    assert "interest" in explorer.nearest.value
+
+
+def test_the_explorer_adds_and_removes(explorer):
+    explorer.user.value = 3
+    explorer.reset.click()
+    original, before = explorer.history, explorer.lists.value
+    new = (label for label, number in explorer.items.items() if number not in original)
+    explorer.addition.value = next(new)
+    explorer.add.click()
+    assert len(explorer.history) == len(original) + 1 and explorer.lists.value != before
+    explorer.removal.value = len(original)
+    explorer.remove.click()
+    assert np.array_equal(explorer.history, original) and explorer.lists.value == before
+    explorer.history = original[:1]
+    explorer.show()
+    explorer.remove.click()
+    assert "cannot be continued" in explorer.status.value and len(explorer.history) == 1
+    explorer.reset.click()
+    assert explorer.lists.value == before
+
+
+def test_the_explorer_under_noise(explorer):
+    explorer.user.value = 3
+    before = explorer.lists.value
+    for noise in ("items replaced", "items deleted", "features blurred", "text missing"):
+        explorer.noise.value, explorer.level.value = noise, 0.8
+        assert explorer.lists.value != before, noise
+    explorer.noise.value = "none"
+    assert explorer.lists.value == before and explorer.level.disabled
+
+
+def test_the_explorer_answers_within_a_second(explorer):
+    seconds = []
+    for user in range(5):
+        explorer.user.value = user + 4
+        seconds.append(explorer.seconds)
+    assert sorted(seconds)[2] < 1
+
+
+def test_the_explorer_with_models_without_interests(explorer):
+    explorer.model.value = "popularity"
+    assert "no interests" in explorer.patches.value and "ID view" in explorer.lists.value
+    explorer.model.value = "bivrec"
+    assert "patches of 1" in explorer.patches.value
