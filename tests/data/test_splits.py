@@ -1,69 +1,8 @@
-"""From raw files to sequences and folds."""
-
-import shutil
+"""Protocols and folds."""
 
 import numpy as np
-import pandas as pd
-import pytest
 
-from bivrec.data.planted import make_planted
-from bivrec.data.readers.registry import read_dataset
-from bivrec.data.sequences import build_sequences, keep_core, load_sequences, save_sequences
 from bivrec.data.splits import split_sequences
-from bivrec.data.types import Raw
-from bivrec.errors import DataError
-from bivrec.settings import load_settings
-
-SETTINGS = load_settings("movies-classic")
-
-
-def test_core_by_hand():
-    table = pd.DataFrame(
-        {"user": [1, 1, 1, 2, 2, 2, 3, 3, 3, 4], "item": [1, 2, 3, 1, 2, 3, 1, 2, 3, 1], "time": 0}
-    )
-    assert set(keep_core(table, 3)["user"]) == {1, 2, 3}
-    assert keep_core(table, 4).empty  # user 4 goes, then item 1, then all
-
-
-def test_order_duplicates_and_ties():
-    rows = [
-        (1, item, time) for item, time in [(10, 5), (11, 3), (12, 3), (13, 3), (14, 9), (10, 1)]
-    ]
-    rows += [(user, item, item) for user in (2, 3, 4, 5) for item in range(10, 15)]
-    raw = Raw(
-        pd.DataFrame(rows, columns=["user", "item", "time"]),
-        pd.DataFrame(
-            {"item": range(10, 15), "title": "t", "year": 2000, "genres": "", "description": ""}
-        ),
-        pd.DataFrame({"user": [1], "item": [10], "tag": ["x"]}),
-    )
-    sequences = build_sequences(raw, SETTINGS.split, "test")
-    first = sequences.catalogue["item"].to_numpy()[sequences.of(0)]
-    assert (
-        first[0] == 10 and first[-1] == 14 and set(first[1:4]) == {11, 12, 13}
-    )  # the pair seen twice keeps its first time
-    shuffled = Raw(raw.interactions.sample(frac=1, random_state=1), raw.items, raw.tags)
-    assert (
-        build_sequences(shuffled, SETTINGS.split, "test").items == sequences.items
-    ).all()  # ties do not follow the file
-
-
-def test_an_empty_domain_is_refused():
-    raw = make_planted(load_settings("planted").datasets["planted"].planted)
-    with pytest.raises(DataError, match="is empty: no user and item have 5 interactions"):
-        build_sequences(Raw(raw.interactions[:30], raw.items, raw.tags), SETTINGS.split, "few")
-
-
-def test_saved_and_loaded_alike(planted, tmp_path):
-    save_sequences(planted.sequences, tmp_path / "stage" / "name")
-    loaded = load_sequences(tmp_path / "stage" / "name")
-    assert (loaded.items == planted.sequences.items).all() and (
-        loaded.starts == planted.sequences.starts
-    ).all()
-    assert loaded.catalogue["title"].tolist() == planted.sequences.catalogue["title"].tolist()
-    shutil.rmtree(tmp_path / "stage")
-    with pytest.raises(DataError, match="make repro"):
-        load_sequences(tmp_path / "stage" / "name")
 
 
 def test_every_user_tests_once_and_nobody_twice(planted):
@@ -145,7 +84,8 @@ def test_by_time_learns_nothing_from_the_future(planted):
 
 
 def test_by_interactions_cuts_as_the_authors_code(planted):
-    """Users shuffled, each part ended by the first user with whom 80 % and 90 % of all interactions are reached."""
+    """Users shuffled, each part ended by the first user with whom 80 % and 90 % of all interactions
+    are reached."""
     from dataclasses import replace
 
     sequences, split = (
@@ -175,47 +115,3 @@ def test_by_interactions_cuts_as_the_authors_code(planted):
     assert (
         tuple(again.test.users) == seen[0]
     )  # as folds do, so that the text features of a fold fit
-
-
-def test_ties_in_the_order_of_the_file():
-    from dataclasses import replace
-
-    rows = [
-        (user, item, 7)
-        for user in range(5)
-        for item in np.random.Generator(np.random.PCG64(user)).permutation(6)
-    ]
-    items = pd.DataFrame(
-        {"item": range(6), "title": "t", "year": 2000, "genres": "", "description": ""}
-    )
-    raw = Raw(
-        pd.DataFrame(rows, columns=["user", "item", "time"]),
-        items,
-        pd.DataFrame({"user": [0], "item": [0], "tag": ["x"]}),
-    )
-    sequences = build_sequences(raw, replace(SETTINGS.split, ties="file"), "test")
-    assert [(user, item) for user in range(5) for item in sequences.of(user)] == [
-        (user, item) for user, item, _ in rows
-    ]
-    assert (build_sequences(raw, SETTINGS.split, "test").items != sequences.items).any()
-
-
-@pytest.mark.parametrize("name", ["movies-classic", "movies-modern"])
-def test_the_embedded_films(root, name):
-    """The published files, read anew, give the statistics that results/ shows; the two domains share no film."""
-    import json
-
-    settings = load_settings(name)
-    sequences = build_sequences(read_dataset(name, settings.datasets[name]), settings.split, name)
-    shown = json.loads((root / "results" / "01_data_prep" / name / "statistics.json").read_text())
-    assert shown == {
-        "users": sequences.num_users,
-        "items": sequences.num_items,
-        "interactions": len(sequences.items),
-    }
-    assert (
-        sequences.catalogue["year"]
-        .between(*{"movies-classic": (1874, 1999), "movies-modern": (2000, 2018)}[name])
-        .all()
-    )
-    assert sequences.lengths.min() >= 5 and np.bincount(sequences.items).min() >= 5

@@ -1,4 +1,4 @@
-"""Published files, fetched from a server of our own, and what is said without one."""
+"""Published files, fetched from a local server, and the message without one."""
 
 import hashlib
 import json
@@ -14,9 +14,7 @@ from pydantic import TypeAdapter
 
 from bivrec.data.download import checksums, download, fetch
 from bivrec.errors import DataError, SettingsError
-from bivrec.pipeline.checks import choose
-from bivrec.pipeline.cli import main
-from bivrec.settings import Dataset, check_params
+from bivrec.settings import Dataset, check_params, load_settings
 
 
 def dataset_of(**tree) -> Dataset:
@@ -118,7 +116,7 @@ def test_without_a_network_one_sentence_says_which_file_goes_where(raw):
     with pytest.raises(
         DataError,
         match=re.escape(
-            f"{raw / 'ml' / 'ratings.dat'} is missing, which ml needs; `make fetch DATASET=ml` fetches it, or place it there by hand"
+            f"{raw / 'ml' / 'ratings.dat'} is missing, which ml needs; `make fetch DATASET=ml` fetches it, or put it there by hand"
         ),
     ):
         checksums("ml", films("http://127.0.0.1:9"))
@@ -141,7 +139,8 @@ def test_a_file_that_is_not_there_or_cut_short_leaves_nothing(server, raw):
 
 
 def test_a_download_goes_on_where_it_broke_off(server, raw, monkeypatch):
-    """A server that breaks off half way through; then one whose file has become another meanwhile."""
+    """A server that breaks off half way through; then one whose file has become another
+    meanwhile."""
     content, asked = bytes(range(256)) * 4000, []
     published = {"tag": '"first"', "content": content, "cut": True}
 
@@ -182,7 +181,8 @@ def test_a_download_goes_on_where_it_broke_off(server, raw, monkeypatch):
 
 
 def test_old_bytes_never_stand_under_a_new_mark(server, tmp_path, monkeypatch):
-    """Killed just as it learns that the published file is another: the next download must not go on from the old part."""
+    """Killed just as it learns that the published file is another: the next download must not go on
+    from the old part."""
     folder, url = server
     (folder / "a.csv").write_text("the new file")
     part = tmp_path / ".a.csv.part"
@@ -239,55 +239,28 @@ def test_every_published_dataset_has_an_address_and_a_licence():
         )
 
 
-def test_choosing_datasets_writes_params_and_nothing_else(root, tmp_path, monkeypatch, capsys):
-    before = (root / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(before)
-    monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
-    assert "[baby, clothing], with 2 transfers" in choose(["baby", "clothing"])
-    studies = check_params().studies
-    assert studies.datasets == ("baby", "clothing") and {
-        (t.source, t.target) for t in studies.transfers.values()
-    } == {
-        ("baby", "clothing"),
-        ("clothing", "baby"),
-    }
+@pytest.mark.parametrize(
+    "record",
+    [
+        "[]",
+        '{"interactions.csv": 5}',
+        '{"interactions.csv": {"sha256": null, "stamp": []}}',
+        "[" * 5000,
+    ],
+)
+def test_a_record_of_checksums_that_is_none(project, refuses, record):
+    project.write("raw/mine/checksums.json", record)
+    told = refuses(lambda: checksums("mine", project.dataset))
     assert (
-        "with 0 transfers" in choose(["plain-example"]) and check_params().studies.transfers == {}
+        f"{project.raw / 'checksums.json'} is damaged; remove it, and the files count as seen for the first time"
+        in told
     )
-    assert "with 2 transfers" in choose(["movies-classic", "movies-modern"])
-    changed = [
-        line
-        for line in (tmp_path / "params.yaml").read_text().splitlines()
-        if line not in before.splitlines()
-    ]
-    assert [line.split(":")[0].strip() for line in changed] == [
-        "transfers",
-        "movies-classic-to-movies-modern",
-        "movies-modern-to-movies-classic",
-    ]
-    kept = (tmp_path / "params.yaml").read_text()
-    with pytest.raises(SettingsError, match="there is no dataset 'bayb'"):
-        choose(["bayb"])
-    assert (
-        main(["choose", "nowhere"]) == 1
-        and "there is no dataset 'nowhere'; known are planted" in capsys.readouterr().err
-    )
-    assert main(["fetch", "planted"]) == 0 and (tmp_path / "params.yaml").read_text() == kept
 
 
-def test_the_files_of_a_study_are_told_to_dvc(root, tmp_path, monkeypatch):
-    from bivrec.pipeline.checks import check_files
-
-    (tmp_path / "params.yaml").write_text((root / "params.yaml").read_text())
-    monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
-    (tmp_path / "raw").symlink_to(root / "raw")
-    choose(["plain-example"])
-    check_files("default")
-    told = json.loads((tmp_path / "build" / "raw" / "plain-example.json").read_text())
-    assert set(told) == {"ids.csv", "image.npy", "interactions.csv", "items.csv", "README.md"}
-    choose(["baby"])
-    with pytest.raises(
-        DataError,
-        match="reviews_Baby_5.json.gz is missing, which baby needs; `make fetch DATASET=baby` fetches it",
-    ):
-        check_files("default")
+def test_a_published_file_in_a_folder_below_has_changed(project, refuses):
+    dataset = load_settings("ml-1m").datasets["ml-1m"]
+    for name in ("ratings.dat", "movies.dat", "more/about.txt"):
+        project.write(f"raw/ml-1m/{name}", "1")
+    checksums("ml-1m", dataset)
+    project.write("raw/ml-1m/more/about.txt", "other")
+    assert "about.txt has changed: its sha256 was" in refuses(lambda: checksums("ml-1m", dataset))

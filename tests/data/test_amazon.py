@@ -1,0 +1,126 @@
+"""McAuley's Amazon files."""
+
+import gzip
+import json
+import re
+
+import numpy as np
+import pytest
+
+from bivrec.data.readers.amazon import gzip_lines, read_amazon
+from bivrec.data.readers.vectors import read_vectors
+from bivrec.errors import DataError
+from bivrec.settings import Amazon, Dataset
+
+BABY = Amazon(folder="amazon-baby", category="Baby")
+
+
+def write_gzip(path, lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode()))
+
+
+def test_amazon_as_published(baby):
+    raw = read_amazon(baby, BABY)
+    assert len(raw.interactions) == 72 and raw.items["id"].tolist() == [
+        f"B{n:09d}" for n in range(8)
+    ]
+    assert raw.items[["title", "genres", "description"]].iloc[1].tolist() == [
+        "Rattle & B000000001",
+        "Toys, Rattles, Gifts",
+        "It's",
+    ]
+    assert raw.items["title"].iloc[7] == "" and (raw.items["item"] >= 0).all()
+    dataset = Dataset(source="amazon", amazon=BABY, settings={})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BIVREC_DATA", str(baby.parent))
+        values, mask = read_vectors(dataset, "image", ["B000000003", "B000000000", "B000000007"])
+        assert (
+            mask.tolist() == [True, False, True]
+            and values[:, 0].tolist() == [5, 0, 1]
+            and values.shape == (3, 4096)
+        )
+        content = (baby / "image_features_Baby.b").read_bytes()
+        for damaged, told in (
+            (content[:-1], "not a multiple of 16,394"),
+            (content + content[-16394:], "has B000000001 twice"),
+            (
+                content[:-4] + np.float32("nan").tobytes(),
+                "the vector of item B000000001 has numbers that are not finite",
+            ),
+        ):
+            (baby / "image_features_Baby.b").write_bytes(damaged)
+            with pytest.raises(DataError, match=told):
+                read_vectors(dataset, "image", ["B000000001"])
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "told"),
+    [
+        (
+            "reviews",
+            '{"reviewerID": "A1", "asin": "B000000001"}',
+            "line 73 lacks a reviewerID, an asin or a unixReviewTime",
+        ),
+        (
+            "reviews",
+            '{"reviewerID": "A1", "asin": "B000000001", "unixReviewTime": "soon"}',
+            "line 73 lacks",
+        ),
+        (
+            "reviews",
+            '{"reviewerID": "A1", "asin": "B000000001", "unixReviewTime": 1' + "0" * 30 + "}",
+            "line 73 lacks",
+        ),
+        ("reviews", '{"reviewerID": "A1", ', "line 73 is neither JSON nor a Python literal"),
+        ("reviews", "[1, 2]", "line 73 is not a record"),
+        (
+            "reviews",
+            "__import__('os').system('true')",
+            "line 73 is neither JSON nor a Python literal",
+        ),
+        ("reviews", "(" * 5000, "line 73 is neither JSON nor a Python literal"),
+        (
+            "reviews",
+            '{"reviewerID": "' + "A" * (1 << 20) + '"}',
+            "line 73 is longer than 1,048,576 bytes",
+        ),
+        ("meta", "{'title': 'none'}", "line 9 has no asin"),
+        ("meta", "{'asin': 'B000000001', 'title': ", "line 9 is neither JSON nor a Python literal"),
+        (
+            "meta",
+            "{'asin': 'B000000001', 'title': 'Other'}",
+            "line 9 lists B000000001 again with different data",
+        ),
+    ],
+)
+def test_amazon_lines_that_cannot_be_used(baby, file, line, told):
+    path = next(baby.glob(f"{file}_*"))
+    write_gzip(path, [*gzip.decompress(path.read_bytes()).decode().splitlines(), line])
+    with pytest.raises(DataError, match=re.escape(told)) as caught:
+        read_amazon(baby, BABY)
+    assert path.name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_truncated_gzip_is_named(baby):
+    path = baby / "reviews_Baby_5.json.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(
+        DataError, match="reviews_Baby_5.json.gz is damaged or truncated after line"
+    ):
+        read_amazon(baby, BABY)
+    path.write_bytes(b"no gzip")
+    with pytest.raises(DataError, match="is damaged or truncated after line 0"):
+        read_amazon(baby, BABY)
+    path.unlink()
+    with pytest.raises(DataError, match="raw/amazon-baby/reviews_Baby_5.json.gz is missing"):
+        read_amazon(baby, BABY)
+
+
+def test_a_gzip_that_unpacks_without_end(tmp_path):
+    path = tmp_path / "reviews_Baby_5.json.gz"
+    path.write_bytes(gzip.compress((json.dumps({"reviewText": " " * 5000}) + "\n").encode() * 1000))
+    assert path.stat().st_size < 50_000
+    message = "reviews_Baby_5.json.gz unpacks to more than 1,048,576 bytes; restore it"
+    with pytest.raises(DataError, match=message):
+        list(gzip_lines(path, "restore it", max_bytes=1 << 20))

@@ -1,0 +1,62 @@
+"""MMRec's and RecBole's .inter files."""
+
+import re
+
+import numpy as np
+import pytest
+
+from bivrec.data.readers.mmrec import read_mmrec
+from bivrec.data.readers.vectors import read_vectors
+from bivrec.errors import DataError
+from bivrec.settings import Dataset, Folder
+
+
+def test_mmrec_and_recbole(mmrec, monkeypatch):
+    raw = read_mmrec(mmrec, Folder(folder=mmrec.name))
+    assert raw.interactions.iloc[1].tolist() == [0, 1, 1400000001] and sorted(
+        raw.items["item"]
+    ) == list(range(7))
+    dataset = Dataset(source="mmrec", mmrec=Folder(folder=mmrec.name), settings={})
+    monkeypatch.setenv("BIVREC_DATA", str(mmrec.parent))
+    values, mask = read_vectors(dataset, "image", ["3", "0"])
+    assert values.tolist() == [[12, 13, 14, 15], [0, 1, 2, 3]] and mask.all()
+    for array, told in (
+        (
+            np.ones((6, 4), "float32"),
+            "has 6 rows, but the .inter file's items are numbered 0 to 6",
+        ),
+        (
+            np.full((7, 4), np.nan, "float32"),
+            "the vector of item 3 has numbers that are not finite",
+        ),
+        (np.ones(7, "float32"), "not rows of decimal numbers"),
+        (np.array([{}] * 7), "cannot be read as an array of numbers"),
+    ):
+        np.save(mmrec / "image_feat.npy", array, allow_pickle=True)
+        with pytest.raises(DataError, match=told):
+            read_vectors(dataset, "image", ["3", "0"])
+    text = (mmrec / "baby.inter").read_text()
+    for old, new, told in (
+        ("0\t1\t5.0", "0\tone\t5.0", "baby.inter, line 3: itemID 'one' is not a whole number"),
+        ("itemID", "thing", "none of which is the item"),
+        ("0\t1\t5.0\t1400000001\t0", "0\t1\t5.0", "baby.inter, line 3: 3 fields, not 5"),
+        (
+            "0\t1\t5.0\t1400000001\t0",
+            "0\t1\t5.0\t1400000001\t0\t7",
+            "baby.inter, line 3: 6 fields, not 5",
+        ),
+    ):
+        (mmrec / "baby.inter").write_text(text.replace(old, new, 1))
+        with pytest.raises(DataError, match=re.escape(told)):
+            read_mmrec(mmrec, Folder(folder=mmrec.name))
+    (mmrec / "baby.inter").write_text(
+        "user_id:token\titem_id:token\ttimestamp:float\nu1\ti1\t88.0\nu1\ti2\t89\n\n"
+    )
+    raw = read_mmrec(mmrec, Folder(folder=mmrec.name))
+    assert raw.items["id"].tolist() == ["i1", "i2"] and raw.interactions["time"].tolist() == [
+        88,
+        89,
+    ]
+    (mmrec / "other.inter").write_text(text)
+    with pytest.raises(DataError, match=re.escape("raw/baby-mmrec has 2 files *.inter")):
+        read_mmrec(mmrec, Folder(folder=mmrec.name))

@@ -1,0 +1,96 @@
+"""What stages save and read back."""
+
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+
+from bivrec.data.domain import Domain
+from bivrec.data.features import (
+    ItemFeatures,
+    load_features,
+    save_features,
+)
+from bivrec.data.sequences import load_sequences, save_sequences
+from bivrec.errors import DataError
+from bivrec.outputs import progress, read_output
+
+
+def test_a_bar_goes_to_the_terminal_that_it_is_told_and_nowhere_else(tmp_path, capfd, monkeypatch):
+    (tmp_path / "terminal").touch()
+    for terminal in ("", str(tmp_path / "terminal")):
+        monkeypatch.setenv("BIVREC_TERMINAL", terminal)
+        assert list(progress(range(3), "training", "steps")) == [0, 1, 2]
+    assert (
+        "training:   0%" in (tmp_path / "terminal").read_text()
+        and "steps" in (tmp_path / "terminal").read_text()
+    )
+    monkeypatch.delenv("BIVREC_TERMINAL")
+    assert list(progress(iter("ab"), "training", "steps", 2)) == ["a", "b"]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: b"PK\x05\x06" + bytes(18),
+        bytes.upper,
+    ],
+)
+def test_what_a_stage_kept_is_damaged(project, refuses, damage):
+    """Sequences and features in build/: cut short, emptied, or with their names changed."""
+    features = ItemFeatures(np.ones((9, 2), "float32"), np.ones(9, bool), "mine")
+    sequences = Domain("planted").sequences
+    for name, save, load in (
+        (
+            "text.npz",
+            lambda folder: save_features(folder, "text", features),
+            lambda folder: load_features(folder, "text"),
+        ),
+        ("arrays.npz", lambda folder: save_sequences(sequences, folder), load_sequences),
+    ):
+        folder = project.root / "build" / name
+        save(folder)
+        load(folder)
+        (folder / name).write_bytes(damage((folder / name).read_bytes()))
+        told = refuses(partial(load, folder))
+        assert (
+            str(folder) in told
+            and "is damaged" in told
+            and told.endswith("remove it; `make repro` remakes it")
+        )
+
+
+def test_what_a_stage_kept_may_not_be_read(project, capsys, monkeypatch):
+    """Not ours to read is not damaged: removing it would be the wrong mend."""
+
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    folder = project.root / "build"
+    save_features(
+        folder, "text", ItemFeatures(np.ones((9, 2), "float32"), np.ones(9, bool), "mine")
+    )
+    save_sequences(Domain("planted").sequences, folder)
+    monkeypatch.setattr("builtins.open", refuse)
+    for load, name in (
+        (lambda: load_features(folder, "text"), "text.npz"),
+        (lambda: load_sequences(folder), "catalogue.csv"),
+    ):
+        with pytest.raises(
+            DataError, match=f"{re.escape(str(folder / name))} may not be read; make it readable"
+        ):
+            load()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b'a\n"1'])
+def test_a_kept_table_that_is_damaged(project, refuses, content):
+    project.write("build/03_training/mine/runs.csv", content)
+    told = refuses(lambda: read_output("03_training", "mine", "runs.csv"))
+    assert (
+        told.startswith("build/03_training/mine/runs.csv is damaged")
+        and "; remove build/03_training/mine; `make repro` remakes it" in told
+    )
