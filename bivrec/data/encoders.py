@@ -5,9 +5,9 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -143,7 +143,7 @@ def _efficientnet() -> torch.nn.Module:
     return network.eval().to(memory_format=torch.channels_last)
 
 
-def open_image(file: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(file: Path | BytesIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """A JPEG, PNG or WebP image as RGB; raises DataError if it is another file, truncated or too
     large."""
     try:
