@@ -25,7 +25,7 @@ from bivrec.model.bivrec import BivRec
 from bivrec.model.losses import catalogue_type, choose_interest
 from bivrec.settings import load_settings
 from bivrec.training.batches import draw_batches
-from bivrec.training.distributed import average_gradients, join_processes, place
+from bivrec.training.distributed import average_gradients, init_processes, rank, shared_loss
 
 KINDS = {  # of operations, by PyTorch's names for them
     "matrix products": {"mm", "bmm", "addmm", "baddbmm"},
@@ -92,7 +92,7 @@ def train(workload, options) -> dict:
 
     def step(batch) -> int:
         optimiser.zero_grad()
-        loss = model.loss(batch)
+        loss = shared_loss(model, batch)
         loss.backward()
         average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, settings.training.clip_norm)
@@ -259,10 +259,10 @@ if __name__ == "__main__":
     task, path, told = sys.argv[1:]
     options = json.loads(told)
     torch.set_num_threads(options.get("threads", 1))
-    join_processes("gloo")
+    init_processes("gloo")
     workload = even(**options["even"]) if "even" in options else load(Path(path))
     found = {"train": train, "authors_way": authors_way, "evaluate": evaluate, "peak": peak}[task](
         workload, options
     )
-    if place() == 0:
+    if rank() == 0:
         print(json.dumps(found | {"torch": torch.__version__}))

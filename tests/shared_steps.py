@@ -11,7 +11,7 @@ from bivrec.data.domain import Domain
 from bivrec.experiment.registry import build_model
 from bivrec.experiment.training import train_model
 from bivrec.training.batches import draw_batches
-from bivrec.training.distributed import average_gradients, num_processes, place
+from bivrec.training.distributed import average_gradients, num_processes, rank, shared_loss
 
 CASES = {
     "every position": ("bivrec", {}),
@@ -47,7 +47,7 @@ def train_steps(name: str, changes: dict, num_steps: int = 4) -> dict[str, torch
         num_steps,
     ):
         optimiser.zero_grad()
-        loss = model.loss(batch)
+        loss = shared_loss(model, batch)
         loss.backward()
         average_gradients(parameters)
         optimiser.step()
@@ -77,4 +77,4 @@ if __name__ == "__main__":
         [value.detach().flatten() for value in whole.model.parameters()]
     )
     found["fit/first"] = torch.tensor(whole.record.curve["loss"].iloc[0])
-    save_file(found, Path(sys.argv[1]) / f"{place()}-of-{num_processes()}.safetensors")
+    save_file(found, Path(sys.argv[1]) / f"{rank()}-of-{num_processes()}.safetensors")

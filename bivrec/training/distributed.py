@@ -1,91 +1,95 @@
-"""Processes: under torchrun several share each batch, on one machine or many. Each encodes its rows; contrasts see them all."""
+"""Processes that share each batch under torchrun, on one machine or several."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
+from bivrec.model.base import Batch, SequentialModel
 
-def join_processes(way: str) -> None:
-    """Meets the other processes that torchrun started, if it started any; a second time it does nothing."""
+
+def init_processes(backend: str) -> None:
+    """Joins the other processes that torchrun started, if it started any; a second call does nothing."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
-        dist.init_process_group(way)
+        dist.init_process_group(backend)
 
 
 def num_processes() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def place() -> int:
+def rank() -> int:
     """This process's number among them, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def own_rows(count: int) -> slice:
-    """This process's share of a batch's rows: neighbours, as many for each as can be."""
-    return slice(count * place() // num_processes(), count * (place() + 1) // num_processes())
+def local_rows(count: int) -> slice:
+    """This process's share of `count` rows: adjacent, and as many for each process as possible."""
+    return slice(count * rank() // num_processes(), count * (rank() + 1) // num_processes())
 
 
-class _Gather(torch.autograd.Function):
-    """Each process's rows at their places in a whole that all then hold; the gradient of a row is the sum over all."""
+class _GatherRows(torch.autograd.Function):
+    """The sum of all processes' rows, each at its index in zeros; the gradient of a row is the sum over processes."""
 
     @staticmethod
-    def forward(ctx, rows, places, count):
-        ctx.places = places
+    def forward(ctx, rows, count):
         whole = rows.new_zeros(count, *rows.shape[1:])
-        whole[places] = rows
+        whole[local_rows(count)] = rows
         dist.all_reduce(whole)
         return whole
 
     @staticmethod
-    def backward(ctx, upstream):
-        whole = upstream.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(whole)
-        return whole[ctx.places], None, None
+    def backward(ctx, gradient):
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient[local_rows(len(gradient))], None
 
 
-def gather(
-    rows: Float[Tensor, "own *shape"], count: int, places: Int64[Tensor, "own"] | None = None
-) -> Float[Tensor, "whole *shape"]:
-    """All processes' rows, `count` of them, of which this one's stand at `places`, or are its `own_rows`. What all compute
-    from them alike counts once when gradients are averaged over the processes."""
-    return (
-        rows
-        if num_processes() == 1
-        else _Gather.apply(rows, own_rows(count) if places is None else places, count)
-    )
+def gather_rows(encoded: Any, count: int) -> Any:
+    """All processes' rows, `count` of them, of a tensor or of every tensor in nested dicts; differentiable."""
+    if isinstance(encoded, dict):
+        return {name: gather_rows(part, count) for name, part in encoded.items()}
+    return _GatherRows.apply(encoded, count)
 
 
-def alike(drawn: Tensor) -> Tensor:
-    """What was drawn at random, the same for every process."""
+def shared_loss(model: SequentialModel, batch: Batch) -> Float[Tensor, ""]:
+    """The loss of a batch that the processes share: the mean over processes has the gradient of `model.loss(batch)`.
+
+    Each process encodes its rows and weights their row loss by their share of the targets. The losses between rows
+    need all rows, which are gathered.
+    """
+    if num_processes() == 1:
+        return model.loss(batch)
+    rows = local_rows(len(batch.items))
+    parts = {part.name: getattr(batch, part.name) for part in fields(batch)}
+    local = replace(batch, **{name: x[rows] for name, x in parts.items() if name != "seed"})
+    tables = model.tables()
+    encoded = model.encode_batch(local, tables)
+    row_loss = model.row_loss(encoded, local, tables)
+    if not len(local.items):  # a batch of fewer rows than processes: a mean over nothing
+        row_loss = row_loss.nan_to_num()
+    weight = num_processes() * local.supervised.sum() / batch.supervised.sum()
+    whole = gather_rows(encoded, len(batch.items))
+    return weight * row_loss + model.batch_loss(whole, batch, tables)
+
+
+def same_on_all(number: int, device: torch.device) -> bool:
+    """Whether every process has the same number."""
+    extremes = torch.tensor([number, -number], device=device)
     if num_processes() > 1:
-        dist.broadcast(drawn, 0)
-    return drawn
+        dist.all_reduce(extremes, dist.ReduceOp.MAX)
+    return bool(extremes.sum() == 0)
 
 
-def agree(number: int, device: torch.device) -> bool:
-    """Whether every process holds the same number."""
-    told = torch.tensor([number, -number], device=device)
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replaces each gradient by its mean over processes, in one message."""
     if num_processes() > 1:
-        dist.all_reduce(told, dist.ReduceOp.MAX)
-    return bool(told.sum() == 0)
-
-
-def average_gradients(parameters: Sequence[Tensor]) -> None:
-    """The mean of the processes' gradients, in one message."""
-    if num_processes() > 1:
-        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        whole = torch.cat([grad.flatten() for grad in grads])
-        dist.all_reduce(whole)
-        torch._foreach_copy_(
-            grads,
-            [
-                part.view_as(grad)
-                for part, grad in zip(
-                    whole.div_(num_processes()).split([g.numel() for g in grads]), grads
-                )
-            ],
-        )
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        message = torch.nn.utils.parameters_to_vector(gradients)
+        dist.all_reduce(message)
+        torch.nn.utils.vector_to_parameters(message / num_processes(), gradients)

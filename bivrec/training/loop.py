@@ -1,31 +1,46 @@
 """The training loop."""
 
+import itertools
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from bivrec.data.types import Fold
+from bivrec.data.types import EvalCases, Fold
 from bivrec.evaluation import mean_metrics, rank_cases
-from bivrec.model.base import SequentialModel
+from bivrec.kernels.cuda_graphs import recorded
+from bivrec.model.base import Batch, SequentialModel
 from bivrec.outputs import progress
 from bivrec.settings import Training
 from bivrec.training.batches import draw_batches
-from bivrec.training.distributed import agree, average_gradients, num_processes, place
-from bivrec.training.resume import _load_run, _save_run
+from bivrec.training.distributed import (
+    average_gradients,
+    num_processes,
+    rank,
+    same_on_all,
+    shared_loss,
+)
+from bivrec.training.resume import load_state, save_state
 from bivrec.training.seeds import derive_seed
 
-SMALL = (
-    1 << 22
-)  # numbers in the vectors of a batch's items, under which a GPU waits for the host and records encoders
+Weights = dict[str, Tensor]  # by the parameter's name
+
+SMALL_BATCH = 1 << 22  # numbers in a batch's item vectors, below which a GPU waits for the host
+MAX_LENGTHS = 6  # of rows, each of which takes a CUDA graph of its own
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A training's record: the learning curve (validation metrics by view; step, loss, targets and seconds so far) and its cost."""
+    """A training's record: the learning curve (validation metrics by view; step, mean loss, targets and seconds so far)
+    and its cost."""
 
     curve: pd.DataFrame
     best_step: int
@@ -42,163 +57,163 @@ def fit(
     num_steps: int | None = None,
     checkpoint_path: Path | None = None,
 ) -> Fit:
-    """Trains on the training users; keeps the averaged weights whose validation metric is best.
+    """Trains on the fold's training users and leaves the averaged weights whose validation metric is best.
 
-    The metric is the mean over the model's views, so that no view is left behind; AdamW, a linear warm-up, then a linear
-    decay to a tenth. Processes that share the training average their gradients. All that changes is written to the file
-    `checkpoint_path` at every look at the validation users (weights, moments, averages, random generators), and a training that finds
-    it goes on from there, to the same last bit.
+    The metric is the mean over the model's views, so that no view is neglected. Whatever changes is saved to
+    `checkpoint_path` at each validation; a training that finds the file resumes from it, bit-identical. Under torchrun
+    the processes share each batch. Raises ValueError if the loss is not finite.
     """
-    num_steps, started = (
-        num_steps or round(settings.num_steps * settings.step_factor),
-        time.perf_counter(),
-    )
-    model.train()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    values = [p.data for p in parameters]
-    averages = [value.clone() for value in values]
-    optimiser = torch.optim.AdamW(
-        parameters,
-        settings.learning_rate,
-        (0.9, 0.98),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-    warm = max(1, min(settings.warmup_steps, num_steps))
-    multiple = model.multiple
-    if (
-        model.device.type == "cuda"
-        and settings.batch_size * model.max_length * model.settings.model.dim <= SMALL
-    ):
-        lengths = range(multiple, model.max_length + 1, multiple)
-        multiple = min(
-            (
-                length
-                for length in lengths
-                if not model.max_length % length and model.max_length <= 6 * length
-            ),
-            default=multiple,
-        )
+    num_steps = num_steps or round(settings.num_steps * settings.step_factor)
+    if rank():
+        torch.manual_seed(derive_seed(seed, f"process {rank()}"))
+    run = Run(model.train(), settings, num_steps, checkpoint_path)
+    run.resume()
+    record_graphs = is_small(model, settings.batch_size)
+    multiple = few_lengths(model) if record_graphs else model.multiple
     batches = draw_batches(fold.train, settings, model.max_length, multiple, seed, model.device)
-    noise: list = []
-    if num_processes() > 1:
-        checkpoint_path = checkpoint_path and checkpoint_path.with_name(
-            f"{place()}-of-{num_processes()}-{checkpoint_path.name}"
+    batches = itertools.islice(batches, run.record["step"], None)
+    with recorded(model) if record_graphs else nullcontext():
+        for step in progress(range(run.record["step"] + 1, num_steps + 1), "training", "steps"):
+            run.train_step(step, next(batches))
+            if step % settings.evaluate_every == 0 or step == num_steps:
+                run.validate(step, fold.validation, metric)
+                run.save()
+    return run.finish()
+
+
+def is_small(model: SequentialModel, batch_size: int) -> bool:
+    """Whether a GPU would wait for the host to start its kernels, so that recording them as CUDA graphs pays."""
+    size = batch_size * model.max_length * model.settings.model.dim
+    return model.device.type == "cuda" and size <= SMALL_BATCH
+
+
+def few_lengths(model: SequentialModel) -> int:
+    """The smallest multiple for rows to be padded to that divides the longest into at most MAX_LENGTHS lengths."""
+    length = model.max_length
+    multiples = range(model.multiple, length + 1, model.multiple)
+    few = (size for size in multiples if not length % size and length <= MAX_LENGTHS * size)
+    return next(few, model.multiple)
+
+
+def learning_rate(settings: Training, step: int, num_steps: int) -> float:
+    """A linear warm-up, and a linear decay to a tenth."""
+    warmup_steps = max(1, min(settings.warmup_steps, num_steps))
+    return settings.learning_rate * min(step / warmup_steps, 1 - 0.9 * (step - 1) / num_steps)
+
+
+def clone(weights: Weights) -> Weights:
+    return {name: value.detach().clone() for name, value in weights.items()}
+
+
+@torch.no_grad()
+def overwrite(weights: Weights, values: Weights) -> None:
+    for name, weight in weights.items():
+        weight.copy_(values[name])
+
+
+class Run:
+    """A training under way: the model, its averaged and best weights, the optimiser, and the record so far."""
+
+    def __init__(
+        self, model: SequentialModel, settings: Training, num_steps: int, path: Path | None
+    ):
+        self.model, self.settings, self.num_steps = model, settings, num_steps
+        if path and num_processes() > 1:
+            path = path.with_name(f"{rank()}-of-{num_processes()}-{path.name}")
+        self.path = path
+        self.weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.averages, self.best = clone(self.weights), {}
+        self.optimizer = torch.optim.AdamW(
+            self.weights.values(),
+            settings.learning_rate,
+            (0.9, 0.98),
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
-    if place():
-        torch.manual_seed(derive_seed(seed, f"process {place()}"))
-        for number, generator in enumerate(noise):
-            generator.state = np.random.SFC64(
-                derive_seed(seed, f"process {place()}", str(number))
-            ).state
-    told, tensors = _load_run(checkpoint_path) if checkpoint_path else ({}, {})
-    if not agree(told.get("step", 0), model.device):
-        told, tensors = {}, {}
-    told = told or {
-        "step": 0,
-        "best": -1.0,
-        "best_step": 0,
-        "num_targets": 0,
-        "seconds": 0.0,
-        "curve": [],
-    }
-    best = tensors.get("best", [])
-    if 0 < told["step"] < num_steps:
-        torch._foreach_copy_(values, tensors["values"])
-        torch._foreach_copy_(averages, tensors["averages"])
-        moments = zip(told["moved"], tensors["counts"], tensors["first"], tensors["second"])
-        state = {
-            number: {"step": count, "exp_avg": first, "exp_avg_sq": second}
-            for number, count, first, second in moments
-        }
-        optimiser.load_state_dict(
-            {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}
-        )
-        torch.set_rng_state(tensors["random"][0])
-        if model.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random"][1])
-        for generator, state in zip(noise, told["noise"]):
-            generator.state = {
-                **state,
-                "state": {"state": np.array(state["state"]["state"], dtype="uint64")},
-            }
-        for _ in range(told["step"]):
-            next(batches)
-    losses, counts, before = [], [], told["seconds"]
-    for step in progress(range(told["step"] + 1, num_steps + 1), "training", "steps"):
-        batch = next(batches)
-        model.anneal(step / num_steps)
-        optimiser.param_groups[0]["lr"] = settings.learning_rate * min(
-            step / warm, 1 - 0.9 * (step - 1) / num_steps
-        )
-        optimiser.zero_grad()  # before the loss: the last step's gradients, of a large catalogue, are not checkpoint_path beside it
-        loss = model.loss(batch)
+        self.record: dict[str, Any] = {"step": 0, "best": -1.0, "best_step": 0, "num_targets": 0}
+        self.record |= {"seconds": 0.0, "curve": []}
+        self.losses: list[Tensor] = []  # since the last validation, as are the counts
+        self.counts: list[Tensor] = []
+        self.started = time.perf_counter()
+
+    def train_step(self, step: int, batch: Batch) -> None:
+        """One step of AdamW, and of the moving average of the weights."""
+        self.model.anneal(step / self.num_steps)
+        self.optimizer.param_groups[0]["lr"] = learning_rate(self.settings, step, self.num_steps)
+        self.optimizer.zero_grad()  # before the loss, which would otherwise stand beside old gradients
+        loss = shared_loss(self.model, batch)
         loss.backward()
-        average_gradients(parameters)
-        torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-        optimiser.step()
-        decay = min(settings.average_decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(averages, values, 1 - decay)
-        losses.append(loss.detach())
-        counts.append(batch.supervised.sum())
-        if step % settings.evaluate_every == 0 or step == num_steps:
-            mean_loss = float(torch.stack(losses).mean())
-            told["num_targets"] += int(torch.stack(counts).sum())
-            if not np.isfinite(mean_loss):
-                raise ValueError(
-                    f"training diverged before step {step}; lower training.learning_rate in params.yaml"
-                )
-            trained = [value.clone() for value in values]
-            torch._foreach_copy_(values, averages)
-            figures = mean_metrics(rank_cases(model, fold.validation))
-            told["step"], told["seconds"] = step, before + time.perf_counter() - started
-            told["curve"] += figures.assign(
-                step=step, loss=mean_loss, targets=told["num_targets"], seconds=told["seconds"]
-            ).to_dict("records")
-            judged = figures.loc[figures["metric"] == metric, "value"].mean()
-            if judged > told["best"]:
-                told["best"], told["best_step"], best = (
-                    float(judged),
-                    step,
-                    [average.clone() for average in averages],
-                )
-            torch._foreach_copy_(values, trained)
-            losses, counts = [], []
-            if checkpoint_path and step < num_steps:
-                told["noise"] = [
-                    {
-                        **generator.state,
-                        "state": {"state": generator.state["state"]["state"].tolist()},
-                    }
-                    for generator in noise
-                ]
-                told["moved"] = [
-                    number for number, p in enumerate(parameters) if optimiser.state[p]
-                ]  # the rest no loss reaches
-                states = [optimiser.state[parameters[number]] for number in told["moved"]]
-                moments = {
-                    name: [state[key] for state in states]
-                    for name, key in (
-                        ("counts", "step"),
-                        ("first", "exp_avg"),
-                        ("second", "exp_avg_sq"),
-                    )
-                }
-                random = [
-                    torch.get_rng_state(),
-                    *([torch.cuda.get_rng_state()] if model.device.type == "cuda" else []),
-                ]
-                _save_run(
-                    checkpoint_path,
-                    told,
-                    values=values,
-                    averages=averages,
-                    best=best,
-                    random=random,
-                    **moments,
-                )
-            elif checkpoint_path:
-                _save_run(checkpoint_path, told, best=best)
-    torch._foreach_copy_(values, best)
-    model.eval()
-    return Fit(pd.DataFrame(told["curve"]), told["best_step"], told["num_targets"], told["seconds"])
+        average_gradients(self.weights.values())
+        torch.nn.utils.clip_grad_norm_(self.weights.values(), self.settings.clip_norm)
+        self.optimizer.step()
+        average = get_ema_multi_avg_fn(min(self.settings.average_decay, (1 + step) / (10 + step)))
+        average([*self.averages.values()], [*self.weights.values()], None)
+        self.losses.append(loss.detach())
+        self.counts.append(batch.supervised.sum())
+
+    def validate(self, step: int, cases: EvalCases, metric: str) -> None:
+        """Extends the learning curve by the averaged weights' metrics; keeps these weights if they are the best yet."""
+        record, mean_loss = self.record, float(torch.stack(self.losses).mean())
+        record["num_targets"] += int(torch.stack(self.counts).sum())
+        self.losses, self.counts = [], []
+        if not np.isfinite(mean_loss):
+            raise ValueError(
+                f"training diverged before step {step}; lower training.learning_rate in params.yaml"
+            )
+        with self.averaged():
+            table = mean_metrics(rank_cases(self.model, cases))
+        record["step"], record["seconds"] = step, time.perf_counter() - self.started
+        point = {"step": step, "loss": mean_loss, "targets": record["num_targets"]}
+        table = table.assign(**point, seconds=record["seconds"])
+        record["curve"] += table.to_dict("records")
+        value = float(table.loc[table["metric"] == metric, "value"].mean())
+        if value > record["best"]:
+            record["best"], record["best_step"], self.best = value, step, clone(self.averages)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model with its averaged weights, for as long as the context lasts."""
+        trained = clone(self.weights)
+        overwrite(self.weights, self.averages)
+        yield
+        overwrite(self.weights, trained)
+
+    def save(self) -> None:
+        """Saves whatever a resumed training needs; of a finished one the record and the best weights."""
+        if not self.path:
+            return
+        tensors = {"best": self.best}
+        if self.record["step"] < self.num_steps:
+            random = {"cpu": torch.get_rng_state()}
+            if self.model.device.type == "cuda":
+                random["cuda"] = torch.cuda.get_rng_state()
+            moments = self.optimizer.state_dict()["state"]
+            moments = {str(number): state for number, state in moments.items()}
+            tensors |= {"weights": self.weights, "averages": self.averages}
+            tensors |= {"moments": moments, "random": random}
+        save_state(self.path, self.record, tensors)
+
+    def resume(self) -> None:
+        """Continues from the saved state, if there is one that all processes share."""
+        record, tensors = load_state(self.path) if self.path else ({}, {})
+        if not same_on_all(record.get("step", 0), self.model.device) or not record:
+            return
+        self.record, self.best = record, tensors["best"]
+        self.started -= record["seconds"]
+        if record["step"] < self.num_steps:
+            overwrite(self.weights, tensors["weights"])
+            overwrite(self.averages, tensors["averages"])
+            moments = {int(number): state for number, state in tensors["moments"].items()}
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            torch.set_rng_state(tensors["random"]["cpu"])
+            if self.model.device.type == "cuda":
+                torch.cuda.set_rng_state(tensors["random"]["cuda"])
+
+    def finish(self) -> Fit:
+        """Puts the best weights into the model."""
+        overwrite(self.weights, self.best)
+        self.model.eval()
+        record = self.record
+        curve = pd.DataFrame(record["curve"])
+        return Fit(curve, record["best_step"], record["num_targets"], record["seconds"])

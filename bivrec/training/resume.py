@@ -1,8 +1,7 @@
-"""A training under way, saved and found again."""
+"""The state of a training under way as one safetensors file."""
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +9,43 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+Tensors = dict[str, Any]  # nested dicts of tensors; names without a slash
 
-def _save_run(path: Path, told: dict[str, Any], **tensors: Sequence[Tensor]) -> None:
-    """A training under way, put in place whole."""
-    flat = {
-        f"{name}.{number}": tensor.contiguous().cpu()
-        for name, group in tensors.items()
-        for number, tensor in enumerate(group)
-    }
+
+def save_state(path: Path, record: dict[str, Any], tensors: Tensors) -> None:
+    """Writes a JSON record and nested tensors atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(flat, path.with_suffix(".part"), {"told": json.dumps(told)})
-    os.replace(path.with_suffix(".part"), path)
+    part = path.with_suffix(".part")
+    save_file(_flatten(tensors), part, {"record": json.dumps(record)})
+    os.replace(part, path)
 
 
-def _load_run(path: Path) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
-    """What `_save_run` wrote; nothing where there is no such file, or a damaged one: the training begins anew."""
+def load_state(path: Path) -> tuple[dict[str, Any], Tensors]:
+    """What `save_state` wrote; two empty dicts if the file is missing or damaged, so that training starts again."""
     try:
         with safe_open(path, "pt") as file:
-            told, tensors = json.loads(file.metadata()["told"]), {}
-            for key in sorted(file.keys(), key=lambda key: int(key.split(".")[1])):
-                tensors.setdefault(key.split(".")[0], []).append(file.get_tensor(key))
-        return told, tensors
+            record = json.loads(file.metadata()["record"])
+            return record, _unflatten({name: file.get_tensor(name) for name in file.keys()})
     except (FileNotFoundError, SafetensorError):
         return {}, {}
+
+
+def _flatten(tensors: Tensors, prefix: str = "") -> dict[str, Tensor]:
+    flat = {}
+    for name, value in tensors.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}/")
+        else:
+            flat[f"{prefix}{name}"] = value.contiguous().cpu()
+    return flat
+
+
+def _unflatten(flat: dict[str, Tensor]) -> Tensors:
+    tensors: Tensors = {}
+    for path, tensor in flat.items():
+        *groups, name = path.split("/")
+        group = tensors
+        for key in groups:
+            group = group.setdefault(key, {})
+        group[name] = tensor
+    return tensors

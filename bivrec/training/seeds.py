@@ -4,5 +4,5 @@ import zlib
 
 
 def derive_seed(seed: int, *names: str) -> int:
-    """A random source's own seed, from the run's seed and the source's name: adding a model moves no other's numbers."""
+    """The seed of one random source, from the run's seed and the source's name: adding a model changes no other's."""
     return zlib.crc32("/".join((str(seed), *names)).encode())
