@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
 from bivrec.data.domain import Domain, prepare
@@ -104,3 +105,9 @@ def refuses(project, capsys) -> Callable[[list[str] | Callable], str]:
         return message
 
     return refuse
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Tests that draw with torch's global generator draw the same numbers every time."""
+    torch.manual_seed(0)

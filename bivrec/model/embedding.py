@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear
 from torch.nn.functional import pad as pad_zeros
@@ -88,8 +88,8 @@ class PatchLayout:
 
 
 def by_residue(
-    x: Float[Tensor, "batch position *rest"], scale: int
-) -> Float[Tensor, "batch residue patch *rest"]:
+    x: Shaped[Tensor, "batch position *rest"], scale: int
+) -> Shaped[Tensor, "batch residue patch *rest"]:
     """Positions 0, 1, ... as residues t mod scale and, within each, patches t // scale."""
     return x.unflatten(1, (-1, scale)).transpose(1, 2)
 
