@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from workloads import SIZES, generated, movielens_100k, save
 
-from bivrec import pipeline
+from bivrec.pipeline import environment
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = {
@@ -31,7 +31,7 @@ ENVIRONMENT = {
     "PYTHONPATH": str(HERE.parent),
 }
 ALLOCATOR = {
-    name: value for name, value in pipeline.ENVIRONMENT.items() if name.startswith("MALLOC_")
+    name: value for name, value in environment.ENVIRONMENT.items() if name.startswith("MALLOC_")
 }
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", 3))
 

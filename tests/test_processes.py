@@ -87,7 +87,7 @@ def test_a_stage_in_two_processes(root, tmp_path):
         "PYTHONPATH": str(root),
         "BIVREC_TORCHRUN": "--standalone --nproc-per-node 2",
     }
-    sources = ["-c", "from bivrec.pipeline import write_sources; write_sources()"]
+    sources = ["-c", "from bivrec.pipeline.notebooks import write_sources; write_sources()"]
     for command in (sources, ["-m", "bivrec", "run", "03_small", "dataset=planted"]):
         shown = subprocess.run(
             [sys.executable, *command],

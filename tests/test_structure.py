@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "bivrec").rglob("*.py"))
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 RUNNER = ROOT / "bivrec/pipeline/runner.py"
-# These record and check a stage; they change nothing that it computes.
+# No figure depends on these.
 RECORDS = {ROOT / "bivrec" / name for name in ("__init__.py", "pipeline/provenance.py")}
 
 
@@ -37,8 +37,8 @@ def imports_of(source: str) -> set[Path]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide the room"
-            modules |= {file_of(f"{node.module}.{alias.name}") for alias in node.names}
-            modules.add(file_of(node.module))
+            package = file_of(node.module)  # unless all names are its submodules
+            modules |= {file_of(f"{node.module}.{alias.name}") or package for alias in node.names}
         if isinstance(node, ast.Import):
             modules |= {file_of(alias.name) for alias in node.names}
     return modules - {None}

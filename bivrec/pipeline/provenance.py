@@ -1,4 +1,4 @@
-"""What made a result."""
+"""What made a result: commit, machine, package versions, seconds."""
 
 import json
 import os
@@ -8,109 +8,89 @@ import subprocess
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from bivrec.outputs import write_atomically
-from bivrec.pipeline.environment import PACKAGES
 from bivrec.settings import profile_folder, project_root
 
+PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "sentence-transformers")
+SOURCES = ("bivrec", "notebooks", "params.yaml", "dvc.yaml", "data.dvc")
 
-def told_by(*command: str) -> list[str]:
-    """The lines that a command says; none where it fails or is not installed."""
+
+def run_and_read_lines(*command: str) -> list[str]:
+    """The lines a command prints; none if it fails or is not installed."""
     try:
-        shown = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
+        done = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
     except OSError:
         return []
-    return [] if shown.returncode else shown.stdout.splitlines()
+    return [] if done.returncode else done.stdout.splitlines()
+
+
+def describe_machine() -> dict[str, Any]:
+    """Commit, machine and versions, as they are now."""
+    info = Path("/proc/cpuinfo")
+    processor = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
+    changed = run_and_read_lines("git", "status", "--porcelain", "--", *SOURCES)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "commit": next(iter(run_and_read_lines("git", "rev-parse", "HEAD")), None),
+        "changed since": [line[3:] for line in changed],
+        "processor": processor[1] if processor else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory, GiB": round(memory / 2**30, 1),
+        **({"processes": int(os.environ["WORLD_SIZE"])} if "WORLD_SIZE" in os.environ else {}),
+        "GPU": run_and_read_lines("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"),
+        "system": platform.platform(),
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+    }
+
+
+def provenance_file(profile: str) -> Path:
+    """A profile's record: in results/, but in build/log for `default`, whose results have the same
+    bytes after each run."""
+    place = "build/log" if profile == "default" else "results"
+    return profile_folder(place, profile) / "provenance.json"
+
+
+def _read_makers(profile: str) -> list[dict[str, Any]]:
+    """The machines on record, each with the stages whose results are still there."""
+    results = profile_folder("results", profile)
+    try:
+        makers = json.loads(provenance_file(profile).read_text("utf-8"))["made by"]
+        for maker in makers:
+            stages = maker["stages"].items()
+            maker["stages"] = {name: run for name, run in stages if (results / name).is_dir()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return makers
 
 
 def record_stage(profile: str, stage: str, seconds: float) -> None:
-    """Enters a stage under what made it (commit, machine, versions) into its profile's provenance.json, which lies in
-    results/; that of the default profile, whose results are the same bytes on each run, in build/log."""
-    results, cpu = profile_folder("results", profile), Path("/proc/cpuinfo")
-    path = (
-        profile_folder("build/log", profile) if profile == "default" else results
-    ) / "provenance.json"
-    processor = re.search(r"model name\s*: (.+)", cpu.read_text()) if cpu.is_file() else None
-    maker = {
-        "commit": next(iter(told_by("git", "rev-parse", "HEAD")), None),
-        "changed since": [
-            line[3:]
-            for line in told_by(
-                "git",
-                "status",
-                "--porcelain",
-                "--",
-                "bivrec",
-                "notebooks",
-                "params.yaml",
-                "*dvc.yaml",
-                "data.dvc",
-            )
-        ],
-        "processor": processor.group(1) if processor else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory, GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        **({"processes": int(os.environ["WORLD_SIZE"])} if "WORLD_SIZE" in os.environ else {}),
-        "GPU": told_by("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"),
-        "system": platform.platform(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in PACKAGES},
-        },
-    }
-    try:
-        makers = json.loads(path.read_text("utf-8"))["made by"]
-        for other in makers:
-            other["stages"] = {
-                name: known
-                for name, known in other["stages"].items()
-                if name != stage and (results / name).is_dir()
-            }
-    except (OSError, ValueError, KeyError, TypeError):
-        makers = []
-    same = next(
-        (other for other in makers if maker.items() <= other.items()), maker | {"stages": {}}
-    )
-    same["stages"][stage] = {
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "seconds": round(seconds, 1),
-    }
-    makers = [other for other in makers if other["stages"] and other is not same] + [same]
-    total = sum(known["seconds"] for other in makers for known in other["stages"].values())
-    write_atomically(
-        path,
-        json.dumps({"profile": profile, "seconds": round(total, 1), "made by": makers}, indent=1)
-        + "\n",
-    )
+    """Enters a stage, with its date and seconds, under the machine that ran it."""
+    makers, here = _read_makers(profile), describe_machine()
+    for maker in makers:
+        maker["stages"].pop(stage, None)
+    same = next((maker for maker in makers if here.items() <= maker.items()), here | {"stages": {}})
+    date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    same["stages"][stage] = {"date": date, "seconds": round(seconds, 1)}
+    makers = [maker for maker in makers if maker["stages"] and maker is not same] + [same]
+    total = sum(run["seconds"] for maker in makers for run in maker["stages"].values())
+    record = {"profile": profile, "seconds": round(total, 1), "made by": makers}
+    write_atomically(provenance_file(profile), json.dumps(record, indent=1) + "\n")
 
 
 def summary(profile: str, since: str) -> str:
-    """What ran since a minute (UTC, as provenance.json writes it), how long each stage took, and where to look."""
-    folder = profile_folder("build/log" if profile == "default" else "results", profile)
-    try:
-        makers = json.loads((folder / "provenance.json").read_text("utf-8"))["made by"]
-        ran = [
-            (told["date"], name, told["seconds"])
-            for maker in makers
-            for name, told in maker["stages"].items()
-            if told["date"] >= since
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        ran = []
-    lines = [
-        f"  {name:<34}{seconds // 60:>4.0f} min {seconds % 60:>2.0f} s"
-        for _, name, seconds in sorted(ran)
-    ]
+    """The stages that ran since a minute (UTC, as in provenance.json), and where to look."""
+    stages = [item for maker in _read_makers(profile) for item in maker["stages"].items()]
+    ran = sorted(
+        (run["date"], name, run["seconds"]) for name, run in stages if run["date"] >= since
+    )
     total = sum(seconds for *_, seconds in ran)
-    told = (
-        [f"{len(ran)} stages ran, {total // 60:.0f} min {total % 60:.0f} s together:", *lines]
-        if ran
-        else ["Nothing had to run: every result is up to date."]
-    )
+    lines = ["Nothing had to run: every result is up to date."]
+    if ran:
+        lines = [f"{len(ran)} stages ran, {total // 60:.0f} min {total % 60:.0f} s together:"]
+    lines += [f"  {name:<34}{s // 60:>4.0f} min {s % 60:>2.0f} s" for _, name, s in ran]
     results = profile_folder("results", profile).relative_to(project_root())
-    return "\n".join(
-        [
-            *told,
-            f"Look at {results}/08_report/all/08_report.ipynb (`make lab`), or at `git status results` for what changed.",
-        ]
-    )
+    notebook = f"{results}/08_report/all/08_report.ipynb"
+    lines.append(f"Look at {notebook} (`make lab`), or at `git status results` for what changed.")
+    return "\n".join(lines)

@@ -6,63 +6,66 @@ import numpy as np
 import pandas as pd
 
 from bivrec.errors import SettingsError
-from bivrec.pipeline.provenance import told_by
+from bivrec.pipeline.provenance import run_and_read_lines
 from bivrec.settings import project_root
+
+CELL = ["dataset", "study", "metric", "condition", "model", "view", "split"]
 
 
 def spread_tolerances(runs: pd.DataFrame) -> pd.Series:
-    """How far a figure may move on another machine: 3 standard errors of a mean over seeds, from the spread over seeds
-    of that study's and metric's figures, at least 0.005. Another processor rounds otherwise, which acts like another
-    seed."""
-    keys = ["dataset", "study", "metric"]
-    spread = (
-        runs.groupby([*keys, "condition", "model", "view", "split"])["value"]
-        .std(ddof=1)
-        .groupby(keys)
-        .median()
-    )
+    """How far a mean over seeds may move on another machine, by dataset, study and metric.
+
+    Another processor rounds differently, which acts like another seed: allowed are 3 standard
+    errors of the difference of two means, from the median spread over seeds, at least 0.005."""
+    keys = CELL[:3]
+    spread = runs.groupby(CELL)["value"].std(ddof=1).groupby(keys).median()
     count = runs.groupby(keys)["seed"].nunique()
     return (3 * spread.fillna(0) * np.sqrt(2 / count)).clip(lower=0.005).rename("tolerance")
 
 
+def _read_runs() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """results/runs.csv as committed and as it is here."""
+    committed = run_and_read_lines("git", "show", "HEAD:results/runs.csv")
+    path = project_root() / "results" / "runs.csv"
+    if not committed:
+        raise SettingsError("results/runs.csv is not committed; nothing to compare with")
+    if not path.is_file():
+        raise SettingsError("results/runs.csv is missing; `make repro` makes it")
+    sources = (StringIO("\n".join(committed)), path)
+    return tuple(pd.read_csv(source, keep_default_na=False) for source in sources)
+
+
+def _mean_figures(runs: pd.DataFrame) -> pd.Series:
+    """The mean over seeds of every metric that has a cutoff."""
+    return runs[runs["metric"].str.contains("@")].groupby(CELL)["value"].mean()
+
+
 def verify() -> str:
-    """Compares results/runs.csv with the committed one; means over seeds within the tolerances, or an error."""
-    shown, path = (
-        told_by("git", "show", "HEAD:results/runs.csv"),
-        project_root() / "results" / "runs.csv",
-    )
-    if not shown or not path.is_file():
-        raise SettingsError(
-            f"results/runs.csv is {'missing; `make repro` makes it' if shown else 'not committed; nothing to compare with'}"
-        )
-    keys = ["dataset", "study", "metric", "condition", "model", "view", "split"]
+    """Compares the means over seeds of results/runs.csv with the committed ones.
+
+    Returns how many were compared and the largest difference. Raises SettingsError if one lies
+    beyond its tolerance, or if the two do not have the same runs."""
     try:
-        committed, ours = (
-            pd.read_csv(source, keep_default_na=False)
-            for source in (StringIO("\n".join(shown)), path)
-        )
-        means = [
-            table[table["metric"].str.contains("@")].groupby(keys)["value"].mean()
-            for table in (committed, ours)
-        ]
+        committed, runs = _read_runs()
+        expected, means = _mean_figures(committed), _mean_figures(runs)
+    except SettingsError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
-            f"results/runs.csv is damaged ({error.__class__.__name__}); `git checkout results/runs.csv` brings it back"
+            f"results/runs.csv is damaged ({error.__class__.__name__}); "
+            f"`git checkout results/runs.csv` brings it back"
         ) from None
-    if not means[0].index.equals(means[1].index):
-        raise SettingsError(
-            f"the runs differ: {len(means[0])} committed figures, {len(means[1])} here; was params.yaml changed?"
-        )
-    table = (
-        (means[1] - means[0])
-        .abs()
-        .to_frame("difference")
-        .join(spread_tolerances(committed), on=["dataset", "study", "metric"])
-    )
+    if not expected.index.equals(means.index):
+        counts = f"{len(expected)} committed figures, {len(means)} here"
+        raise SettingsError(f"the runs differ: {counts}; was params.yaml changed?")
+    table = (means - expected).abs().to_frame("difference")
+    table = table.join(spread_tolerances(committed), on=CELL[:3])
     share = table["difference"] / table["tolerance"]
-    worst = table.loc[share.idxmax()]
-    where = ", ".join(filter(None, share.idxmax()))
-    told = f"{len(table)} figures compared; largest difference {worst['difference']:.6f} of {worst['tolerance']:.6f} allowed ({where})"
+    largest = table.loc[share.idxmax()]
+    message = (
+        f"{len(table)} figures compared; largest difference {largest['difference']:.6f} of "
+        f"{largest['tolerance']:.6f} allowed ({', '.join(filter(None, share.idxmax()))})"
+    )
     if beyond := int((share > 1).sum()):
-        raise SettingsError(f"{beyond} of {told}")
-    return told
+        raise SettingsError(f"{beyond} of {message}")
+    return message

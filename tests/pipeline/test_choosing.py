@@ -47,13 +47,13 @@ def test_choosing_datasets_writes_params_and_nothing_else(root, tmp_path, monkey
 
 
 def test_the_files_of_a_study_are_told_to_dvc(root, tmp_path, monkeypatch):
-    from bivrec.pipeline.checks import check_files
+    from bivrec.pipeline.checks import record_raw_files
 
     (tmp_path / "params.yaml").write_text((root / "params.yaml").read_text())
     monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
     (tmp_path / "raw").symlink_to(root / "raw")
     choose(["plain-example"])
-    check_files("default")
+    record_raw_files("default")
     told = json.loads((tmp_path / "build" / "raw" / "plain-example.json").read_text())
     assert set(told) == {"ids.csv", "image.npy", "interactions.csv", "items.csv", "README.md"}
     choose(["baby"])
@@ -61,4 +61,4 @@ def test_the_files_of_a_study_are_told_to_dvc(root, tmp_path, monkeypatch):
         DataError,
         match="reviews_Baby_5.json.gz is missing, which baby needs; `make fetch DATASET=baby` fetches it",
     ):
-        check_files("default")
+        record_raw_files("default")
