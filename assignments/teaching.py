@@ -1,10 +1,13 @@
-"""What the assignments share: the planted data, the figures, and a guard for figures that need a task solved first."""
+"""What the assignments share: the planted data, figures, and a guard for figures that need a solved task."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from bivrec.data.domain import Domain
+from bivrec.model.embedding import cut_patches
 from bivrec.plots.style import COLOURS, set_theme
 
 torch.set_num_threads(1)
@@ -15,34 +18,39 @@ BLUE, ORANGE, GREEN, PURPLE = (
 
 
 def planted() -> Domain:
-    """The generated data: 160 users, 120 items of 6 kinds, every kind known."""
+    """The generated data: 160 users, 120 items of 6 types, every type known."""
     return Domain("planted")
 
 
+def patches_by_position(
+    items: Float[Tensor, "batch position dim"], scale: int
+) -> Float[Tensor, "batch position dim"]:
+    """The patch that ends at each position, by the package's `cut_patches`."""
+    return cut_patches(items, scale).transpose(1, 2).flatten(1, 2)
+
+
 def solved(*values) -> bool:
-    """Whether all values are there; else says what a figure waits for."""
+    """Whether all values exist; otherwise prints what the figure waits for."""
     if any(value is None or value is ... for value in values):
         print("This cell waits for the task above.")
         return False
     return True
 
 
-def numbers(values):
-    """A tensor, array or list as an array to draw."""
-    return (
-        values.detach().numpy()
-        if isinstance(values, torch.Tensor)
-        else np.array([float(value) for value in values])
-        if np.ndim(values) < 2
-        else np.array(values)
-    )
+def to_array(values) -> np.ndarray:
+    """A tensor, an array or a list as an array for a figure."""
+    if isinstance(values, torch.Tensor):
+        return values.detach().numpy()
+    if np.ndim(values) < 2:
+        return np.array([float(value) for value in values])
+    return np.array(values)
 
 
 def heat_maps(panels, xlabel="key", ylabel="query", largest=None):
-    """Matrices side by side, a panel each."""
+    """One panel per named matrix."""
     figure, axes = plt.subplots(1, len(panels), figsize=(2.9 * len(panels), 2.7), squeeze=False)
     for axis, (title, values) in zip(axes[0], panels.items()):
-        image = axis.imshow(numbers(values), cmap="Blues", vmin=0, vmax=largest, aspect="auto")
+        image = axis.imshow(to_array(values), cmap="Blues", vmin=0, vmax=largest, aspect="auto")
         axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
         axis.grid(False)
         axis.locator_params(integer=True)
@@ -51,12 +59,11 @@ def heat_maps(panels, xlabel="key", ylabel="query", largest=None):
 
 
 def lines(x, series, xlabel, ylabel, log=False):
-    """Curves over x, one a name."""
+    """One curve over x per named series."""
     figure, axis = plt.subplots(figsize=(5.4, 3))
-    for (name, values), colour in zip(
-        series.items(), (BLUE, ORANGE, GREEN, PURPLE, "#7f7f7f", "#111111")
-    ):
-        axis.plot(x, numbers(values), marker="o", ms=4, color=colour, label=name)
+    colours = (BLUE, ORANGE, GREEN, PURPLE, "#7f7f7f", "#111111")
+    for (name, values), colour in zip(series.items(), colours):
+        axis.plot(x, to_array(values), marker="o", ms=4, color=colour, label=name)
     axis.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
     if log:
         axis.set_xticks(x, [f"{value:g}" for value in x])
@@ -66,7 +73,7 @@ def lines(x, series, xlabel, ylabel, log=False):
 
 
 def bars(names, values, ylabel):
-    """A bar a name."""
+    """One bar per name."""
     figure, axis = plt.subplots(figsize=(1.2 + 0.9 * len(names), 2.8))
     axis.bar(names, [float(value) for value in values], color=BLUE)
     axis.set(ylabel=ylabel)
