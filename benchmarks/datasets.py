@@ -163,7 +163,10 @@ def run_stage(stage: str, name: str, scale: float) -> dict:
     )
     started = time.perf_counter()
     if stage == "write":
-        folder, generator = raw_folder(dataset.source_settings.folder), np.random.Generator(np.random.PCG64(0))
+        folder, generator = (
+            raw_folder(dataset.source_settings.folder),
+            np.random.Generator(np.random.PCG64(0)),
+        )
         folder.mkdir(parents=True)
         size = tuple(round(n * scale) for n in SIZES[name])
         write_films(folder, name, size, generator) if films else write_amazon(

@@ -1,24 +1,13 @@
-"""BivRec (arXiv 2402.17334), reconstructed: multimodal sequential recommendation in two views.
+"""A reconstruction of BivRec (arXiv 2402.17334), multimodal sequential recommendation in two views.
 
-`from bivrec import load, recommend` asks a trained model.
+`from bivrec import load, recommend` gives recommendations of a trained model.
 """
 
-ROOMS = (
-    "errors",
-    "settings",
-    "outputs",
-    "data",
-    "model",
-    "kernels",
-    "baselines",
-    "evaluation",
-    "training",
-    "experiment",
-    "studies",
-    "plots",
-    "pipeline",
-    "explore",
-)  # in reading order: a room imports only from rooms before it
+# in reading order: a room imports only from rooms before it
+ROOMS = tuple(
+    "errors settings outputs data model kernels baselines evaluation training experiment studies "
+    "plots pipeline explore".split()
+)
 
 
 def __getattr__(name: str):

@@ -8,7 +8,10 @@ except ImportError as missing:
     if (missing.name or "").startswith("bivrec"):
         raise
     what = "is not installed" if isinstance(missing, ModuleNotFoundError) else "is damaged"
-    mend = "run `make setup` (`make clean setup` where .venv is damaged), then `. .venv/bin/activate` or the make targets"
-    sys.exit(f"ERROR: the package {missing.name} {what} for {sys.executable}; {mend}")
+    sys.exit(
+        f"ERROR: the package {missing.name} {what} for {sys.executable}; run `make setup` "
+        f"(`make clean setup` where .venv is damaged), then `. .venv/bin/activate` or the make "
+        f"targets"
+    )
 
 sys.exit(main())

@@ -30,6 +30,12 @@ def rank_models(
     return pd.concat(tables, ignore_index=True)
 
 
+def combined_views(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each model's combined view, or of its only view (columns model, view)."""
+    combined = table["view"] == "both"
+    return table[combined | ~table["model"].isin(table.loc[combined, "model"])]
+
+
 def label_run(domain: Domain, study: str) -> dict[str, str]:
     """The columns of runs.csv that all rows of a study on a domain share."""
     protocol = domain.settings.split.protocol

@@ -35,7 +35,7 @@ def check_store() -> None:
 
 
 def check_data() -> None:
-    """Raises SettingsError if data/ differs from data.dvc, before DVC records it as a new version."""
+    """Raises SettingsError if data/ differs from data.dvc, before DVC records a new version."""
     command = (sys.executable, "-m", "dvc", "data", "status", "--granular", "--json")
     status = json.loads("".join(run_and_read_lines(*command)) or "{}").get("uncommitted", {})
     for change in ("modified", "deleted", "added"):

@@ -1,4 +1,4 @@
-"""A notebook run as a stage, in a kernel of its own; its results replace the old ones at the end."""
+"""A notebook run as a stage, in a separate kernel; its results replace the old ones at the end."""
 
 import json
 import logging

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from torch import Tensor
 
+from bivrec.experiment.runs import combined_views
 from bivrec.plots.style import (
     add_legend,
     colour_of,
@@ -17,7 +18,6 @@ from bivrec.plots.style import (
     start_panels,
     style_views,
 )
-from bivrec.studies.report import combined_views
 
 
 def draw_curves(curves: pd.DataFrame, metric: str) -> Figure:

@@ -9,17 +9,12 @@ import pandas as pd
 
 from bivrec.errors import SettingsError
 from bivrec.evaluation import interval_table
+from bivrec.experiment.runs import combined_views
 from bivrec.settings import profile_folder, project_root
 
 PAGES = ("README.md", "docs/studies.md")
 MARKED = re.compile(r"<!-- ([a-z ]+) -->.*?<!-- /\1 -->", re.DOTALL)
 STUDY_CLAIMS = ("5", "8")  # the numbers that the claims of notebooks 04 to 07 start with
-
-
-def combined_views(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each model's combined view, or of its only view (columns model, view)."""
-    combined = table["view"] == "both"
-    return table[combined | ~table["model"].isin(table.loc[combined, "model"])]
 
 
 def main_table(

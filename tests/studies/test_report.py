@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from bivrec.errors import SettingsError
+from bivrec.experiment.runs import combined_views
 from bivrec.studies.report import (
     PAGES,
     best_views_table,
-    combined_views,
     side_by_side_table,
     to_markdown,
     write_pages,
