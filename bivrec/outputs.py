@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bivrec.errors import DataError, SettingsError
-from bivrec.settings import profile_folder, project_root
+from bivrec.settings import profile_folder, project_root, repro_command
 
 LEFT_OUT = "left-out.json"  # in build/, for a stage that a dataset has no features for
 
@@ -74,14 +74,15 @@ def save_output(
         (folder / name).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
-def read_output(stage: str, label: str, name: str, profile: str = "default") -> pd.DataFrame:
-    """A table that an earlier stage saved in build/; raises SettingsError if it is missing or
+def read_output(
+    stage: str, label: str, name: str, profile: str = "default", place: Place = "build"
+) -> pd.DataFrame:
+    """A table that a stage saved in build/ or results/; raises SettingsError if it is missing or
     damaged."""
-    path = profile_folder("build", profile) / stage / label / name
+    path = profile_folder(place, profile) / stage / label / name
     shown = path.relative_to(project_root())
     if not path.is_file():
-        command = "make repro" + ("" if profile == "default" else f" PROFILE={profile}")
-        raise SettingsError(f"{shown} is missing; `{command}` makes it")
+        raise SettingsError(f"{shown} is missing; `{repro_command(profile)}` makes it")
     try:
         return pd.read_csv(path, keep_default_na=False)
     except ValueError as error:

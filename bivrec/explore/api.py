@@ -21,7 +21,7 @@ from bivrec.experiment.interests import read_interests
 from bivrec.experiment.registry import Trained
 from bivrec.experiment.training import train_model
 from bivrec.model.bivrec import BivRec
-from bivrec.settings import project_root
+from bivrec.settings import project_root, repro_command
 from bivrec.studies.noise import HISTORY_NOISE, add_feature_noise, add_history_noise, with_features
 
 History = Int64[ndarray, "_"]  # item numbers, oldest first
@@ -84,8 +84,7 @@ def load(
         file = Path(path) if path else checkpoint_folder(domain) / f"{model}-{seed}.safetensors"
         why = "was made with other code, data or settings" if file.is_file() else "is missing"
         name = file.relative_to(project_root()) if file.is_relative_to(project_root()) else file
-        command = "make repro" + ("" if profile == "default" else f" PROFILE={profile}")
-        raise DataError(f"{name} {why}; `{command}` makes it")
+        raise DataError(f"{name} {why}; `{repro_command(profile)}` makes it")
     return Recommender(domain, Trained(model, seed, weights))
 
 

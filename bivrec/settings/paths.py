@@ -25,6 +25,11 @@ def profile_folder(place: str, profile: str) -> Path:
     return project_root() / place / ("" if profile == "default" else profile)
 
 
+def repro_command(profile: str) -> str:
+    """The command that regenerates a profile's results."""
+    return "make repro" if profile == "default" else f"make repro PROFILE={profile}"
+
+
 def training_profile(profile: str, studies: Studies) -> str:
     """The profile whose trained models a profile's studies read: itself if it trains, else the
     default."""

@@ -10,6 +10,7 @@ import pandas as pd
 from bivrec.errors import SettingsError
 from bivrec.evaluation import interval_table
 from bivrec.experiment.runs import combined_views
+from bivrec.outputs import read_output
 from bivrec.settings import profile_folder, project_root
 
 PAGES = ("README.md", "docs/studies.md")
@@ -73,7 +74,7 @@ def side_by_side_table(main: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_views_table(main: pd.DataFrame, num_models: int = 10) -> pd.DataFrame:
-    """`side_by_side_table` with each model's best view only, the best models alone."""
+    """`side_by_side_table` with the best view of each model only, the best models first."""
     return side_by_side_table(main).drop_duplicates("model").head(num_models)
 
 
@@ -93,11 +94,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def _read_table(profile: str, name: str) -> pd.DataFrame:
-    path = profile_folder("results", profile) / "08_report" / "all" / name
-    if not path.is_file():
-        command = "make repro" + ("" if profile == "default" else f" PROFILE={profile}")
-        raise SettingsError(f"{path.relative_to(project_root())} is missing; `{command}` makes it")
-    return pd.read_csv(path, keep_default_na=False)
+    return read_output("08_report", "all", name, profile, "results")
 
 
 def _name_commits(profile: str) -> str:
