@@ -35,7 +35,7 @@ class ViewEncoder(nn.Module):
         items: Float[Tensor, "batch position dim"],
         mask: Bool[Tensor, "batch position"],
         every_prefix: bool = True,
-    ) -> tuple[Float[Tensor, "batch position interest dim"], Float[Tensor, "batch patch interest"]]:
+    ) -> tuple[Float[Tensor, "batch prefix interest dim"], Float[Tensor, "batch patch interest"]]:
         """The K interests after every prefix, or after the row alone, and the patches' logits.
 
         A `causal` view lets each patch take from earlier ones only, which every prefix needs. With

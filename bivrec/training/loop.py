@@ -34,7 +34,6 @@ from bivrec.training.seeds import derive_seed
 Weights = dict[str, Tensor]  # by the parameter's name
 
 SMALL_BATCH = 1 << 22  # numbers in a batch's item vectors, below which a GPU waits for the host
-MAX_LENGTHS = 6  # of rows, each of which takes a CUDA graph of its own
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def fit(
     run = Run(model.train(), settings, num_steps, checkpoint_path)
     run.resume()
     record_graphs = is_small(model, settings.batch_size)
-    multiple = few_lengths(model) if record_graphs else model.multiple
+    multiple = few_lengths(model.max_length, model.multiple) if record_graphs else model.multiple
     batches = draw_batches(fold.train, settings, model.max_length, multiple, seed, model.device)
     batches = itertools.islice(batches, run.record["step"], None)
     with recorded(model) if record_graphs else nullcontext():
@@ -87,12 +86,12 @@ def is_small(model: SequentialModel, batch_size: int) -> bool:
     return model.device.type == "cuda" and size <= SMALL_BATCH
 
 
-def few_lengths(model: SequentialModel) -> int:
-    """The smallest multiple for rows to be padded to that divides the longest into at most MAX_LENGTHS lengths."""
-    length = model.max_length
-    multiples = range(model.multiple, length + 1, model.multiple)
-    few = (size for size in multiples if not length % size and length <= MAX_LENGTHS * size)
-    return next(few, model.multiple)
+def few_lengths(max_length: int, multiple: int, most: int = 6) -> int:
+    """The smallest multiple of `multiple` to which rows are padded so that at most `most` lengths occur, each of which
+    takes a CUDA graph of its own; `multiple` itself if none divides the longest row."""
+    multiples = range(multiple, max_length + 1, multiple)
+    few = (size for size in multiples if not max_length % size and max_length <= most * size)
+    return next(few, multiple)
 
 
 def learning_rate(settings: Training, step: int, num_steps: int) -> float:

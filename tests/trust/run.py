@@ -412,7 +412,7 @@ def fuzz() -> dict:
 
 
 def determinism() -> dict:
-    return {"ways": pytest_with("tests/test_determinism.py", "TRUST_RECORD")}
+    return {"ways": pytest_with("tests/training/test_determinism.py", "TRUST_RECORD")}
 
 
 PARTS = {

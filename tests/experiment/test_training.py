@@ -1,0 +1,58 @@
+"""Trained models: repeated, in parallel, beside each other."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from bivrec.data.domain import Domain
+from bivrec.errors import SettingsError
+from bivrec.experiment.registry import build_model
+from bivrec.experiment.runs import compare, rank_models
+from bivrec.experiment.training import train_model, train_models
+
+SHORT = {"training.num_steps": 12, "training.warmup_steps": 4, "training.evaluate_every": 6}
+
+
+def same_weights(first, second) -> bool:
+    other = second.model.state_dict()
+    return all(torch.equal(x, other[name]) for name, x in first.model.state_dict().items())
+
+
+def test_training_repeats_bit_for_bit_and_beats_popularity(planted):
+    first, second = train_model(planted, "sasrec", 0), train_model(planted, "sasrec", 0)
+    assert same_weights(first, second)
+    assert first.record.best_step in first.record.curve["step"].unique()
+    ranks = rank_models(planted, [first, *train_models(planted, ["popularity"])])
+    assert compare(ranks, ("sasrec", "id"), ("popularity", "id"), "ndcg@20")["low"] > 0
+
+
+def test_parallel_jobs_give_the_bits_of_one_process():
+    names, steps = ["sasrec", "pure-mm"], {"training.num_steps": 10}
+    one = train_models(Domain("planted", steps), names)
+    two = train_models(Domain("planted", steps | {"machine.num_workers": 2}), names)
+    for first, second in zip(one, two):
+        assert first.name == second.name and same_weights(first, second)
+
+
+def test_a_model_beside_another_changes_none_of_its_numbers():
+    names = ["popularity", "gru4rec", "pure-mm", "sasrec", "itemknn"]
+    (alone,) = train_models(Domain("planted", SHORT), ["sasrec"])
+    beside = train_models(Domain("planted", SHORT | {"machine.num_workers": 1}), names)
+    same = next(trained for trained in beside if trained.name == "sasrec")
+    curves = [trained.record.curve.drop(columns="seconds") for trained in (alone, same)]
+    assert same_weights(alone, same) and curves[0].equals(curves[1])
+
+
+def test_the_state_of_the_process_changes_nothing():
+    first = train_model(Domain("planted", SHORT), "bivrec", 0)
+    for number in (1, 2):
+        random.seed(number), np.random.seed(number), torch.manual_seed(number)
+        torch.rand(number)
+    assert same_weights(first, train_model(Domain("planted", SHORT), "bivrec", 0))
+
+
+def test_an_unknown_model_is_reported(planted):
+    with pytest.raises(SettingsError, match="there is no model 'gru'"):
+        build_model(planted, "gru", 0)

@@ -1,0 +1,39 @@
+"""One search for every model, and what it chose."""
+
+import pandas as pd
+
+from bivrec.data.domain import Domain
+from bivrec.experiment.tuning import tune
+from bivrec.settings import load_settings, vary
+
+
+def test_tuning_tries_the_same_grid_on_every_model():
+    trials = tune(Domain("planted", {"tuning.num_steps": 2}), ["sasrec", "bivrec"])
+    models = trials.groupby("model")
+    rates = models["training.learning_rate"].unique().map(list)
+    assert rates.tolist() == [[0.004, 0.008]] * 2
+    assert models["view"].nunique().to_dict() == {"bivrec": 3, "sasrec": 1}
+    assert (trials["best_step"] <= 4).all()
+
+
+def test_models_have_what_the_tuning_chose(root):
+    """params.yaml has each model's best trial by mean over folds, views and domains, as results/full records them."""
+    settings = load_settings("movies-classic")
+    folder = root / "results" / "full" / "09_tuning"
+    trials = pd.concat(
+        [pd.read_csv(folder / name / "trials.csv") for name in settings.studies.datasets]
+    )
+    grid = list(settings.tuning.grid)
+    means = trials.groupby(["model", *grid])["value"].mean()
+    assert grid == ["training.learning_rate", "model.dropout"]
+    assert set(means.index.get_level_values("model")) == set(settings.tuning.models)
+    for name in settings.tuning.models:
+        chosen = vary(settings, settings.models[name])
+        assert (chosen.training.learning_rate, chosen.model.dropout) == means[name].idxmax(), name
+
+
+def test_users_who_choose_settings_test_nothing():
+    settings = load_settings("movies-classic")
+    num_folds = settings.split.num_folds
+    chosen = {(seed + 1) % num_folds for seed in settings.tuning.seeds}
+    assert not chosen & {seed % num_folds for seed in settings.studies.seeds}

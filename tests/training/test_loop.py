@@ -1,0 +1,39 @@
+"""The training loop: its schedule, what it selects, and how it fails."""
+
+import pytest
+
+from bivrec.data.domain import Domain
+from bivrec.evaluation import mean_metrics, rank_cases
+from bivrec.experiment.training import train_model
+from bivrec.settings import load_settings
+from bivrec.training.loop import few_lengths, learning_rate
+
+
+def test_the_validation_users_choose(planted):
+    """The weights are those of the best step: their validation metric is the curve's maximum."""
+    trained = train_model(planted, "pure-id", 0)
+    curve = trained.record.curve
+    values = curve[curve["metric"] == "ndcg@20"].set_index("step")["value"]
+    means = mean_metrics(rank_cases(trained.model, planted.fold(0).validation))
+    best = means.set_index("metric")["value"]["ndcg@20"]
+    assert best == pytest.approx(values.max()) and trained.record.best_step == values.idxmax()
+
+
+def test_a_training_that_diverges_is_reported():
+    changes = {"training.learning_rate": 1e12, "training.clip_norm": 1e12}
+    domain = Domain("planted", changes | {"training.num_steps": 20})
+    with pytest.raises(ValueError, match="lower training.learning_rate"):
+        train_model(domain, "bivrec", 0)
+
+
+def test_the_learning_rate_warms_up_and_decays_to_a_tenth():
+    settings = load_settings("planted", {"training.warmup_steps": 10}).training
+    rates = [learning_rate(settings, step, 100) / settings.learning_rate for step in range(1, 101)]
+    assert rates[:3] == pytest.approx([0.1, 0.2, 0.3])
+    assert rates[9:] == pytest.approx([1 - 0.9 * step / 100 for step in range(9, 100)])
+    rate = learning_rate(settings, 1, 1)  # a training shorter than its warm-up
+    assert rate == settings.learning_rate
+
+
+def test_recorded_rows_have_few_lengths():
+    assert [few_lengths(*sizes) for sizes in [(48, 4), (50, 1), (24, 4), (7, 2)]] == [8, 10, 4, 2]
