@@ -94,7 +94,7 @@ class ClusterAttention(nn.Module):
         shares: Float[Tensor, "batch patch interest"],
         values: Float[Tensor, "batch patch dim"],
         layout: PatchLayout,
-    ) -> Float[Tensor, "batch position interest dim"]:
+    ) -> Float[Tensor, "batch prefix interest dim"]:
         r"""$\sum_j A_{jk} v_j \,/\, (1 + \sum_j A_{jk})$ over each prefix's own patches."""
         total, count = 0, 0
         for share, value in zip(layout.split(shares), layout.split(values)):
@@ -105,7 +105,7 @@ class ClusterAttention(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "batch patch dim"], layout: PatchLayout
-    ) -> tuple[Float[Tensor, "batch position interest dim"], Float[Tensor, "batch patch interest"]]:
+    ) -> tuple[Float[Tensor, "batch prefix interest dim"], Float[Tensor, "batch patch interest"]]:
         """The interests after every prefix of the layout, and each patch's noise-free logits."""
         patches = self.norms[0](x)
         logits = self.compare(patches)

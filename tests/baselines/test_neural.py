@@ -1,0 +1,54 @@
+"""What no neural model may do, whatever its definition."""
+
+import pytest
+import torch
+from loops import NEURAL, build, row, some_features
+
+from bivrec.model.base import Batch
+
+ID_ONLY = ("pure-id", "sasrec", "gru4rec", "comirec-sa")
+WITH_FEATURES = [name for name in NEURAL if name not in ID_ONLY]
+
+
+def batch_for(name: str, items: torch.Tensor) -> Batch:
+    """Rows supervised as the model trains: at every position, or at the last."""
+    mask = torch.ones_like(items, dtype=torch.bool)
+    last = mask.sum(1) - 1
+    if name == "bivrec-one-target":
+        supervised = torch.arange(items.shape[1]) == last[:, None]
+        return Batch(items, mask, items + 1, supervised, last)
+    return Batch(items, mask, items + 1, mask, last // 2)
+
+
+@pytest.mark.parametrize("name", WITH_FEATURES)
+def test_what_stands_under_a_mask_is_never_read(name):
+    features, history = some_features(), row()[0][0].numpy()
+    model = build(name, features)
+    before = model.score([history])
+    masked = {
+        key: (torch.where(mask[:, None], values, 1e6), mask)
+        for key, (values, mask) in features.items()
+    }
+    for module in model.modules():
+        if hasattr(module, "maps"):
+            module.set_features(masked)
+    after = model.score([history])
+    assert all(torch.equal(before[view], after[view]) for view in before)
+
+
+@pytest.mark.parametrize("name", WITH_FEATURES)
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_one_modality_is_enough(name, modality):
+    model = build(name, some_features([modality])).train()
+    assert torch.isfinite(model.loss(batch_for(name, row(8)[0])))
+
+
+@pytest.mark.parametrize("name", NEURAL)
+def test_every_part_learns(name):
+    model = build(name).train()
+    items = torch.stack([torch.arange(24), torch.arange(24).flip(0)])
+    model.loss(batch_for(name, items)).backward()
+    silent = [
+        key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    ]
+    assert silent == []
