@@ -106,19 +106,13 @@ def test_another_file_than_the_published_one_is_refused(server, raw):
 
 
 def test_without_a_network_one_sentence_says_which_file_goes_where(raw):
-    with pytest.raises(
-        DataError,
-        match=re.escape(
-            f"ml.zip could not be fetched (ConnectionError); try again, or put ml.zip into {raw / 'ml'} by hand (from http"
-        ),
-    ):
+    by_hand = f"put ml.zip into {raw / 'ml'} by hand (from http"
+    message = f"ml.zip could not be fetched (ConnectionError); try again, or {by_hand}"
+    with pytest.raises(DataError, match=re.escape(message)):
         fetch("ml", films("http://127.0.0.1:9"), accept=True)
-    with pytest.raises(
-        DataError,
-        match=re.escape(
-            f"{raw / 'ml' / 'ratings.dat'} is missing, which ml needs; `make fetch DATASET=ml` fetches it, or put it there by hand"
-        ),
-    ):
+    remedy = "`make fetch DATASET=ml` fetches it, or put it there by hand"
+    message = f"{raw / 'ml' / 'ratings.dat'} is missing, which ml needs; {remedy}"
+    with pytest.raises(DataError, match=re.escape(message)):
         checksums("ml", films("http://127.0.0.1:9"))
 
 
@@ -250,11 +244,9 @@ def test_every_published_dataset_has_an_address_and_a_licence():
 )
 def test_a_record_of_checksums_that_is_none(project, refuses, record):
     project.write("raw/mine/checksums.json", record)
-    told = refuses(lambda: checksums("mine", project.dataset))
-    assert (
-        f"{project.raw / 'checksums.json'} is damaged; remove it, and the files count as seen for the first time"
-        in told
-    )
+    remedy = "remove it, and the files count as seen for the first time"
+    message = refuses(lambda: checksums("mine", project.dataset))
+    assert message == f"{project.raw / 'checksums.json'} is damaged; {remedy}"
 
 
 def test_a_published_file_in_a_folder_below_has_changed(project, refuses):

@@ -34,7 +34,8 @@ def make(project, *words: str, **environment: str) -> str:
 
 
 def test_another_python(project):
-    script = f'#!/bin/sh\nshift\nexec {sys.executable} -c "import sys; sys.version_info = (3, 8, 0); sys.version = \'3.8.0\'; exec(sys.argv[1])" "$@"\n'
+    code = "import sys; sys.version_info = 3, 8, 0; sys.version = '3.8.0'; exec(sys.argv[1])"
+    script = f'#!/bin/sh\nshift\nexec {sys.executable} -c "{code}" "$@"\n'
     old = project.write("python3.8", script)
     old.chmod(0o755)
     assert (
@@ -88,18 +89,11 @@ def test_a_flipped_bit_in_the_store(project, refuses):
     content = bytearray(last.read_bytes())
     content[0] ^= 1
     last.write_bytes(content)
-    told = refuses(["store"])
-    assert (
-        f"{last.relative_to(project.root)} is damaged: its content is not that of its name; `git checkout dvcstore` brings it back, then"
-        in told
-    )
+    problem = f"{last.relative_to(project.root)} is damaged: its content is not that of its name"
+    assert f"{problem}; `git checkout dvcstore` brings it back, then" in refuses(["store"])
     ready(project, sys.executable)
-    assert "is damaged: its content is not that of its name" in make(
-        project, "restore", PYTHONPATH=str(project.source)
-    )
-    assert "is damaged: its content is not that of its name" in make(
-        project, "data", PYTHONPATH=str(project.source)
-    )
+    assert problem in make(project, "restore", PYTHONPATH=str(project.source))
+    assert problem in make(project, "data", PYTHONPATH=str(project.source))
 
 
 def as_anyone() -> None:
@@ -128,7 +122,7 @@ def test_no_permission(project):
         (
             "build",
             ("choose", "planted"),
-            "cannot be read or written (Permission denied); make it one that you may read and write, and run it again",
+            "(Permission denied); make it one that you may read and write, and run it again",
         ),
         (
             "results/01_small",

@@ -154,21 +154,16 @@ def test_bad_data_in_a_stage_is_the_readers_sentence(project, refuses):
     shutil.copy(project.source / "notebooks" / "01_data_prep.ipynb", project.root / "notebooks")
     write_sources()
     told = refuses(["run", "01_data_prep", "dataset=mine"])
-    assert (
-        "01_data_prep (mine), cell" in told
-        and "DataError: raw/mine/interactions.csv, row 10: time 'soon' is not a whole number; fix it"
-        in told
-    )
+    problem = "raw/mine/interactions.csv, row 10: time 'soon' is not a whole number; fix it"
+    assert "01_data_prep (mine), cell" in told and f"DataError: {problem}" in told
 
 
 def test_a_kernel_that_dies(project, refuses):
     project.notebook("import os; os._exit(1)")
     write_sources()
     told = refuses(["run", "01_small", "dataset=planted"])
-    assert (
-        "01_small (planted), the kernel died, most likely out of memory; lower machine.num_workers in params.yaml"
-        in told
-    )
+    problem = "01_small (planted), the kernel died, most likely out of memory"
+    assert f"{problem}; lower machine.num_workers in params.yaml" in told
 
 
 def test_no_kernel(project, refuses, monkeypatch):
@@ -180,10 +175,8 @@ def test_no_kernel(project, refuses, monkeypatch):
     monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", get)
     write_sources()
     told = refuses(["run", "01_small", "dataset=planted"])
-    assert (
-        "01_small (planted), no kernel could be started (NoSuchKernel): .venv is damaged; `make clean setup` builds it anew"
-        in told
-    )
+    problem = "01_small (planted), no kernel could be started (NoSuchKernel): .venv is damaged"
+    assert f"{problem}; `make clean setup` builds it anew" in told
 
 
 def test_a_kernel_that_cannot_start(project, refuses):
@@ -191,10 +184,8 @@ def test_a_kernel_that_cannot_start(project, refuses):
     project.write("ipykernel_launcher.py", "import no_such_package")
     write_sources()
     told = refuses(["run", "01_small", "dataset=planted"])
-    assert (
-        "no kernel could be started (RuntimeError): .venv is damaged; `make clean setup` builds it anew"
-        in told
-    )
+    problem = "no kernel could be started (RuntimeError): .venv is damaged"
+    assert f"{problem}; `make clean setup` builds it anew" in told
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", '"'])

@@ -57,8 +57,8 @@ def test_the_files_of_a_study_are_told_to_dvc(root, tmp_path, monkeypatch):
     told = json.loads((tmp_path / "build" / "raw" / "plain-example.json").read_text())
     assert set(told) == {"ids.csv", "image.npy", "interactions.csv", "items.csv", "README.md"}
     choose(["baby"])
-    with pytest.raises(
-        DataError,
-        match="reviews_Baby_5.json.gz is missing, which baby needs; `make fetch DATASET=baby` fetches it",
-    ):
+    message = (
+        "reviews_Baby_5.json.gz is missing, which baby needs; `make fetch DATASET=baby` fetches"
+    )
+    with pytest.raises(DataError, match=message):
         record_raw_files("default")

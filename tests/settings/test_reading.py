@@ -166,10 +166,12 @@ def test_a_dataset_changes_its_own_settings_and_the_reader_changes_last():
 
 
 def test_a_profile_stands_between_the_file_and_the_dataset(params):
-    path = params(
-        "    training.num_steps: 400",
-        "    training.num_steps: 480\n    training.clip_norm: 3.0\n    studies.seeds: [0, 1, 2, 10, 11]",
+    keys = (
+        "training.num_steps: 480",
+        "training.clip_norm: 3.0",
+        "studies.seeds: [0, 1, 2, 10, 11]",
     )
+    path = params("    training.num_steps: 400", "".join(f"    {key}\n" for key in keys))
     full = {
         name: load_settings(name, path=path, profile="full")
         for name in ("movies-classic", "planted")
