@@ -533,7 +533,7 @@ def main() -> None:
     parser.add_argument(
         "--preload",
         nargs="*",
-        default=["numpy", "torch", "pandas", "bivrec.studies"],
+        default=["numpy", "torch", "pandas", "bivrec.studies.noise", "bivrec.studies.transfer"],
         help=argparse.SUPPRESS,
     )
     for name, value in vars(Limits()).items():

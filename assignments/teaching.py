@@ -18,7 +18,7 @@ BLUE, ORANGE, GREEN, PURPLE = (
 
 
 def planted() -> Domain:
-    """The generated data: 160 users, 120 items of 6 types, every type known."""
+    """The generated data: 160 users, 120 items of 6 kinds, every kind known."""
     return Domain("planted")
 
 
