@@ -1,8 +1,11 @@
 """What stages save and read back."""
 
+import json
+import os
 import re
 from functools import partial
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -14,7 +17,9 @@ from bivrec.data.features import (
 )
 from bivrec.data.sequences import load_sequences, save_sequences
 from bivrec.errors import DataError
-from bivrec.outputs import progress, read_output
+from bivrec.outputs import progress, read_output, save_output
+from bivrec.plots.data import draw_histories
+from bivrec.plots.style import set_theme
 
 
 def test_a_bar_goes_to_the_terminal_that_it_is_told_and_nowhere_else(tmp_path, capfd, monkeypatch):
@@ -94,3 +99,18 @@ def test_a_kept_table_that_is_damaged(project, refuses, content):
         told.startswith("build/03_training/mine/runs.csv is damaged")
         and "; remove build/03_training/mine; `make repro` remakes it" in told
     )
+
+
+def test_figures_and_records_have_the_same_bytes_twice(tmp_path, monkeypatch):
+    set_theme()
+    monkeypatch.setenv("BIVREC_RESULTS", str(tmp_path))
+    for name in ("a", "b"):
+        lengths = np.array([5, 9, 30])
+        save_output(draw_histories(lengths, lengths), f"{name}.png")
+        save_output({"z": 1, "y": [0.5]}, f"{name}.json")
+    plt.close("all")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert json.loads((tmp_path / "a.json").read_text()) == {"y": [0.5], "z": 1}
+    monkeypatch.delenv("BIVREC_RESULTS")
+    save_output({"z": 1}, "c.json")
+    assert not (tmp_path / "c.json").exists() and not os.path.exists("c.json")

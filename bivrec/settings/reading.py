@@ -178,10 +178,16 @@ def grid_of(choices: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
     return [dict(zip(choices, values)) for values in itertools.product(*choices.values())]
 
 
+_checked: set[str] = set()
+
+
 def check_params(path: Path | None = None) -> Settings:
     """The default settings; raises SettingsError for anything wrong in any profile, dataset or
-    variant."""
+    variant. A process checks each text once."""
     default = load_settings(path=path)
+    text = (path or project_root() / "params.yaml").read_text("utf-8")
+    if text in _checked:
+        return default
     for profile in default.profiles:
         studies = load_settings(path=path, profile=profile).studies
         for part in ("models", "ablations", "grids"):
@@ -198,6 +204,7 @@ def check_params(path: Path | None = None) -> Settings:
             names += default.datasets
         for name in dict.fromkeys(names):
             _check_dataset(name, profile, path)
+    _checked.add(text)
     return default
 
 
