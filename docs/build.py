@@ -2,8 +2,8 @@
 
 python docs/build.py [FOLDER]
 
-The site consists of README, the pages in docs/, the executed notebooks, the tables of results/ and a
-reference of the package. Pages contain no scripts and load nothing from elsewhere; formulas are
+The site consists of README, the pages in docs/, the executed notebooks, the tables of results/ and
+a reference of the package. Pages contain no scripts and load nothing from elsewhere; formulas are
 MathML.
 """
 

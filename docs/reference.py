@@ -8,8 +8,8 @@ from common import ROOT
 from render import markdown, render_code
 
 INTRODUCTION = """\
-The rooms of `bivrec/` in reading order: a room imports only from rooms before it. Shapes are those of
-[jaxtyping](https://docs.kidger.site/jaxtyping/).
+The rooms of `bivrec/` in reading order: a room imports only from rooms before it. Shapes are those
+of [jaxtyping](https://docs.kidger.site/jaxtyping/).
 """
 
 

@@ -13,8 +13,8 @@ COLUMNS = ["claim", "dataset", "ours", "theirs", "effect on NDCG@20", "adjusted 
 VERDICTS = ("holds", "fails", "open")
 INTRODUCTION = """\
 Each row is a paired test over the same test users. The p-values are adjusted by Holm's method over
-all tests of a profile. *holds*: the effect is above zero and its adjusted p below 0.05. *fails*: the
-effect is below zero and its adjusted p below 0.05. *open*: these users cannot decide.
+all tests of a profile. *holds*: the effect is above zero and its adjusted p below 0.05. *fails*:
+the effect is below zero and its adjusted p below 0.05. *open*: these users cannot decide.
 [Studies and results](studies.html) explains the profiles and the known limits.
 """
 
