@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup sound store data fetch repro restore test test-fast test-pages test-course lint \
 	course grade lab explore site notebooks readme verify trust audit hashed clean \
-	bench bench-curves bench-drawn bench-gpu bench-datasets
+	bench bench-curves bench-datasets bench-gpu bench-kernels bench-negatives
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */make \1\t/' | expand -t 22
@@ -110,8 +110,11 @@ bench: setup  ## our speed beside that of RecBole, RecTools and the authors' way
 bench-curves: setup  ## a training step's cost against catalogue, history, interests, batch; writes benchmarks/
 	@python benchmarks/curves.py
 
-bench-drawn: setup  ## what drawing the softmax's items costs in quality; writes benchmarks/
-	@python benchmarks/drawn.py
+bench-negatives: setup  ## what a sampled softmax costs in quality; writes benchmarks/
+	@python benchmarks/negatives.py
+
+bench-kernels: setup  ## what each fast kernel is worth in whole training steps; writes benchmarks/
+	@python benchmarks/kernels.py
 
 bench-gpu: setup  ## training on a GPU, where there is one; writes benchmarks/h200.json
 	@python benchmarks/gpu.py

@@ -1,8 +1,9 @@
-"""`make bench-curves`: what a training step of BivRec costs as one size grows and the others stay. Writes curves.csv and curves.png.
+"""`make bench-curves`: what a step of BivRec costs as one size grows.
 
-Each point is a process of its own, on one thread; the median of a few steps after four that are not counted.
+The other sizes stay. Each point is a process of its own, on one thread; the median of a few steps
+after four that do not count. Writes curves.csv and curves.png.
 
-    python benchmarks/curves.py [SIZE ...]     these sizes alone (num_items, length, ...), the others' points kept
+    python benchmarks/curves.py [SIZE ...]     only these sizes (num_items, length, ...)
     python benchmarks/curves.py draw           the figure alone
 """
 
@@ -12,8 +13,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from bench import HERE, MEASURES, run
+from bench import MEASURES, run
 from matplotlib.ticker import EngFormatter, NullFormatter
+from record import HERE
 
 from bivrec.plots.style import COLOURS, set_theme
 
@@ -30,32 +32,26 @@ NAMES = {
     "model.num_interests": "interests",
     "training.batch_size": "rows a step",
 }
-NEGATIVES = {"full softmax": 0, "4,096 items drawn": 4096}
-TABLES = {  # of a vector an item, held whole when a step holds most
-    "full softmax": ("ID vectors", "first moments", "second moments", "multimodal vectors")
-    + (
+NEGATIVES = {"full softmax": 0, "4,096 negatives": 4096}
+IN_BOTH = ("ID vectors", "first moments", "second moments", "multimodal vectors")
+TABLES = {  # a vector per item each, held when a step holds most
+    "full softmax": (
+        *IN_BOTH,
         "softmax's gradient of ID vectors",
         "of multimodal vectors",
         "mutual learning's gradient of ID vectors",
         "of multimodal vectors",
     ),
-    "4,096 items drawn": (
-        "ID vectors",
-        "first moments",
-        "second moments",
-        "gradient of ID vectors",
-    ),
+    "4,096 negatives": (*IN_BOTH, "gradient of ID vectors", "of multimodal vectors"),
 }
-DIM, FEATURES = 64, [32, 32]
+DIM, FEATURES = 64, (32, 32)
+PALETTE = [COLOURS["bivrec"], COLOURS["sasrec"]]
 
 
-def point(sizes: dict, num_negatives: int) -> dict:
-    length = -(-sizes["length"] // 4) * 4
-    changes = {key: value for key, value in sizes.items() if "." in key} | {
-        "training.num_negatives": num_negatives,
-        "training.precision": "auto",
-    }
-    even = {"num_items": sizes["num_items"], "length": length + 1}
+def measure(sizes: dict, num_negatives: int) -> dict:
+    """One point, in a process of its own."""
+    length = -(-sizes["length"] // 4) * 4  # a multiple of the largest scale
+    changes = {key: value for key, value in sizes.items() if "." in key}
     MEASURES["point"] = (
         "ours",
         "train",
@@ -65,8 +61,12 @@ def point(sizes: dict, num_negatives: int) -> dict:
             "max_length": length,
             "batch_size": sizes["training.batch_size"],
             "steps": 5,
-            "even": even | {"features": FEATURES},
-            "changes": changes,
+            "even": {
+                "num_items": sizes["num_items"],
+                "length": length + 1,
+                "features": FEATURES,
+            },
+            "changes": changes | {"training.num_negatives": num_negatives},
             "runner": True,
         },
     )
@@ -74,34 +74,31 @@ def point(sizes: dict, num_negatives: int) -> dict:
 
 
 def tables_mb(num_items: int, softmax: str) -> float:
-    """The items' vectors and what training keeps beside them, float32, with the features of text and image."""
+    """The tables of items, float32, and the features of text and image."""
     return num_items * 4 * (len(TABLES[softmax]) * DIM + sum(FEATURES)) / 2**20
+
+
+def measure_curve(size: str, softmax: str) -> list[dict]:
+    rows = []
+    for value in GROWING[size]:
+        sizes, num_negatives = BASE | {size: value}, NEGATIVES[softmax]
+        if num_negatives and num_negatives >= sizes["num_items"]:
+            continue
+        figures = measure(sizes, num_negatives)
+        row = {"size": size, "softmax": softmax, "value": value}
+        row |= {"step_ms": figures["step_ms_median"], "rss_mb": figures["rss_mb"]}
+        row |= {"tables_mb": tables_mb(sizes["num_items"], softmax), "torch": figures["torch"]}
+        print(row, flush=True)
+        rows.append(row)
+    return rows
 
 
 def main(sizes: list[str]) -> None:
     rows = []
-    for size, values in ((size, GROWING[size]) for size in sizes or GROWING):
-        for name, num_negatives in (
-            NEGATIVES.items() if size == "num_items" else [("full softmax", 0)]
-        ):
-            for value in values:
-                if not num_negatives or num_negatives < value:
-                    found = point(BASE | {size: value}, num_negatives)
-                    rows.append(
-                        (
-                            size,
-                            name,
-                            value,
-                            found["step_ms_median"],
-                            found["rss_mb"],
-                            tables_mb((BASE | {size: value})["num_items"], name),
-                            found["torch"],
-                        )
-                    )
-                    print(rows[-1], flush=True)
-    table = pd.DataFrame(
-        rows, columns=["size", "softmax", "value", "step_ms", "rss_mb", "tables_mb", "torch"]
-    )
+    for size in sizes or GROWING:
+        for softmax in NEGATIVES if size == "num_items" else ["full softmax"]:
+            rows += measure_curve(size, softmax)
+    table = pd.DataFrame(rows)
     if sizes:
         known = pd.read_csv(HERE / "curves.csv")
         table = pd.concat([table, known[~known["size"].isin(sizes)]]).sort_values(
@@ -112,47 +109,38 @@ def main(sizes: list[str]) -> None:
 
 
 def draw(table: pd.DataFrame) -> None:
-    """A panel a size: the step's milliseconds, and its memory below, dotted: without the items' tables; the grey line is linear growth."""
+    """A column a size: a step's milliseconds (dashed: linear growth) and its peak memory."""
     set_theme()
     figure, axes = plt.subplots(2, len(GROWING), figsize=(3 * len(GROWING), 5), sharey="row")
-    colours = [COLOURS["bivrec"], COLOURS["sasrec"]]
+    labels = {"step_ms": "step, ms", "rss_mb": "peak memory, MB"}
     for (size, part), column in zip(table.groupby("size", sort=False), axes.T):
-        for axis, figure_of, label in zip(
-            column, ("step_ms", "rss_mb"), ("step, ms", "peak memory, MB")
-        ):
-            sns.lineplot(
-                part,
-                x="value",
-                y=figure_of,
-                hue="softmax",
-                palette=colours[: part["softmax"].nunique()],
-                marker="o",
-                ax=axis,
-            )
-            axis.set(xscale="log", yscale="log", xlabel=NAMES[size], ylabel=label)
-            axis.set_xticks(GROWING[size], [EngFormatter(sep="")(value) for value in GROWING[size]])
-            axis.xaxis.set_minor_formatter(NullFormatter())
-            axis.legend(
-                fontsize=8
-            ) if size == "num_items" and figure_of == "step_ms" else axis.get_legend().remove()
-        ends = np.array([part["value"].min(), part["value"].max()])
+        for axis, name in zip(column, labels):
+            draw_curve(axis, part, size, name, labels[name])
         if size == "num_items":
-            for (_, one), colour in zip(part.groupby("softmax", sort=False), colours):
-                column[1].plot(
-                    one["value"],
-                    one["rss_mb"] - one["tables_mb"],
-                    color=colour,
-                    ls=":",
-                    marker=".",
-                    label="without the items' tables",
-                )
-            column[1].legend(
-                *(part[-2:-1] for part in column[1].get_legend_handles_labels()), fontsize=8
-            )
-        column[0].plot(
-            ends, part["step_ms"].max() * ends / ends[1], color="#9a9a9a", lw=0.8, ls="--", zorder=0
-        )
+            draw_without_tables(column[1], part)
+            column[0].legend(fontsize=8)
+        ends = np.array([part["value"].min(), part["value"].max()])
+        linear = part["step_ms"].max() * ends / ends[1]
+        column[0].plot(ends, linear, color="#9a9a9a", lw=0.8, ls="--", zorder=0)
     figure.savefig(HERE / "curves.png", metadata={"Software": None})
+
+
+def draw_curve(axis: plt.Axes, part: pd.DataFrame, size: str, name: str, label: str) -> None:
+    palette = PALETTE[: part["softmax"].nunique()]
+    sns.lineplot(part, x="value", y=name, hue="softmax", palette=palette, marker="o", ax=axis)
+    axis.set(xscale="log", yscale="log", xlabel=NAMES[size], ylabel=label)
+    axis.set_xticks(GROWING[size], [EngFormatter(sep="")(value) for value in GROWING[size]])
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.get_legend().remove()
+
+
+def draw_without_tables(axis: plt.Axes, part: pd.DataFrame) -> None:
+    """Dotted: the memory less the tables of items."""
+    for (_, one), colour in zip(part.groupby("softmax", sort=False), PALETTE):
+        memory = one["rss_mb"] - one["tables_mb"]
+        style = {"color": colour, "ls": ":", "marker": ".", "label": "without the item tables"}
+        axis.plot(one["value"], memory, **style)
+    axis.legend(*(entries[-2:-1] for entries in axis.get_legend_handles_labels()), fontsize=8)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""`make bench-datasets`: the published datasets at full size, with generated values, from files to a trained model.
+"""`make bench-datasets`: the published datasets at full size, generated, from files to a model.
 
-For each: the files are written in the published format with the published counts, then read and split, encoded (features
-given: hashed words for text, published vectors for images) and BivRec is trained for 200 steps by the project's own
-functions, each stage in a process of its own. Seconds and peak memory of every stage go into benchmarks/datasets.json.
+For each: the files are written in the published format with the published counts, then read and
+split, encoded (hashed words for text, published vectors for images), and BivRec is trained for 200
+steps by the project's functions, each stage in a process of its own. Seconds and peak memory of
+every stage go into datasets.json.
 
     python benchmarks/datasets.py [--scale 0.1] [NAME ...]
 """
@@ -12,7 +13,6 @@ import gzip
 import json
 import os
 import platform
-import re
 import resource
 import subprocess
 import sys
@@ -22,29 +22,43 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from record import HERE, last_line, processor, provenance, read_json, write_json
 
-HERE = Path(__file__).resolve().parent
 STEPS = 200
-SIZES = {  # users, items and interactions that the 5-core keeps; items that it drops, and their interactions; tags
+# users, items and interactions that the 5-core keeps; items that it drops, their interactions; tags
+SIZES = {
     "ml-1m": (6_040, 3_416, 999_611, 290, 598, 0),
     "ml-25m": (162_541, 59_047, 25_000_095, 0, 0, 1_093_360),
     "baby": (19_445, 7_050, 160_792, 0, 0, 0),
     "clothing": (39_387, 23_033, 278_677, 0, 0, 0),
     "electronics": (192_403, 63_001, 1_689_188, 0, 0, 0),
 }
-FILMS = {
+FILMS = {  # posters are not published with the films; rows of 200 items
     "features.modality": "text",
     "training.batch_size": 16,
-}  # posters are not published with the films; rows of 200 items
-CHANGES = {"features.text_encoder": "hashing", "studies.seeds": [0], "studies.retrained_seeds": [0], "training.num_steps": STEPS, "training.step_factor": 1.0,
-           "training.warmup_steps": 20, "training.evaluate_every": STEPS, "machine.device": "cpu"}  # fmt: skip
+}
+CHANGES = {
+    "features.text_encoder": "hashing",
+    "studies.seeds": [0],
+    "studies.retrained_seeds": [0],
+    "training.num_steps": STEPS,
+    "training.step_factor": 1.0,
+    "training.warmup_steps": 20,
+    "training.evaluate_every": STEPS,
+    "machine.device": "cpu",
+}
+REVIEW = (
+    "It does what it says, and my daughter likes it; the colour is not quite that of the picture. "
+)
 
 
 def draw(
     size: tuple[int, ...], generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Users, items and times in the order of the files, by user: as many as `size` says, no pair twice, each user and item of
-    the core with five at least."""
+    """Users, items and times in the order of the files, by user, as many as `size` says.
+
+    No pair occurs twice; each user and item of the core has at least five interactions.
+    """
     users, items, total, rare, dropped, _ = size
     everyone, step = np.arange(users), max(1, items // 6)
     codes = np.unique(
@@ -116,30 +130,28 @@ def write_amazon(
 ) -> None:
     user, item, time_ = draw(size, generator)
     asins = [f"B{n:09d}" for n in range(size[1])]
-    text = (
-        "It does what it says, and my daughter likes it; the colour is not quite that of the picture. "
-        * 6
-    )[:500]
+    text = (REVIEW * 6)[:500]
     with gzip.open(folder / f"reviews_{category}_5.json.gz", "wt", compresslevel=1) as file:
         for u, i, t in zip(user.tolist(), item.tolist(), time_.tolist()):
-            file.write(
-                f'{{"reviewerID": "A{u:013d}", "asin": "{asins[i]}", "helpful": [0, 0], "reviewText": "{text}", "overall": 5.0, "unixReviewTime": {t}}}\n'
-            )
+            review = {
+                "reviewerID": f"A{u:013d}",
+                "asin": asins[i],
+                "helpful": [0, 0],
+                "reviewText": text,
+                "overall": 5.0,
+                "unixReviewTime": t,
+            }
+            file.write(json.dumps(review) + "\n")
     with gzip.open(folder / f"meta_{category}.json.gz", "wt", compresslevel=1) as file:
         for n, asin in enumerate(asins):
-            kinds = [[category, f"Kind {n % 20}", f"Sort {n % 300}"]]
-            file.write(
-                repr(
-                    {
-                        "asin": asin,
-                        "title": f"Thing number {n}",
-                        "brand": f"Brand {n % 500}",
-                        "categories": kinds,
-                        "description": text,
-                    }
-                )
-                + "\n"
-            )
+            product = {
+                "asin": asin,
+                "title": f"Thing number {n}",
+                "brand": f"Brand {n % 500}",
+                "categories": [[category, f"Kind {n % 20}", f"Sort {n % 300}"]],
+                "description": text,
+            }
+            file.write(repr(product) + "\n")
     record = np.dtype([("asin", "S10"), ("values", "<f4", (4096,))])
     with open(folder / f"image_features_{category}.b", "wb") as file:
         for start in range(0, len(asins), 1024):
@@ -149,81 +161,89 @@ def write_amazon(
             block.tofile(file)
 
 
-def run_stage(stage: str, name: str, scale: float) -> dict:
-    """One stage, here; what it took."""
-    from bivrec.data.domain import Domain, encode, prepare
+def write_files(name: str, scale: float, films: bool, dataset) -> dict:
     from bivrec.data.readers.common import raw_folder
+
+    folder = raw_folder(dataset.source_settings.folder)
+    folder.mkdir(parents=True)
+    generator = np.random.Generator(np.random.PCG64(0))
+    size = tuple(round(n * scale) for n in SIZES[name])
+    if films:
+        write_films(folder, name, size, generator)
+    else:
+        write_amazon(folder, name, size, generator, dataset.source_settings.category)
+    return {"bytes": sum(path.stat().st_size for path in folder.iterdir())}
+
+
+def run_stage(stage: str, name: str, scale: float) -> dict:
+    """One stage, in this process: seconds, peak memory and what came of it."""
+    from bivrec.data.domain import Domain, encode, prepare
     from bivrec.settings import load_settings
 
-    dataset = load_settings().datasets[name]
-    films, build, told = dataset.source != "amazon", Path(os.environ["BIVREC_ROOT"]) / "build", {}
+    dataset, build = load_settings().datasets[name], Path(os.environ["BIVREC_ROOT"]) / "build"
+    films = dataset.source != "amazon"
     loose = {f"datasets.{name}.expected.strict": False} if scale != 1 else {}
-    domain = Domain(
-        name, CHANGES | loose | (FILMS if films else {"features.image_encoder": "published"})
-    )
-    started = time.perf_counter()
+    features = FILMS if films else {"features.image_encoder": "published"}
+    domain, started = Domain(name, CHANGES | loose | features), time.perf_counter()
     if stage == "write":
-        folder, generator = (
-            raw_folder(dataset.source_settings.folder),
-            np.random.Generator(np.random.PCG64(0)),
-        )
-        folder.mkdir(parents=True)
-        size = tuple(round(n * scale) for n in SIZES[name])
-        write_films(folder, name, size, generator) if films else write_amazon(
-            folder, name, size, generator, dataset.source_settings.category
-        )
-        told["bytes"] = sum(path.stat().st_size for path in folder.iterdir())
+        figures = write_files(name, scale, films, dataset)
     elif stage == "prep":
         os.environ["BIVREC_BUILD"] = str(build / "01_data_prep" / name)
         sequences = prepare(domain)
-        told |= {
-            "users": sequences.num_users,
-            "items": sequences.num_items,
-            "interactions": len(sequences.items),
-        }
+        figures = {"users": sequences.num_users, "items": sequences.num_items}
+        figures["interactions"] = len(sequences.items)
     elif stage == "encode":
         os.environ["BIVREC_BUILD"] = str(build / "02_feature_encoding" / name)
-        told |= {modality: features[0].source for modality, features in encode(domain).items()}
+        figures = {modality: made[0].source for modality, made in encode(domain).items()}
     else:
-        from bivrec.experiment.training import train_model
-
-        record = train_model(domain, "bivrec", 0).record
-        told |= {
-            "steps": STEPS,
-            "rows a step": domain.settings.training.batch_size,
-            "targets": record.num_targets,
-            "seconds of the training, with one look at the validation users": round(
-                record.seconds, 1
-            ),
-        }
+        figures = train(domain)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"seconds": round(time.perf_counter() - started, 1), "peak GiB": round(peak, 2)} | told
+    seconds = round(time.perf_counter() - started, 1)
+    return {"seconds": seconds, "peak GiB": round(peak, 2)} | figures
 
 
-def provenance() -> dict:
-    cpu = Path("/proc/cpuinfo")
-    processor = re.search(r"model name\s*: (.+)", cpu.read_text()) if cpu.is_file() else None
-    git = [
-        subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True).stdout.strip()
-        for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "../bivrec"])
-    ]
+def train(domain) -> dict:
+    from bivrec.experiment.training import train_model
+
+    record = train_model(domain, "bivrec", 0).record
+    seconds = "seconds of the training, with one look at the validation users"
     return {
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "commit": git[0],
-        "changed since": git[1].splitlines(),
-        "processor": processor.group(1) if processor else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "steps": STEPS,
+        "rows a step": domain.settings.training.batch_size,
+        "targets": record.num_targets,
+        seconds: round(record.seconds, 1),
+    }
+
+
+def about_machine() -> dict:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    packages = ("torch", "numpy", "polars", "pandas", "scikit-learn")
+    return provenance() | {
+        "processor": processor(),
         "threads": int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))),
         "load before": round(os.getloadavg()[0], 1),
-        "memory, GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "versions": {
-            "python": platform.python_version(),
-            **{
-                name: version(name)
-                for name in ("torch", "numpy", "polars", "pandas", "scikit-learn")
-            },
-        },
+        "memory, GiB": round(memory / 2**30, 1),
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in packages},
     }
+
+
+def run_stages(name: str, scale: float) -> dict:
+    """Every stage in turn, under a root of its own that holds the project's settings."""
+    stages = {}
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BIVREC_SCRATCH")) as root:
+        params = (HERE.parent / "params.yaml").read_text("utf-8")
+        (Path(root) / "params.yaml").write_text(params, "utf-8")
+        around = os.environ | {"BIVREC_ROOT": root, "PYTHONPATH": str(HERE.parent)}
+        around.pop("BIVREC_DATA", None)
+        for stage in ("write", "prep", "encode", "train"):
+            command = [sys.executable, __file__, name, "--scale", str(scale), "--stage", stage]
+            process = subprocess.run(command, env=around, capture_output=True, text=True)
+            if process.returncode:
+                sys.exit(f"ERROR: {name}, {stage}: {last_line(process)}")
+            stages[stage] = json.loads(last_line(process))
+            print(f"{name} {stage}: {stages[stage]}", flush=True)
+    return stages
 
 
 def main() -> None:
@@ -237,35 +257,11 @@ def main() -> None:
         return
     path = HERE / "datasets.json"
     for name in chosen.names or SIZES:
-        stages = {}
-        with tempfile.TemporaryDirectory(dir=os.environ.get("BIVREC_SCRATCH")) as root:
-            (Path(root) / "params.yaml").write_text(
-                (HERE.parent / "params.yaml").read_text("utf-8"), "utf-8"
-            )
-            environment = os.environ | {"BIVREC_ROOT": root, "PYTHONPATH": str(HERE.parent)}
-            environment.pop("BIVREC_DATA", None)
-            for stage in ("write", "prep", "encode", "train"):
-                command = [
-                    sys.executable,
-                    __file__,
-                    name,
-                    "--scale",
-                    str(chosen.scale),
-                    "--stage",
-                    stage,
-                ]
-                shown = subprocess.run(command, env=environment, capture_output=True, text=True)
-                if shown.returncode:
-                    sys.exit(
-                        f"ERROR: {name}, {stage}: {shown.stderr.strip().splitlines()[-1] if shown.stderr.strip() else shown.returncode}"
-                    )
-                stages[stage] = json.loads(shown.stdout.splitlines()[-1])
-                print(f"{name} {stage}: {stages[stage]}", flush=True)
-        kept = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        stages = run_stages(name, chosen.scale)
         label = name if chosen.scale == 1 else f"{name}, scale {chosen.scale:g}"
-        kept[label] = {"stages": stages, "made by": provenance()}
-        (part := path.with_suffix(".part")).write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
-        os.replace(part, path)
+        measured = read_json(path)
+        measured[label] = {"stages": stages, "made by": about_machine()}
+        write_json(path, measured)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measures of ours: training steps of BivRec and SASRec, the authors' way of doing the same, evaluation, the machine's peak.
+"""Our measures: training steps of BivRec, SASRec and the authors' way; evaluation; the peak.
 
 python ours.py TASK WORKLOAD JSON     prints one JSON object
 """
@@ -14,26 +14,41 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import embedding
 from torch.utils.flop_counter import FlopCounterMode
 from workloads import even, load
 
 from bivrec.baselines import SASRec
 from bivrec.data.types import EvalCases
 from bivrec.evaluation import mean_metrics, rank_cases
+from bivrec.kernels import choose_dtype, use_fast
 from bivrec.model.base import Batch, pad
 from bivrec.model.bivrec import BivRec
-from bivrec.model.losses import catalogue_type, choose_interest
+from bivrec.model.embedding import align_newest
 from bivrec.settings import load_settings
 from bivrec.training.batches import draw_batches
 from bivrec.training.distributed import average_gradients, init_processes, rank, shared_loss
 
-KINDS = {  # of operations, by PyTorch's names for them
-    "matrix products": {"mm", "bmm", "addmm", "baddbmm"},
-    "sums, products and the like, an element each": {"add", "sub", "mul", "div", "sum", "neg", "addcmul", "pow", "rsub", "square", "reciprocal", "where", "amax", "aminmax", "clamp_min"},
-    "copies, fills and lookups": {"copy", "fill", "zero", "index_select", "index", "index_add", "gather", "scatter", "cat", "masked_fill", "embedding_dense_backward", "nonzero"},
-    "exponentials, logarithms and softmaxes": {"exp", "exp2", "log", "softmax", "log_softmax", "logsumexp", "softmax_backward_data", "log_softmax_backward_data", "log1p"},
-    "layer normalisation": {"native_layer_norm", "native_layer_norm_backward"},
-}  # fmt: skip
+OPERATIONS = {  # by PyTorch's names for them
+    "matrix products": "mm bmm addmm baddbmm",
+    "sums, products and the like, an element each": (
+        "add sub mul div sum neg addcmul pow rsub square reciprocal where amax aminmax clamp_min"
+    ),
+    "copies, fills and lookups": (
+        "copy fill zero index_select index index_add gather scatter cat masked_fill "
+        "embedding_dense_backward nonzero"
+    ),
+    "exponentials, logarithms and softmaxes": (
+        "exp exp2 log log1p softmax log_softmax logsumexp softmax_backward_data "
+        "log_softmax_backward_data"
+    ),
+    "layer normalisation": "native_layer_norm native_layer_norm_backward",
+}
+REST = "the rest"
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(step, batches, options) -> dict:
@@ -53,7 +68,7 @@ def measure(step, batches, options) -> dict:
         "targets_per_second_median": float(np.median(rate)),
         "targets_per_second": sum(targets) / sum(seconds),
         "targets_per_step": float(np.mean(targets)),
-        "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "rss_mb": peak_mb(),
     }
 
 
@@ -84,102 +99,96 @@ def optimiser_of(model, settings):
 def train(workload, options) -> dict:
     """Our model as the study trains it."""
     settings = settings_of(options)
+    training = settings.training
     torch.manual_seed(0)
-    model = {"bivrec": BivRec, "sasrec": SASRec}[options["model"]](
-        settings, workload.num_items, features_of(workload)
-    ).train()
+    family = {"bivrec": BivRec, "sasrec": SASRec}[options["model"]]
+    model = family(settings, workload.num_items, features_of(workload)).train()
+    if settings.machine.kernels == "fast":
+        use_fast(model, training.precision)
     optimiser, parameters = optimiser_of(model, settings), list(model.parameters())
 
     def step(batch) -> int:
         optimiser.zero_grad()
-        loss = shared_loss(model, batch)
-        loss.backward()
+        shared_loss(model, batch).backward()
         average_gradients(parameters)
-        torch.nn.utils.clip_grad_norm_(parameters, settings.training.clip_norm)
+        torch.nn.utils.clip_grad_norm_(parameters, training.clip_norm)
         optimiser.step()
         return int(batch.supervised.sum())
 
-    batches = draw_batches(workload.rows(), settings.training, model.max_length, model.multiple, 0)
+    batches = draw_batches(workload.rows(), training, model.max_length, model.multiple, 0)
     if options.get("count_flops"):
-        from bivrec.experiment.cost import (
-            UNKNOWN_TO_COUNTER,  # with it come plots and tables, which are no part of a training's memory
-        )
-
-        with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_COUNTER) as counter:
-            targets = sum(step(batch) for batch in itertools.islice(batches, 10))
-        return {"flops_per_target": counter.get_total_flops() / targets}
+        return count_flops(step, batches)
     if options.get("profile"):
         return profile(step, batches)
     return measure(step, batches, options)
 
 
+def count_flops(step, batches) -> dict:
+    # Imported here, since its plots and tables are no part of a training's memory.
+    from bivrec.experiment.cost import UNKNOWN_TO_COUNTER
+
+    with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_COUNTER) as counter:
+        targets = sum(step(batch) for batch in itertools.islice(batches, 10))
+    return {"flops_per_target": counter.get_total_flops() / targets}
+
+
 def profile(step, batches) -> dict:
-    """Where the seconds of a few steps go, by kind of operation, and the targets that they took."""
+    """Where the seconds of a few steps go, by group of operations, and the targets they took."""
     for batch in itertools.islice(batches, 2):
         step(batch)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         targets = sum(step(batch) for batch in itertools.islice(batches, 8))
-    seconds = dict.fromkeys([*KINDS, "the rest"], 0.0)
+    group_of = {name: group for group, names in OPERATIONS.items() for name in names.split()}
+    seconds = dict.fromkeys([*OPERATIONS, REST], 0.0)
     for one in profiler.key_averages():
-        name = one.key.removeprefix("aten::").strip("_")
-        kind = next((kind for kind, names in KINDS.items() if name in names), "the rest")
-        seconds[kind] += one.self_cpu_time_total / 1e6
+        group = group_of.get(one.key.removeprefix("aten::").strip("_"), REST)
+        seconds[group] += one.self_cpu_time_total / 1e6
     return {
         "targets": targets,
-        "seconds": {kind: round(value, 3) for kind, value in seconds.items()},
+        "seconds": {group: round(value, 3) for group, value in seconds.items()},
     }
 
 
 class AuthorsTable(nn.Module):
-    """Features gathered and projected for every position of every history, and for the whole catalogue at each step."""
+    """Features projected for the whole catalogue at each step, one map for text and image."""
 
     def __init__(self, features, dim):
         super().__init__()
-        self.register_buffer(
-            "values", torch.cat([values for values, _ in features.values()], 1), persistent=False
-        )
-        self.project = nn.Linear(self.values.shape[1], dim, bias=False)
+        values = torch.cat([values for values, _ in features.values()], 1)
+        self.register_buffer("values", values, persistent=False)
+        self.project = nn.Linear(values.shape[1], dim, bias=False)
 
-    def forward(self, _=None):
+    def forward(self):
         return self.project(self.values)
 
 
 class AuthorsWay(BivRec):
-    """BivRec computed as the public code computes: one target a row, features projected a position, a full softmax of the
-    interest nearest to the target with all scores kept."""
+    """BivRec computed as the public code computes it.
+
+    One target a row; features gathered and projected for every position of every history; a full
+    softmax of the interest nearest to the target (`model.readout: hard`) that stores all scores.
+    """
 
     def __init__(self, settings, num_items, features):
         super().__init__(settings, num_items, features)
         self.items["multimodal"] = AuthorsTable(features, settings.model.dim)
 
-    def loss(self, batch):
-        tables, multimodal = self.tables(), self.items["multimodal"]
+    def encode_batch(self, batch, tables):
+        items, mask = align_newest(batch.items, batch.mask)
+        multimodal = self.items["multimodal"]
         vectors = {
-            "id": tables["id"][batch.items],
-            "multimodal": multimodal.project(multimodal.values[batch.items]),
+            "id": embedding(items, tables["id"]),
+            "multimodal": multimodal.project(multimodal.values[items]),
         }
-        at, targets = torch.arange(len(batch.probe)), batch.targets[batch.supervised]
-        read = {
-            view: encoder(vectors[view], batch.mask, self.causal)
-            for view, encoder in self.views.items()
-        }
-        rows = {view: interests[at, batch.probe] for view, (interests, _) in read.items()}
-        total = 0
-        for view, interests in rows.items():
-            nearest = choose_interest(interests, tables[view], targets)[:, 0]
-            total = total + nn.functional.cross_entropy(nearest @ tables[view].T, targets)
-        return total + self._between(
-            tables,
-            rows,
-            {view: allocation for view, (_, allocation) in read.items()},
-            batch.mask,
-            rows,
-            targets,
-        )
+        encoded = {}
+        for view, encoder in self.views.items():
+            interests, logits = encoder(vectors[view], mask, every_prefix=False)
+            encoded[view] = {"interests": interests, "logits": logits}
+        return encoded
 
 
-def drawn_in_python(rows, settings, max_length, multiple):
-    """A user, a cut and a list a row, one after the other, then stacked."""
+def batches_in_python(rows, settings, max_length, multiple):
+    """A user, a cut and a list per row, one after the other, then stacked."""
     while True:
         histories, targets = [], []
         for _ in range(settings.training.batch_size):
@@ -188,19 +197,15 @@ def drawn_in_python(rows, settings, max_length, multiple):
             histories.append(np.array([item for item in row[max(0, cut - max_length) : cut]]))
             targets.append(row[cut])
         items, mask = pad(histories, max_length, multiple)
-        last = mask.sum(1) - 1
-        supervised = torch.zeros_like(mask)
-        supervised[torch.arange(len(last)), last] = True
-        wanted = torch.zeros_like(items)
-        wanted[torch.arange(len(last)), last] = torch.tensor(np.array(targets))
-        yield Batch(items, mask, wanted, supervised, last)
+        row, last = torch.arange(len(items)), mask.sum(1) - 1
+        supervised, wanted = torch.zeros_like(mask), torch.zeros_like(items)
+        supervised[row, last], wanted[row, last] = True, torch.tensor(np.array(targets))
+        yield Batch(items, mask, wanted, supervised, last, random.getrandbits(62))
 
 
 def authors_way(workload, options) -> dict:
-    options = {
-        **options,
-        "changes": {"training.supervision": "one_target"} | options.get("changes", {}),
-    }
+    one_target = {"training.supervision": "one_target"}
+    options = options | {"changes": one_target | options.get("changes", {})}
     settings, rows = settings_of(options), workload.rows()
     model = AuthorsWay(settings, workload.num_items, features_of(workload)).train()
     optimiser = torch.optim.Adam(model.parameters(), settings.training.learning_rate)
@@ -213,56 +218,51 @@ def authors_way(workload, options) -> dict:
         optimiser.step()
         return len(batch.items)
 
-    batches = drawn_in_python(rows, settings, model.max_length, model.multiple)
+    batches = batches_in_python(rows, settings, model.max_length, model.multiple)
     return measure(step, itertools.count(), options)
 
 
 def evaluate(workload, options) -> dict:
-    """Every user's last item ranked in the full catalogue, the history masked, and the metrics' means."""
+    """Ranks every user's last item in the full catalogue, the history masked."""
     settings, rows = settings_of(options), workload.rows()
     model = SASRec(settings, workload.num_items, features_of(workload)).eval()
-    cases = EvalCases(
-        np.arange(len(rows)), tuple(row[:-1] for row in rows), tuple(row[-1:] for row in rows)
-    )
+    histories, targets = tuple(row[:-1] for row in rows), tuple(row[-1:] for row in rows)
+    cases = EvalCases(np.arange(len(rows)), histories, targets)
     seconds = []
     for _ in range(options["rounds"]):
         started = time.perf_counter()
         mean_metrics(rank_cases(model, cases), (10, 20))
         seconds.append(time.perf_counter() - started)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "seconds_best": min(seconds),
         "seconds_median": float(np.median(seconds)),
         "users": len(rows),
-        "rss_mb": memory,
+        "rss_mb": peak_mb(),
     }
 
 
 def peak(workload, options) -> dict:
-    """The fastest matrix products of this machine, GFLOP/s; in bfloat16 where the processor knows it."""
-    found = {}
-    for name, kind in {
-        "float32": torch.float32,
-        str(catalogue_type("auto")).removeprefix("torch."): catalogue_type("auto"),
-    }.items():
-        a, b = torch.randn(2048, 2048).to(kind), torch.randn(2048, 2048).to(kind)
+    """The fastest matrix products of this machine, GFLOP/s; in bfloat16 where it is native."""
+    fastest = {}
+    for dtype in {torch.float32, choose_dtype("auto")}:
+        a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
         best = float("inf")
         for _ in range(8):
             started = time.perf_counter()
             a @ b
             best = min(best, time.perf_counter() - started)
-        found[name] = 2 * 2048**3 / best / 1e9
-    return found
+        fastest[str(dtype).removeprefix("torch.")] = 2 * 2048**3 / best / 1e9
+    return fastest
 
+
+TASKS = {"train": train, "authors_way": authors_way, "evaluate": evaluate, "peak": peak}
 
 if __name__ == "__main__":
-    task, path, told = sys.argv[1:]
-    options = json.loads(told)
+    task, path, given = sys.argv[1:]
+    options = json.loads(given)
     torch.set_num_threads(options.get("threads", 1))
     init_processes("gloo")
     workload = even(**options["even"]) if "even" in options else load(Path(path))
-    found = {"train": train, "authors_way": authors_way, "evaluate": evaluate, "peak": peak}[task](
-        workload, options
-    )
+    figures = TASKS[task](workload, options)
     if rank() == 0:
-        print(json.dumps(found | {"torch": torch.__version__}))
+        print(json.dumps(figures | {"torch": torch.__version__}))

@@ -1,4 +1,4 @@
-"""Measures of RecTools' SASRec (in its own environment): training steps at every position under a full softmax.
+"""Measures of RecTools' SASRec (in its own environment): steps at every position, full softmax.
 
 python rectools_peer.py train WORKLOAD JSON     prints one JSON object
 """

@@ -1,7 +1,7 @@
-"""The sets on which speed is measured: ml-100k as RecBole ships it, and two generated ones of published sizes.
+"""The sets on which speed is measured: ml-100k as RecBole ships it, and two generated ones.
 
-Needs numpy alone, since every peer's own environment imports it. Generated ones are for cost only: who meets which item
-is drawn by Zipf's law, and nothing can be learned from them.
+Needs numpy only, since every peer's environment imports it. Generated ones have published sizes and
+are for cost only: items follow Zipf's law, and there is nothing to learn.
 """
 
 from dataclasses import dataclass
@@ -68,13 +68,13 @@ def generated(name: str) -> Workload:
 def even(
     num_items: int, length: int, num_users: int = 1000, features: tuple[int, ...] = (32, 32)
 ) -> Workload:
-    """Users with histories of one length, items at random: for curves of cost against one size at a time."""
+    """Users with histories of one length, items at random: for `curves.py`."""
     items = np.random.default_rng(0).integers(num_items, size=num_users * length)
     return Workload("even", items, np.arange(0, len(items) + 1, length), num_items, features)
 
 
 def movielens_100k(folder: Path) -> Workload:
-    """The file that RecBole's package ships; ties in time keep the file's order, as RecBole does."""
+    """The file that RecBole ships; ties in time keep the file's order, as in RecBole."""
     table = np.loadtxt(folder / "ml-100k.inter", skiprows=1, usecols=(0, 1, 3))
     table = table[np.lexsort((np.arange(len(table)), table[:, 2], table[:, 0]))]
     items, item = np.unique(table[:, 1], return_inverse=True)

@@ -1,6 +1,6 @@
 """Encoders recorded as CUDA graphs, so that small batches do not wait for the host.
 
-Worth: `benchmarks/h200.json` (`planted`: milliseconds a step, kernel by kernel and recorded).
+Worth: `benchmarks/h200.json` (`medium`: milliseconds a step, kernel by kernel and recorded).
 """
 
 from collections.abc import Callable, Iterator
