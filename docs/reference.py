@@ -1,4 +1,4 @@
-"""The reference of the package, from its sources, without importing it."""
+"""The reference of the package, from its sources."""
 
 import ast
 from collections.abc import Iterator
@@ -7,19 +7,12 @@ from pathlib import Path
 from common import ROOT
 from render import markdown, render_code
 
+from bivrec import ROOMS
+
 INTRODUCTION = """\
 The rooms of `bivrec/` in reading order: a room imports only from rooms before it. Shapes are those
 of [jaxtyping](https://docs.kidger.site/jaxtyping/).
 """
-
-
-def list_rooms() -> list[str]:
-    """`bivrec.ROOMS`."""
-    tree = ast.parse((ROOT / "bivrec" / "__init__.py").read_text("utf-8"))
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ROOMS":
-            return list(ast.literal_eval(node.value))
-    raise LookupError("bivrec/__init__.py defines no ROOMS")
 
 
 def list_files(room: str) -> list[Path]:
@@ -75,7 +68,7 @@ def render_module(path: Path) -> str:
 
 def render_reference() -> str:
     """Every public function and class, room by room."""
-    modules = [(module_name(path), path) for room in list_rooms() for path in list_files(room)]
+    modules = [(module_name(path), path) for room in ROOMS for path in list_files(room)]
     bodies = {name: render_module(path) for name, path in modules}
     links = [
         f'<li><a href="#{name}"><code>{name}</code></a></li>'
