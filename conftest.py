@@ -21,6 +21,20 @@ from bivrec.data.domain import Domain  # noqa: E402
 
 torch.set_num_threads(1)
 
+# Files of trainings, processes, kernels of notebooks and many inputs; single tests are marked where
+# they stand.
+SLOW = (
+    "test_bad_checkpoints test_bad_machines test_bad_runs test_cold_start test_course "
+    "test_determinism test_distributed test_fuzz test_resume test_transfer test_widgets test_api"
+).split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make test-fast` leaves out what is marked `slow`."""
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def root() -> Path:
