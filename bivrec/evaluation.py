@@ -21,10 +21,11 @@ def target_ranks(
     histories: Sequence[Int64[ndarray, "_"]],
     targets: Sequence[Int64[ndarray, "_"]],
 ) -> list[Int64[ndarray, "_"]]:
-    """Each target's rank, from 1, among the items outside its history: the number of scores no lower than its own.
+    """Each target's rank, from 1, among the items outside its history: the number of scores no
+    lower than its own.
 
-    Ties count against the target, so that constant scores earn nothing. Targets never occur in their history. Raises
-    ValueError if a score is not finite.
+    Ties count against the target, so that constant scores earn nothing. Targets never occur in
+    their history. Raises ValueError if a score is not finite.
     """
     if not torch.stack(torch.aminmax(scores)).isfinite().all():
         raise ValueError(
@@ -53,13 +54,14 @@ def repeat_index(items: Sequence[Int64[ndarray, "_"]]) -> Int64[ndarray, "item"]
 def count_no_lower(
     scores: Float[Tensor, "batch catalogue"], threshold: Float[Tensor, "batch 1"]
 ) -> Float[Tensor, "batch"]:
-    """How many scores of each row reach its threshold. Overwrites `scores` with ones and zeros, whose float sum is exact
-    and several times faster than counting booleans."""
+    """How many scores of each row reach its threshold. Overwrites `scores` with ones and zeros,
+    whose float sum is exact and several times faster than counting booleans."""
     return scores.ge_(threshold).sum(1, dtype=torch.float32)
 
 
 def rank_cases(model, cases: EvalCases, batch_size: int = 256) -> pd.DataFrame:
-    """The rank of every target of every case: one row a view and target (columns view, user, num_targets, item, rank)."""
+    """The rank of every target of every case: one row a view and target (columns view, user,
+    num_targets, item, rank)."""
     by_length = np.argsort([len(history) for history in cases.histories], kind="stable")
     ranks: dict[str, list] = {}
     for start in range(0, len(cases), batch_size):
@@ -87,8 +89,9 @@ def rank_cases(model, cases: EvalCases, batch_size: int = 256) -> pd.DataFrame:
 def user_metrics(ranks: pd.DataFrame, cutoffs: Sequence[int] = CUTOFFS) -> pd.DataFrame:
     """Metrics of each user and view from the ranks of their targets.
 
-    recall@n: hits over targets; hr@n: 1 with any hit; ndcg@n: DCG over the best DCG that min(n, targets) could reach;
-    comirec_ndcg@n: the variant of ComiRec's and the authors' code, over the best DCG of as many hits, higher by design.
+    recall@n: hits over targets; hr@n: 1 with any hit; ndcg@n: DCG over the best DCG that min(n,
+    targets) could reach; comirec_ndcg@n: the variant of ComiRec's and the authors' code, over the
+    best DCG of as many hits, higher by design.
     """
     keys = [key for key in ranks.columns if key not in ("item", "rank")]
     ideal = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, max(cutoffs) + 2)))])
@@ -106,7 +109,8 @@ def user_metrics(ranks: pd.DataFrame, cutoffs: Sequence[int] = CUTOFFS) -> pd.Da
 
 
 def mean_over_users(users: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Means of all metrics in the rows of `user_metrics`: one row for each value of the keys and metric."""
+    """Means of all metrics in the rows of `user_metrics`: one row for each value of the keys and
+    metric."""
     metrics = [name for name in users.columns if "@" in name]
     means = users.groupby(list(keys))[metrics].mean().reset_index()
     return means.melt(list(keys), var_name="metric", value_name="value")
@@ -120,7 +124,8 @@ def mean_metrics(ranks: pd.DataFrame, cutoffs: Sequence[int] = CUTOFFS) -> pd.Da
 def bootstrap_means(
     values: Float64[ndarray, "user"], draws: int = 10_000, seed: int = 0
 ) -> Float64[ndarray, "draw"]:
-    """Means of samples of users drawn with replacement, each of as many users; `draws` in steps of 500."""
+    """Means of samples of users drawn with replacement, each of as many users; `draws` in steps of
+    500."""
     generator, count = np.random.Generator(np.random.PCG64(seed)), len(values)
     samples = (generator.integers(count, size=(500, count)) for _ in range(draws // 500))
     return np.concatenate([values[users].mean(1) for users in samples])
@@ -138,8 +143,8 @@ def bootstrap_interval(
 def paired_test(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> dict[str, float]:
     """The difference between two models on the same users (and seeds), in the metric's unit.
 
-    Mean, 95 % interval over resampled users, and the two-sided p-value of no difference, at least 2 in the number of
-    draws. Raises ValueError if the users differ.
+    Mean, 95 % interval over resampled users, and the two-sided p-value of no difference, at least 2
+    in the number of draws. Raises ValueError if the users differ.
     """
     keys = [key for key in ("seed", "user") if key in ours.columns]
     both = ours.merge(theirs, on=keys, suffixes=("_ours", "_theirs"), validate="one_to_one")

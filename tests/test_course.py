@@ -1,4 +1,5 @@
-"""The course, quickly: masters have their parts, and the grader stands what is done to it. `make test-course` has the long tests."""
+"""The course, quickly: masters have their parts, and the grader stands what is done to it. `make
+test-course` has the long tests."""
 
 import csv
 import importlib.util
@@ -137,12 +138,12 @@ def test_the_quick_check_questions_are_asked(root):
         for name in MASTERS[:6]
     )
     assert (
-        "How does multi-head attention differ from single-head attention, and why is it useful for modeling user interests?"
-        in text["b_attention"]
+        "How does multi-head attention differ from single-head attention, "
+        "and why is it useful for modeling user interests?" in text["b_attention"]
     )
     assert (
-        "What is the intuition behind using InfoNCE loss for learning semantic similarity between representations?"
-        in text["f_contrast"]
+        "What is the intuition behind using InfoNCE loss for learning "
+        "semantic similarity between representations?" in text["f_contrast"]
     )
     assert (
         "what are the differences between absolute and relative positional encodings?"

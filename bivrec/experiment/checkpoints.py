@@ -28,7 +28,8 @@ SECTIONS = (
 
 
 def describe_run(domain: Domain, name: str, seed: int) -> str:
-    """What a checkpoint must match to be used: code, dataset, model, seed, and every setting that a training reads."""
+    """What a checkpoint must match to be used: code, dataset, model, seed, and every setting that a
+    training reads."""
     varied = vary(domain.settings, domain.variant(name), name)
     settings = TypeAdapter(Settings).dump_python(varied, mode="json")
     run = {"code": training_code(), "dataset": domain.name, "model": name, "seed": seed}
@@ -51,7 +52,8 @@ def save_checkpoint(domain: Domain, trained: Trained, path: Path) -> None:
 
 
 def save_checkpoints(domain: Domain, models: Sequence[Trained]) -> None:
-    """The weights of every model trained by gradients, for later stages; nothing outside the pipeline."""
+    """The weights of every model trained by gradients, for later stages; nothing outside the
+    pipeline."""
     if folder := output_folder("build"):
         for trained in models:
             if trained.record:

@@ -18,7 +18,8 @@ Storages = dict[int, torch.UntypedStorage]  # by address
 _flash_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_attention_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
-UNKNOWN_TO_COUNTER = {  # operators that PyTorch's counter passes over: products in place, attention on a CPU
+# operators that PyTorch's counter skips: products in place, attention on a CPU
+UNKNOWN_TO_COUNTER = {
     torch.ops.aten.addmm_: lambda _, a, b, out_shape=None, **__: 2 * a[0] * a[1] * b[1],
     _flash_attention: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
     _flash_attention_backward: lambda g, q, k, v, *_, **__: sdpa_backward_flop_count(g, q, k, v),
@@ -27,7 +28,8 @@ UNKNOWN_TO_COUNTER = {  # operators that PyTorch's counter passes over: products
 
 @contextmanager
 def saved_storages() -> Iterator[Storages]:
-    """What autograd saves for the backward pass. The storages are held, since a freed one's address is given out again."""
+    """What autograd saves for the backward pass. The storages are held, since a freed one's address
+    is given out again."""
     storages: Storages = {}
 
     def save(tensor: torch.Tensor) -> torch.Tensor:
@@ -39,19 +41,22 @@ def saved_storages() -> Iterator[Storages]:
 
 
 def storages_of(tensors: Iterable[torch.Tensor]) -> Storages:
+    """The memory behind tensors, by address: views of it count once."""
     return {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors}
 
 
 def num_bytes(storages: Storages) -> int:
+    """The size of all storages."""
     return sum(storage.nbytes() for storage in storages.values())
 
 
 def count_costs(domain: Domain, name: str, num_batches: int = 10) -> dict[str, float]:
     """What a training step costs on any machine, counted over a few batches.
 
-    flops_per_step: mean floating-point operations of the matrix products of PyTorch's own operators, forward and
-    backward. memory_mb: weights, gradients, the optimiser's two moments, the averaged weights, frozen features, and the
-    most that a batch saves for its backward pass; temporaries are not counted.
+    flops_per_step: mean floating-point operations of the matrix products of PyTorch's own
+    operators, forward and backward. memory_mb: weights, gradients, the optimiser's two moments, the
+    averaged weights, frozen features, and the most that a batch saves for its backward pass;
+    temporaries are not counted.
     """
     model = build_model(domain, name, 0).train()
     train, settings = domain.fold(0).train, model.settings.training
@@ -90,10 +95,12 @@ def read_clock(trained: Trained, epochs: float) -> dict[str, float]:
 def cost_runs(
     domain: Domain, models: Sequence[Trained], study: str, seconds: bool = False
 ) -> pd.DataFrame:
-    """What each training cost, in the columns of runs.csv: size, operations and memory of a step, targets, and seconds.
+    """What each training cost, in the columns of runs.csv: size, operations and memory of a step,
+    targets, and seconds.
 
-    No two runs agree on seconds. In the default profile, whose results are the same bytes each time, they are left out
-    and only `seconds=True` gives them, alone; in the other profiles they stand with the rest.
+    No two runs agree on seconds. In the default profile, whose results are the same bytes each
+    time, they are left out and only `seconds=True` gives them, alone; in the other profiles they
+    stand with the rest.
     """
     models = [trained for trained in models if trained.record]
     names = [] if seconds else dict.fromkeys(trained.name for trained in models)

@@ -14,8 +14,9 @@ from bivrec.settings import vary
 
 @torch.no_grad()
 def read_interests(trained: Trained, cases: EvalCases) -> dict[str, dict[str, torch.Tensor]]:
-    """By view: each user's final interests [case interest dim], the shares of patches [scale case position interest], and
-    the items' vectors; beside them the rows of items and their mask. Noise-free."""
+    """By view: each user's final interests [case interest dim], the shares of patches [scale case
+    position interest], and the items' vectors; beside them the rows of items and their mask.
+    Noise-free."""
     model = trained.model.eval()
     items, mask = (
         part.to(model.device) for part in pad(cases.histories, model.max_length, model.multiple)
@@ -36,8 +37,9 @@ def read_interests(trained: Trained, cases: EvalCases) -> dict[str, dict[str, to
 
 
 def interest_recovery(domain: Domain, models: Sequence[Trained]) -> pd.DataFrame:
-    """Adjusted mutual information between the interest an item of a test history is given to and its kind (planted: the
-    true one; films: the first genre), by model, view and seed. 1: the same grouping, 0: no better than chance."""
+    """Adjusted mutual information between the interest an item of a test history is given to and
+    its kind (planted: the true one; films: the first genre), by model, view and seed. 1: the same
+    grouping, 0: no better than chance."""
     from sklearn.metrics import adjusted_mutual_info_score
 
     kinds, rows = domain.kinds, []

@@ -29,14 +29,16 @@ from bivrec.training.loop import Fit
 from bivrec.training.seeds import derive_seed
 
 FAMILIES = {  # slowest to train first, so that parallel jobs end together
-    "bivrec": BivRec, "sasrec-sum": SummedSASRec, "fdsa": FDSA, "mmmlp": MMMLP, "dif-sr": DIFSR, "nova": NOVA, "mmsrec": MMSRec,
-    "gru4rec": GRU4Rec, "sasrec": SASRec, "comirec-sa": ComiRecSA, "itemknn": ItemNeighbours, "popularity": Popularity,
+    "bivrec": BivRec, "sasrec-sum": SummedSASRec, "fdsa": FDSA, "mmmlp": MMMLP, "dif-sr": DIFSR, "nova": NOVA,
+    "mmsrec": MMSRec, "gru4rec": GRU4Rec, "sasrec": SASRec, "comirec-sa": ComiRecSA,
+    "itemknn": ItemNeighbours, "popularity": Popularity,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A model ready to rank, and the record of its training (None for models that count and are not trained)."""
+    """A model ready to rank, and the record of its training (None for models that count and are not
+    trained)."""
 
     name: str
     seed: int
@@ -67,9 +69,11 @@ def build_model(
     features: Features | None = None,
     num_items: int | None = None,
 ):
-    """An untrained model on the machine's device, its weights drawn from the seed and the model's name.
+    """An untrained model on the machine's device, its weights drawn from the seed and the model's
+    name.
 
-    `features` and `num_items` replace the domain's. Raises SettingsError if the model has more interests than items.
+    `features` and `num_items` replace the domain's. Raises SettingsError if the model has more
+    interests than items.
     """
     variant = domain.variant(name)
     settings = vary(domain.settings, variant, name)

@@ -24,7 +24,8 @@ def train_model(
     fold: Fold | None = None,
     features: Features | None = None,
 ) -> Trained:
-    """One model on the fold of its seed; a study may replace the fold or the features, and is then not resumed."""
+    """One model on the fold of its seed; a study may replace the fold or the features, and is then
+    not resumed."""
     model = build_model(domain, name, seed, features)
     if not isinstance(model, torch.nn.Module):
         return Trained(name, seed, model)
@@ -39,7 +40,8 @@ def train_model(
 
 
 def resume_path(domain: Domain, name: str, seed: int, metric: str) -> Path | None:
-    """Where the pipeline saves a training under way, named after all that determines it; None outside the pipeline."""
+    """Where the pipeline saves a training under way, named after all that determines it; None
+    outside the pipeline."""
     if not (folder := output_folder("partial")):
         return None
     run = hashlib.sha256((describe_run(domain, name, seed) + metric).encode()).hexdigest()
@@ -53,7 +55,8 @@ def _train_work(job: tuple[Domain, str, int]) -> Trained:
 def train_models(
     domain: Domain, names: Sequence[str], seeds: Sequence[int] | None = None, fresh: bool = False
 ) -> list[Trained]:
-    """Every model on every seed, trained in parallel, or loaded if stage 03 trained it with this code and these settings.
+    """Every model on every seed, trained in parallel, or loaded if stage 03 trained it with this
+    code and these settings.
 
     `seeds=None` means those of `studies.seeds`; `fresh` loads none. Planted has no checkpoints.
     """

@@ -1,6 +1,7 @@
 """Fast exact forms of functions in `model/`, each with the measurement that earns it its place.
 
-`benchmarks/kernels.csv` holds what each is worth: the time of a training step without it and with it.
+`benchmarks/kernels.csv` holds what each is worth: the time of a training step without it and with
+it.
 """
 
 from functools import partial

@@ -40,7 +40,8 @@ def sum_over_prefixes(
 
 
 class ClusterAttention(nn.Module):
-    r"""Each patch gives its value to its F nearest of K interest tokens, which are the interests' seeds:
+    r"""Each patch gives its value to its F nearest of K interest tokens, which are the interests'
+    seeds:
 
     $u_k = \mathrm{LN}\big(T_k + W \frac{\sum_j A_{jk} v_j}{1 + \sum_j A_{jk}} + \sum_s x^s_t\big)$,
 
@@ -61,7 +62,8 @@ class ClusterAttention(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
 
     def anneal(self, progress: float) -> None:
-        """Moves the temperature linearly from `temperature` to `final_temperature`, if it is set."""
+        """Moves the temperature linearly from `temperature` to `final_temperature`, if it is
+        set."""
         start, end = self.settings.temperature, self.settings.final_temperature
         self.temperature = start if end is None else start + progress * (end - start)
 

@@ -12,7 +12,8 @@ from bivrec.settings import Modality, Model
 
 
 class ItemTable(nn.Module):
-    """One vector an item: learned (`id`), projected from features (`multimodal`), or their sum (`fused`).
+    """One vector an item: learned (`id`), projected from features (`multimodal`), or their sum
+    (`fused`).
 
     The concatenated features of text and image go through one linear map, as in the paper; it is
     written here as the sum of one map a modality. A missing modality contributes a learned vector.

@@ -24,11 +24,13 @@ def draw_batches(
     seed: int,
     device: torch.device | None = None,
 ) -> Iterator[Batch]:
-    """An endless stream of batches, padded to a multiple of `multiple`; rows of like length go together.
+    """An endless stream of batches, padded to a multiple of `multiple`; rows of like length go
+    together.
 
-    every_position: each epoch cuts every sequence, from a random offset on, into windows of at most `max_length`
-    targets, and supervises every position. one_target: a random user and a random prefix, as the paper samples; one
-    target a row, its last. Raises ValueError if no sequence has two items.
+    every_position: each epoch cuts every sequence, from a random offset on, into windows of at most
+    `max_length` targets, and supervises every position. one_target: a random user and a random
+    prefix, as the paper samples; one target a row, its last. Raises ValueError if no sequence has
+    two items.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     step_seeds = generator.spawn(1)[0]  # a stream of its own: does not move the batches
@@ -59,7 +61,8 @@ def cut_windows(
     max_length: int,
     generator: np.random.Generator,
 ) -> Rows:
-    """One epoch's rows: each sequence but its last item, cut into windows from a random offset on."""
+    """One epoch's rows: each sequence but its last item, cut into windows from a random offset
+    on."""
     cut, end = generator.integers(max_length, size=len(lengths)), lengths - 1
     num_windows = np.maximum(0, -((cut - end) // max_length)) + (cut > 0)
     user = np.repeat(np.arange(len(lengths)), num_windows)
@@ -100,7 +103,8 @@ def make_batch(
     every: bool,
     seed: int,
 ) -> Batch:
-    """`size` inputs from index `first` of the packed items; a position's target is the item after it."""
+    """`size` inputs from index `first` of the packed items; a position's target is the item after
+    it."""
     position = torch.arange(-(-size.max() // multiple) * multiple, device=items.device)
     first, size, probe = torch.from_numpy(np.stack([first, size, probe])).to(items.device)
     mask = position < size[:, None]

@@ -38,8 +38,8 @@ SMALL_BATCH = 1 << 22  # numbers in a batch's item vectors, below which a GPU wa
 
 @dataclass(frozen=True)
 class Fit:
-    """A training's record: the learning curve (validation metrics by view; step, mean loss, targets and seconds so far)
-    and its cost."""
+    """A training's record: the learning curve (validation metrics by view; step, mean loss, targets
+    and seconds so far) and its cost."""
 
     curve: pd.DataFrame
     best_step: int
@@ -56,11 +56,13 @@ def fit(
     num_steps: int | None = None,
     checkpoint_path: Path | None = None,
 ) -> Fit:
-    """Trains on the fold's training users and leaves the averaged weights whose validation metric is best.
+    """Trains on the fold's training users and leaves the averaged weights whose validation metric
+    is best.
 
-    The metric is the mean over the model's views, so that no view is neglected. Whatever changes is saved to
-    `checkpoint_path` at each validation; a training that finds the file resumes from it, bit-identical. Under torchrun
-    the processes share each batch. Raises ValueError if the loss is not finite.
+    The metric is the mean over the model's views, so that no view is neglected. Whatever changes is
+    saved to `checkpoint_path` at each validation; a training that finds the file resumes from it,
+    bit-identical. Under torchrun the processes share each batch. Raises ValueError if the loss is
+    not finite.
     """
     num_steps = num_steps or round(settings.num_steps * settings.step_factor)
     if rank():
@@ -81,14 +83,16 @@ def fit(
 
 
 def is_small(model: SequentialModel, batch_size: int) -> bool:
-    """Whether a GPU would wait for the host to start its kernels, so that recording them as CUDA graphs pays."""
+    """Whether a GPU would wait for the host to start its kernels, so that recording them as CUDA
+    graphs pays."""
     size = batch_size * model.max_length * model.settings.model.dim
     return model.device.type == "cuda" and size <= SMALL_BATCH
 
 
 def few_lengths(max_length: int, multiple: int, most: int = 6) -> int:
-    """The smallest multiple of `multiple` to which rows are padded so that at most `most` lengths occur, each of which
-    takes a CUDA graph of its own; `multiple` itself if none divides the longest row."""
+    """The smallest multiple of `multiple` to which rows are padded so that at most `most` lengths
+    occur, each of which takes a CUDA graph of its own; `multiple` itself if none divides the
+    longest row."""
     multiples = range(multiple, max_length + 1, multiple)
     few = (size for size in multiples if not max_length % size and max_length <= most * size)
     return next(few, multiple)
@@ -101,17 +105,20 @@ def learning_rate(settings: Training, step: int, num_steps: int) -> float:
 
 
 def clone(weights: Weights) -> Weights:
+    """A copy that training does not change."""
     return {name: value.detach().clone() for name, value in weights.items()}
 
 
 @torch.no_grad()
 def overwrite(weights: Weights, values: Weights) -> None:
+    """Copies values into weights of the same names, in place."""
     for name, weight in weights.items():
         weight.copy_(values[name])
 
 
 class Run:
-    """A training under way: the model, its averaged and best weights, the optimiser, and the record so far."""
+    """A training under way: the model, its averaged and best weights, the optimiser, and the record
+    so far."""
 
     def __init__(
         self, model: SequentialModel, settings: Training, num_steps: int, path: Path | None
@@ -139,7 +146,7 @@ class Run:
         """One step of AdamW, and of the moving average of the weights."""
         self.model.anneal(step / self.num_steps)
         self.optimizer.param_groups[0]["lr"] = learning_rate(self.settings, step, self.num_steps)
-        self.optimizer.zero_grad()  # before the loss, which would otherwise stand beside old gradients
+        self.optimizer.zero_grad()  # before the forward pass: frees the old gradients first
         loss = shared_loss(self.model, batch)
         loss.backward()
         average_gradients(self.weights.values())
@@ -151,7 +158,8 @@ class Run:
         self.counts.append(batch.supervised.sum())
 
     def validate(self, step: int, cases: EvalCases, metric: str) -> None:
-        """Extends the learning curve by the averaged weights' metrics; keeps these weights if they are the best yet."""
+        """Extends the learning curve by the averaged weights' metrics; keeps these weights if they
+        are the best yet."""
         record, mean_loss = self.record, float(torch.stack(self.losses).mean())
         record["num_targets"] += int(torch.stack(self.counts).sum())
         self.losses, self.counts = [], []
@@ -178,7 +186,8 @@ class Run:
         overwrite(self.weights, trained)
 
     def save(self) -> None:
-        """Saves whatever a resumed training needs; of a finished one the record and the best weights."""
+        """Saves whatever a resumed training needs; of a finished one the record and the best
+        weights."""
         if not self.path:
             return
         tensors = {"best": self.best}

@@ -235,7 +235,8 @@ def voila(root, tmp_path_factory):
 
 @pytest.mark.parametrize("width", [375, 1440])
 def test_explorer_in_voila(chromium, voila, shots, width):
-    """The page asks for nothing from elsewhere, every click is answered within a second, and nothing runs off its side."""
+    """The page asks for nothing from elsewhere, every click is answered within a second, and
+    nothing runs off its side."""
     page, told = chromium.new_page(viewport={"width": width, "height": 1600}), []
     page.on("pageerror", lambda error: told.append(str(error)))
     page.on(

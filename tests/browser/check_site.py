@@ -1,4 +1,5 @@
-"""The site in a real browser: nothing broken, small, reachable by keyboard, readable at two widths and in two colours."""
+"""The site in a real browser: nothing broken, small, reachable by keyboard, readable at two widths
+and in two colours."""
 
 import re
 import sys
@@ -121,7 +122,8 @@ def test_links_lead_somewhere():
 
 
 def test_keyboard(context, address):
-    """The first Tab shows the way to the text; Tab then reaches the menu, and Enter opens a page."""
+    """The first Tab shows the way to the text; Tab then reaches the menu, and Enter opens a
+    page."""
     page = context.new_page()
     page.set_viewport_size({"width": 1440, "height": 900})
     page.goto(f"{address}/index.html")

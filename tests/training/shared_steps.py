@@ -1,4 +1,5 @@
-"""A few training steps of several models, alone or under torchrun, saved as safetensors: shared_steps.py FOLDER."""
+"""A few training steps of several models, alone or under torchrun, saved as safetensors:
+shared_steps.py FOLDER."""
 
 import itertools
 import sys

@@ -1,4 +1,5 @@
-"""The same bits in another process, and within tolerances whatever the number of threads and the instruction set."""
+"""The same bits in another process, and within tolerances whatever the number of threads and the
+instruction set."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""`make audit`: the locked packages' known weaknesses, asked of the package index and of OSV by pip-audit."""
+"""`make audit`: the locked packages' known weaknesses, asked of the package index and of OSV by
+pip-audit."""
 
 import json
 import subprocess
@@ -9,7 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def ask(service: str) -> tuple[int, list[str]] | None:
-    """How many packages a service answered for, and each weakness in words; None where it did not answer."""
+    """How many packages a service answered for, and each weakness in words; None where it did not
+    answer."""
     words = [
         "--requirement",
         "requirements.lock",

@@ -1,7 +1,8 @@
-"""`make trust [PARTS=...]`: the long part. Each part enters its figures into report.json, from which the table of
-tests/README.md is written. default: the whole study killed at random moments, until it ends with the committed bytes; chain:
-the profile smoke, which is starved of disk too; memory: a long training; kernels: one notebook many times; fuzz and
-determinism: the quick tests with far more inputs and ways. TRUST_KEEP=1 leaves the clone of `default` where it is."""
+"""`make trust [PARTS=...]`: the long part. Each part enters its figures into report.json, from
+which the table of tests/README.md is written. default: the whole study killed at random moments,
+until it ends with the committed bytes; chain: the profile smoke, which is starved of disk too;
+memory: a long training; kernels: one notebook many times; fuzz and determinism: the quick tests
+with far more inputs and ways. TRUST_KEEP=1 leaves the clone of `default` where it is."""
 
 import hashlib
 import json
@@ -42,7 +43,8 @@ SIGNALS = {"SIGINT": signal.SIGINT, "SIGTERM": signal.SIGTERM, "SIGKILL": signal
 
 
 def fresh_signals() -> None:
-    """A child that can be interrupted, also where its parent was started in the background, which ignores SIGINT."""
+    """A child that can be interrupted, also where its parent was started in the background, which
+    ignores SIGINT."""
     os.setsid()
     for number in SIGNALS.values():
         if number != signal.SIGKILL:
@@ -50,7 +52,8 @@ def fresh_signals() -> None:
 
 
 class Clone:
-    """A clone of the last commit on a small disk of its own, or, where none may be mounted, in an ordinary folder."""
+    """A clone of the last commit on a small disk of its own, or, where none may be mounted, in an
+    ordinary folder."""
 
     def __init__(self, profile: str = "smoke"):
         self.disk, self.profile, self.mounted = (
@@ -109,7 +112,8 @@ class Clone:
 
     @property
     def read_output(self) -> list[Path]:
-        """The profile's files in results/: the default's lie in numbered folders and beside them."""
+        """The profile's files in results/: the default's lie in numbered folders and beside
+        them."""
         if self.profile != "default":
             return [
                 path for path in (self.root / "results" / self.profile).rglob("*") if path.is_file()
@@ -133,7 +137,8 @@ class Clone:
         }
 
     def half_written(self) -> list[str]:
-        """What of results/ is there and cannot be read: JSON, tables, notebooks, pictures cut short."""
+        """What of results/ is there and cannot be read: JSON, tables, notebooks, pictures cut
+        short."""
         broken = []
         for path in self.kept:
             content = path.read_bytes()
@@ -177,7 +182,8 @@ def undisturbed(clone: Clone, log: Path) -> tuple[dict[str, str], float]:
 def disturb(
     clone: Clone, kind: str, after: float, log: Path, generator: random.Random
 ) -> tuple[str, int]:
-    """One run, killed after so many seconds, or with a disk that fills: how it ended, and how many processes outlived it."""
+    """One run, killed after so many seconds, or with a disk that fills: how it ended, and how many
+    processes outlived it."""
     if kind == "full disk":
         clone.room(generator.randrange(20_000, 2_000_000))
     process = clone.start(log)
@@ -204,8 +210,9 @@ def disturb(
 
 
 def chain() -> dict:
-    """`make repro PROFILE=smoke`, killed and started again until it ends; its results beside those of two undisturbed runs.
-    What differs between these two, because it holds seconds, is left out."""
+    """`make repro PROFILE=smoke`, killed and started again until it ends; its results beside those
+    of two undisturbed runs. What differs between these two, because it holds seconds, is left
+    out."""
     generator, clone = random.Random(0), Clone()
     log = Path(tempfile.mkdtemp(prefix="bivrec-trust-log-")) / "make.log"
     try:
@@ -262,7 +269,8 @@ def chain() -> dict:
 
 
 def default() -> dict:
-    """`make repro`, from a clone whose results are gone, killed and started again: at last its results beside the committed ones."""
+    """`make repro`, from a clone whose results are gone, killed and started again: at last its
+    results beside the committed ones."""
     generator, clone = random.Random(0), Clone("default")
     log = Path(tempfile.mkdtemp(prefix="bivrec-trust-log-")) / "make.log"
     try:
@@ -315,7 +323,8 @@ def environment() -> dict[str, str]:
 
 
 def memory() -> dict:
-    """A training as the pipeline trains: what it holds of memory, files and threads, from the second minute on."""
+    """A training as the pipeline trains: what it holds of memory, files and threads, from the
+    second minute on."""
     process = subprocess.Popen(
         [sys.executable, "-c", LONG_TRAINING], env=environment(), preexec_fn=fresh_signals
     )
@@ -355,7 +364,8 @@ print(json.dumps(rows))
 
 
 def kernels() -> dict:
-    """One notebook run again and again by one process: its handles, threads, children and memory after each run."""
+    """One notebook run again and again by one process: its handles, threads, children and memory
+    after each run."""
     import nbformat
     from nbformat.v4 import new_code_cell, new_notebook
 

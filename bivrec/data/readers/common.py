@@ -55,6 +55,7 @@ def short_path(path: Path) -> str:
 
 
 def wrong_columns(path: Path, columns: Collection[str], problem: str, remedy: str) -> DataError:
+    """The error for a table that has other columns than its format."""
     shown = " ".join(",".join(columns).split())[:80]
     return DataError(f"{short_path(path)} has the columns {shown}, {problem}; {remedy}")
 
