@@ -29,9 +29,9 @@ from bivrec.training.loop import Fit
 from bivrec.training.seeds import derive_seed
 
 FAMILIES = {  # slowest to train first, so that parallel jobs end together
-    "bivrec": BivRec, "sasrec-sum": SummedSASRec, "fdsa": FDSA, "mmmlp": MMMLP, "dif-sr": DIFSR, "nova": NOVA,
-    "mmsrec": MMSRec, "gru4rec": GRU4Rec, "sasrec": SASRec, "comirec-sa": ComiRecSA,
-    "itemknn": ItemNeighbours, "popularity": Popularity,
+    "bivrec": BivRec, "sasrec-sum": SummedSASRec, "fdsa": FDSA, "mmmlp": MMMLP,
+    "dif-sr": DIFSR, "nova": NOVA, "mmsrec": MMSRec, "gru4rec": GRU4Rec, "sasrec": SASRec,
+    "comirec-sa": ComiRecSA, "itemknn": ItemNeighbours, "popularity": Popularity,
 }  # fmt: skip
 
 

@@ -111,7 +111,7 @@ class Clone:
         return found
 
     @property
-    def read_output(self) -> list[Path]:
+    def saved(self) -> list[Path]:
         """The profile's files in results/: the default's lie in numbered folders and beside
         them."""
         if self.profile != "default":
@@ -133,14 +133,14 @@ class Clone:
     def results(self) -> dict[str, str]:
         return {
             path.relative_to(self.root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in self.kept
+            for path in self.saved
         }
 
     def half_written(self) -> list[str]:
         """What of results/ is there and cannot be read: JSON, tables, notebooks, pictures cut
         short."""
         broken = []
-        for path in self.kept:
+        for path in self.saved:
             content = path.read_bytes()
             whole = {
                 ".png": content.endswith(b"IEND\xaeB`\x82"),
@@ -152,7 +152,7 @@ class Clone:
         return broken
 
     def wipe(self) -> None:
-        for path in ("results/smoke", "build/smoke", "build/log", "smoke/dvc.lock"):
+        for path in ("results/smoke", "build/smoke", "build/log", "dvc.lock"):
             target = self.root / path
             shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
 
@@ -276,7 +276,7 @@ def default() -> dict:
     try:
         committed, started = clone.results(), time.monotonic()
         sizes = {name: (clone.root / name).stat().st_size for name in committed}
-        for path in clone.kept:
+        for path in clone.saved:
             path.unlink()
         kinds = [kind for kind in SIGNALS for _ in range(KILLS // 3)]
         generator.shuffle(kinds)
