@@ -107,7 +107,7 @@ def main() -> None:
             raise SystemExit(f"ERROR: {', '.join(job)}: {last_line(process)}")
         rows.append(json.loads(last_line(process)))
         print(rows[-1], flush=True)
-    pd.DataFrame(rows).to_csv(HERE / "kernels.csv", index=False, float_format="%.2f")
+    pd.DataFrame(rows).to_csv(HERE / "kernels.csv", index=False, float_format="%.3f")
     write_table()
 
 
@@ -127,7 +127,7 @@ def write_table() -> None:
             for side in ("without", "with")
         )
         what = f"a step of {row['model']}, {row['workload']}"
-        lines.append(f"| {row['kernel']} | {what} | {without} | {fast} | {row['ratio']:.2f} |")
+        lines.append(f"| {row['kernel']} | {what} | {without} | {fast} | {row['ratio']:.3f} |")
     loss, steps = gpu["softmax"], gpu["medium"]
     for kernel, what, without, fast in (
         (
@@ -143,7 +143,7 @@ def write_table() -> None:
             steps["encoders recorded"]["a step, ms"],
         ),
     ):
-        ratio = f"{without / fast:.2f}"
+        ratio = f"{without / fast:.3f}"
         lines.append(f"| {kernel} | {what} | {without:.1f} | {fast:.1f} | {ratio} |")
     fill("kernels", lines)
 
