@@ -8,6 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export BIVREC_TORCHRUN := $(TORCHRUN)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport $(filter GIT_%,$(.VARIABLES))  # a hook sets them, for another repository
 
 .PHONY: help setup sound store data fetch repro restore test test-fast test-pages test-course lint \
 	course grade lab explore site notebooks readme verify trust audit hashed clean \

@@ -7,8 +7,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
-from bivrec.pipeline.environment import ENVIRONMENT  # noqa: E402
+from bivrec.pipeline.environment import ENVIRONMENT, forget_git  # noqa: E402
 
+forget_git()  # nor the user's git configuration: tests commit in folders of their own
+os.environ.update(GIT_CONFIG_GLOBAL=os.devnull, GIT_CONFIG_NOSYSTEM="1")
 os.environ.update(
     ENVIRONMENT | {"BIVREC_ROOT": str(ROOT), "PYTHONPATH": str(ROOT), "BIVREC_TERMINAL": ""}
 )

@@ -9,6 +9,7 @@ from typing import Any
 from bivrec.data.download import fetch
 from bivrec.errors import NotebookError, SettingsError
 from bivrec.pipeline.checks import check_data, check_store, choose, record_raw_files
+from bivrec.pipeline.environment import forget_git
 from bivrec.pipeline.notebooks import write_sources
 from bivrec.pipeline.provenance import summary
 from bivrec.pipeline.runner import (
@@ -83,6 +84,7 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit status; every error is one line on stderr."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    forget_git()
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["help"]
     command, least, most = COMMANDS.get(name, (None, 0, -1))
     if not least <= len(rest) <= most:

@@ -1,5 +1,7 @@
 """The environment of every kernel that the pipeline starts."""
 
+import os
+
 ENVIRONMENT = dict(
     # glibc keeps freed blocks below 32 MiB: fewer page faults in every training step
     MALLOC_MMAP_THRESHOLD_="33554432",
@@ -21,3 +23,10 @@ ENVIRONMENT = dict(
     JUPYTER_PLATFORM_DIRS="1",
     PYDEVD_DISABLE_FILE_VALIDATION="1",
 )
+
+
+def forget_git() -> None:
+    """Removes git's variables from this process: in a hook they name another repository or index,
+    which no git or DVC started from here may touch."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        del os.environ[name]

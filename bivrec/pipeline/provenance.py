@@ -14,6 +14,7 @@ from bivrec.outputs import write_atomically
 from bivrec.settings import profile_folder, project_root
 
 PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "sentence-transformers")
+GIT = ("git", "-c", "safe.directory=*")  # read-only here, whoever owns the folder
 SOURCES = ("bivrec", "notebooks", "params.yaml", "dvc.yaml", "data.dvc")
 
 
@@ -30,10 +31,10 @@ def describe_machine() -> dict[str, Any]:
     """Commit, machine and versions, as they are now."""
     info = Path("/proc/cpuinfo")
     processor = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
-    changed = run_and_read_lines("git", "status", "--porcelain", "--", *SOURCES)
+    changed = run_and_read_lines(*GIT, "status", "--porcelain", "--", *SOURCES)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "commit": next(iter(run_and_read_lines("git", "rev-parse", "HEAD")), None),
+        "commit": next(iter(run_and_read_lines(*GIT, "rev-parse", "HEAD")), None),
         "changed since": [line[3:] for line in changed],
         "processor": processor[1] if processor else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),

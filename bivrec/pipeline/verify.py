@@ -1,12 +1,13 @@
 """Results here against the committed ones."""
 
+import subprocess
 from io import StringIO
 
 import numpy as np
 import pandas as pd
 
 from bivrec.errors import SettingsError
-from bivrec.pipeline.provenance import run_and_read_lines
+from bivrec.pipeline.provenance import GIT
 from bivrec.settings import project_root
 
 CELL = ["dataset", "study", "metric", "condition", "model", "view", "split"]
@@ -25,13 +26,22 @@ def spread_tolerances(runs: pd.DataFrame) -> pd.Series:
 
 def _read_runs() -> tuple[pd.DataFrame, pd.DataFrame]:
     """results/runs.csv as committed and as it is here."""
-    committed = run_and_read_lines("git", "show", "HEAD:results/runs.csv")
     path = project_root() / "results" / "runs.csv"
-    if not committed:
-        raise SettingsError("results/runs.csv is not committed; nothing to compare with")
+    shown = subprocess.run(
+        [*GIT, "show", "HEAD:./results/runs.csv"],
+        cwd=project_root(),
+        capture_output=True,
+        text=True,
+    )
+    if shown.returncode:
+        reason = " ".join(shown.stderr.split())[:160]
+        raise SettingsError(
+            f"git shows no committed results/runs.csv to compare with ({reason}); "
+            "clone the project with git, and commit results/"
+        )
     if not path.is_file():
         raise SettingsError("results/runs.csv is missing; `make repro` makes it")
-    sources = (StringIO("\n".join(committed)), path)
+    sources = (StringIO(shown.stdout), path)
     return tuple(pd.read_csv(source, keep_default_na=False) for source in sources)
 
 
