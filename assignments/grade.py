@@ -1,5 +1,8 @@
-"""Grades a folder of notebooks offline: `make grade SUBMISSION=folder`. Each submission runs in a sealed process (sealed.py)
-with bounded time, memory, files and processes; whatever it does, the others are graded, and grades.csv says what happened."""
+"""Grades a folder of notebooks offline: `make grade SUBMISSION=folder`.
+
+Each submission runs in a sealed process (sealed.py) with bounded time, memory, files and processes.
+Whatever one submission does, the others are graded, and grades.csv reports what happened.
+"""
 
 import argparse
 import csv
@@ -36,22 +39,22 @@ MiB = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """What a submission may use. The first two end a cell or a test and the rest goes on; the others end the submission."""
+    """What a submission may use. The first two limits end one cell or test; the others end the submission."""
 
-    cell_seconds: float = 60  # of the processor; four times as many on the clock
+    cell_seconds: float = 60  # CPU time; the limit of wall time is four times as long
     test_seconds: float = 20
-    processor_seconds: int = 300  # in all, of a process
-    seconds: float = 900  # on the clock, in all
-    memory: int = 3072  # MiB, of a process's address space and of what all processes together hold
-    file_size: int = 64  # MiB, of one file
-    folder_size: int = 256  # MiB, of all files
+    processor_seconds: int = 300  # CPU time of one process
+    seconds: float = 900  # wall time of the submission
+    memory: int = 3072  # MiB: address space of one process, and resident memory of all
+    file_size: int = 64  # MiB, largest file
+    folder_size: int = 256  # MiB, all files together
     processes: int = 32
-    notebook_size: int = 20  # MiB, as handed in
+    notebook_size: int = 20  # MiB, as submitted
 
 
 @dataclass
 class Graded:
-    """What became of one submission: points by task, and in a line each what went wrong."""
+    """The result of one submission: points by task, and one line for each problem."""
 
     submission: str
     assignment: str = ""
@@ -61,34 +64,34 @@ class Graded:
     possible: dict[str, float] = field(default_factory=dict)
     hints: dict[str, list[str]] = field(default_factory=dict)
     answers: list[str] = field(default_factory=list)
-    seconds: float = 0.0  # of the processor
+    seconds: float = 0.0  # CPU time
 
 
 class Ended(Exception):
-    """A submission went past a limit, or stopped by itself; the first argument is the outcome, the second the note."""
+    """A submission exceeded a limit or ended; its arguments are the outcome and a note."""
 
 
 def plain(text: str) -> str:
-    """Text from a submission as one line that a spreadsheet takes for text, not for a formula."""
+    """Text from a submission as one line that a spreadsheet reads as text, not as a formula."""
     line = re.sub(r"[^\x20-\x7e\u00a0-\ud7ff\ue000-\uffff]+", " ", str(text))[:300].strip()
     return f"'{line}" if line[:1] in "=+-@" else line
 
 
 def find_notebooks(folder: Path) -> list[Path]:
-    """Every notebook below the folder, in order; links are not followed."""
-    found = [
+    """Every notebook in the folder, at any depth, sorted; links are not followed."""
+    results = [
         Path(top) / name
         for top, _, names in os.walk(folder)
         for name in names
         if name.endswith(".ipynb")
     ]
-    return sorted(path for path in found if ".ipynb_checkpoints" not in path.parts)
+    return sorted(path for path in results if ".ipynb_checkpoints" not in path.parts)
 
 
 def read_notebook(path: Path, limits: Limits) -> dict:
-    """The notebook as handed in, with only what is graded: each cell's kind, source and tags."""
+    """The parts of a submitted notebook that are graded: type, source and tags of each cell."""
     if path.is_symlink() or not path.is_file():
-        raise Ended("unreadable", "it is a link or no file; ask for the notebook itself")
+        raise Ended("unreadable", "it is a link or not a file; ask for the notebook itself")
     if path.stat().st_size > limits.notebook_size * MiB:
         raise Ended(
             "unreadable",
@@ -96,10 +99,10 @@ def read_notebook(path: Path, limits: Limits) -> dict:
         )
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
-        kept = []
+        cells = []
         for cell in read["cells"]:
             tags = [str(tag) for tag in cell.get("metadata", {}).get("tags", [])]
-            kept.append(
+            cells.append(
                 {
                     "cell_type": str(cell["cell_type"]),
                     "source": "".join(cell["source"]),
@@ -108,7 +111,7 @@ def read_notebook(path: Path, limits: Limits) -> dict:
             )
         return {
             "assignment": str(read["metadata"].get("otter", {}).get("assignment_name", "")),
-            "cells": kept,
+            "cells": cells,
         }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Ended(
@@ -118,7 +121,7 @@ def read_notebook(path: Path, limits: Limits) -> dict:
 
 
 def read_tests(course: Path, assignment: str) -> tuple[dict[str, str], dict[str, str]]:
-    """The test files of an assignment by task: as students have them, and whole."""
+    """The test files of an assignment by task: the students' copy, and the full tests."""
     if not re.fullmatch(r"\w+", assignment) or not (course / assignment).is_dir():
         raise Ended(
             "not of the course",
@@ -134,38 +137,38 @@ def read_tests(course: Path, assignment: str) -> tuple[dict[str, str], dict[str,
 
 
 def descendants() -> list[psutil.Process]:
-    """All processes that this one has started, at any depth. Orphans fall to this one too (`adopt_orphans`)."""
+    """All processes started from this one, at any depth, including orphans (`adopt_orphans`)."""
     return psutil.Process().children(recursive=True)
 
 
 def adopt_orphans() -> None:
-    """Processes whose parents end become this one's children, so that none escapes by leaving its group."""
+    """Makes this process the parent of orphans, so that none escapes by leaving its group."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 
 
 def end_all() -> None:
-    """Ends every process below this one, again until there is none."""
+    """Kills all descendants, repeatedly, until none is left."""
     for _ in range(200):
-        found = descendants()
-        if not found:
+        results = descendants()
+        if not results:
             return
-        for process in found:
+        for process in results:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 pass
-        psutil.wait_procs(found, timeout=0.1)
+        psutil.wait_procs(results, timeout=0.1)
 
 
 def processor_seconds() -> float:
-    """What the processes that this one started and that have ended took of the processor."""
+    """CPU time of the descendants that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def size_of(folder: Path) -> int:
-    """What the files below a folder hold, in bytes."""
+    """The total size of the files in a folder, in bytes."""
     sizes = [
         os.lstat(os.path.join(top, name)).st_size
         for top, _, names in os.walk(folder)
@@ -176,7 +179,7 @@ def size_of(folder: Path) -> int:
 
 
 def watch(folder: Path, limits: Limits, started: float) -> None:
-    """Ends a submission that is past a limit: its processes are looked at together, not only the first."""
+    """Raises Ended if a submission exceeds a limit; counts all of its processes together."""
     if time.monotonic() - started > limits.seconds:
         raise Ended("time limit", f"stopped after {limits.seconds:g} s")
     held, running = 0, descendants()
@@ -198,7 +201,7 @@ def watch(folder: Path, limits: Limits, started: float) -> None:
 def listen(
     child: subprocess.Popen, pipe: int, token: str, folder: Path, limits: Limits, started: float
 ) -> Iterator[dict]:
-    """The child's messages, while it keeps within its limits; a line that is none, or has not the token, ends it."""
+    """Yields the child's messages while it stays within its limits; raises Ended on a line without the token."""
     buffer, heard, selector, looked = b"", 0, selectors.DefaultSelector(), 0.0
     selector.register(pipe, selectors.EVENT_READ)
     while True:
@@ -237,9 +240,10 @@ def converse(
     whole: dict,
     graded: Graded,
 ) -> list[tuple]:
-    """Cells, then visible tests, then hidden ones; the results of all cases. Words are taken from the child only as long as
-    it has not been sent the hidden tests."""
-    found, at, waiting_for = [], 0, "cells"
+    """Runs the cells, then the visible tests, then the hidden ones; returns the results of all cases.
+
+    No text is accepted from the child once it has received the hidden tests."""
+    results, at, waiting_for = [], 0, "cells"
     try:
         for message in messages:
             if "at" in message and waiting_for == "cells":
@@ -258,7 +262,7 @@ def converse(
             elif "cases" in message and waiting_for in ("visible", "hidden"):
                 for case in message["cases"]:
                     shown = plain(case["message"]) if waiting_for == "visible" else ""
-                    found.append(
+                    results.append(
                         (
                             str(case["task"]),
                             waiting_for == "hidden",
@@ -268,7 +272,7 @@ def converse(
                         )
                     )
                 if waiting_for == "hidden":
-                    return found
+                    return results
                 waiting_for = "hidden"
                 os.write(send, json.dumps(whole).encode() + b"\n")
     except (KeyError, TypeError, ValueError, OSError):
@@ -276,12 +280,14 @@ def converse(
     except Ended as ended:
         outcome, note = ended.args
         raise Ended(outcome, f"{note}, in cell {at}" if at else note) from None
-    return found
+    return results
 
 
 def places(folder: Path) -> dict[str, list[str]]:
-    """What a sealed process may list, read and write: Python, its packages, the system's libraries and the module bivrec;
-    its own folder. Not the course, nor other submissions."""
+    """What a sealed process may list, read and write.
+
+    It reads Python, its packages, the system's libraries and the package bivrec, and writes its own
+    folder; it sees neither the course nor other submissions."""
     packages = [
         entry
         for entry in sys.path
@@ -313,17 +319,18 @@ def places(folder: Path) -> dict[str, list[str]]:
 def start(
     folder: Path, limits: Limits, sealed: bool, preload: list[str]
 ) -> tuple[subprocess.Popen, int, int, str]:
-    """The child, in a process group, a folder and a home of its own; the pipe to it, the pipe from it, and the token that its
-    messages bear."""
+    """Starts the child in its own process group, folder and home directory.
+
+    Returns the child, the pipe to it, the pipe from it, and the token that its messages carry."""
     (hear, send), (receive, speak) = os.pipe(), os.pipe()
-    told = {
+    settings = {
         "hear": hear,
         "speak": speak,
         "sealed": sealed,
         "notebook": str(folder / "submission.json"),
         "preload": preload,
     } | places(folder)
-    told |= {
+    settings |= {
         "processor_seconds": limits.processor_seconds,
         "memory": limits.memory * MiB,
         "file_size": limits.file_size * MiB,
@@ -346,7 +353,7 @@ def start(
         "MKL_NUM_THREADS": "1",
     }
     child = subprocess.Popen(
-        [sys.executable, "-P", str(HERE / "sealed.py"), json.dumps(told)],
+        [sys.executable, "-P", str(HERE / "sealed.py"), json.dumps(settings)],
         cwd=folder, env=environment, pass_fds=(hear, speak), start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -354,17 +361,18 @@ def start(
     os.close(speak)
     fcntl.fcntl(
         send, fcntl.F_SETPIPE_SZ, MiB
-    )  # all tests fit in, so that a child that does not read them holds nobody up
+    )  # all tests fit, so a child that does not read them blocks nothing
     os.set_blocking(send, False)
     token = secrets.token_hex(16)
     os.write(send, f"{token}\n".encode())
     return child, send, receive, token
 
 
-def add_points(graded: Graded, whole: dict[str, str], found: list[tuple]) -> None:
-    """Points by task from the cases that passed, and the hints of those that did not: of a visible test what it said, of a
-    hidden one the hint that stands beside it, never its code."""
-    passed = {(task, hidden, case): (ok, message) for task, hidden, case, ok, message in found}
+def add_points(graded: Graded, whole: dict[str, str], results: list[tuple]) -> None:
+    """Adds points by task for the cases that passed, and hints for those that failed.
+
+    The hint of a visible test is its message; that of a hidden test is its configured hint, never its code."""
+    passed = {(task, hidden, case): (ok, message) for task, hidden, case, ok, message in results}
     for task, source in whole.items():
         shown = 0
         for number, (_, about) in enumerate(read_cases(source)):
@@ -373,7 +381,7 @@ def add_points(graded: Graded, whole: dict[str, str], found: list[tuple]) -> Non
             ok, message = passed.get(key, (False, ""))
             graded.possible[task] = graded.possible.get(task, 0) + about["points"]
             graded.points[task] = graded.points.get(task, 0) + about["points"] * ok
-            if found and not ok:
+            if results and not ok:
                 graded.hints.setdefault(task, []).append(
                     about.get("failure_message") or "" if about["hidden"] else message
                 )
@@ -382,13 +390,13 @@ def add_points(graded: Graded, whole: dict[str, str], found: list[tuple]) -> Non
 def grade(
     path: Path, name: str, course: Path, limits: Limits, sealed: bool, preload: list[str]
 ) -> Graded:
-    """One submission, from file to points; nothing it does is raised here."""
+    """Grades one submission; no error of the submission is raised here."""
     graded, started, folder = (
         Graded(plain(name)),
         time.monotonic(),
         Path(tempfile.mkdtemp(prefix="submission-")),
     )
-    whole, found, open_pipes, used = {}, [], [], processor_seconds()
+    whole, results, open_pipes, used = {}, [], [], processor_seconds()
     adopt_orphans()
     try:
         notebook = read_notebook(path, limits)
@@ -404,7 +412,7 @@ def grade(
             shutil.copy(extra, folder)
         child, send, receive, token = start(folder, limits, sealed, preload)
         open_pipes = [send, receive]
-        found = converse(
+        results = converse(
             child,
             listen(child, receive, token, folder, limits, started),
             send,
@@ -423,7 +431,7 @@ def grade(
         for pipe in open_pipes:
             os.close(pipe)
         shutil.rmtree(folder, ignore_errors=True)
-    add_points(graded, whole, found)
+    add_points(graded, whole, results)
     graded.seconds = round(processor_seconds() - used, 1)
     return graded
 
@@ -433,8 +441,10 @@ def _grade_one(job: tuple) -> Graded:
 
 
 def write_all(graded: list[Graded], course: Path, out: Path) -> None:
-    """grades.csv, a row a submission; tasks.csv, a row a task; feedback/ for the students, without hidden tests; marking/ for
-    the lecturer: each written answer above its rubric."""
+    """Writes grades.csv (a row per submission), tasks.csv (a row per task), feedback/ and marking/.
+
+    feedback/ is for the students and reveals no hidden test; marking/ is for the lecturer and shows
+    each written answer above its rubric."""
     out.mkdir(parents=True, exist_ok=True)
     rows = [
         [
@@ -522,13 +532,16 @@ def write_all(graded: list[Graded], course: Path, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="notebooks, at any depth")
-    parser.add_argument("--course", type=Path, default=COURSE, help="what `make course` wrote")
-    parser.add_argument("--out", type=Path, help="where the tables go; <course>/grades unless told")
+    parser.add_argument("--course", type=Path, default=COURSE, help="the output of `make course`")
+    parser.add_argument("--out", type=Path, help="the output folder (default: <course>/grades)")
     parser.add_argument(
-        "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="submissions side by side"
+        "--jobs",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="number of submissions graded in parallel",
     )
     parser.add_argument(
-        "--unsealed", action="store_true", help="grade although the kernel cannot seal a process"
+        "--unsealed", action="store_true", help="grade even if the kernel cannot seal a process"
     )
     parser.add_argument(
         "--preload",
@@ -538,38 +551,47 @@ def main() -> None:
     )
     for name, value in vars(Limits()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     sealed = landlock_version() >= 1
-    if not sealed and not asked.unsealed:
+    if not sealed and not options.unsealed:
         sys.exit(
-            "ERROR: this kernel has no Landlock, so a submission could write and read outside its folder; grade in a container or virtual machine of its own and say OPTIONS=--unsealed"
+            "ERROR: this kernel has no Landlock, so a submission could read and write outside its folder; grade in a separate container or virtual machine with OPTIONS=--unsealed"
         )
-    if asked.folder == Path():
-        sys.exit("ERROR: no folder is named; say make grade SUBMISSION=folder")
-    if not asked.folder.is_dir():
-        sys.exit(f"ERROR: SUBMISSION={asked.folder} is no folder; name one that holds notebooks")
-    notebooks = find_notebooks(asked.folder)
+    if options.folder == Path():
+        sys.exit("ERROR: no folder is named; run make grade SUBMISSION=folder")
+    if not options.folder.is_dir():
+        sys.exit(
+            f"ERROR: SUBMISSION={options.folder} is not a folder; name one that contains notebooks"
+        )
+    notebooks = find_notebooks(options.folder)
     if not notebooks:
-        sys.exit(f"ERROR: SUBMISSION={asked.folder} holds no .ipynb; name a folder that does")
-    if not any(asked.course.glob("*/autograder/tests/*.py")):
-        sys.exit(f"ERROR: {asked.course} holds no course; run `make course` first")
-    limits = Limits(**{name: getattr(asked, name) for name in vars(Limits())})
+        sys.exit(f"ERROR: SUBMISSION={options.folder} contains no .ipynb; name a folder that does")
+    if not any(options.course.glob("*/autograder/tests/*.py")):
+        sys.exit(f"ERROR: {options.course} contains no course; run `make course` first")
+    limits = Limits(**{name: getattr(options, name) for name in vars(Limits())})
     jobs = [
-        (path, str(path.relative_to(asked.folder)), asked.course, limits, sealed, asked.preload)
+        (
+            path,
+            str(path.relative_to(options.folder)),
+            options.course,
+            limits,
+            sealed,
+            options.preload,
+        )
         for path in notebooks
     ]
     graded = []
-    with ProcessPoolExecutor(max(1, asked.jobs)) as pool:
+    with ProcessPoolExecutor(max(1, options.jobs)) as pool:
         for one in pool.map(_grade_one, jobs):
             graded.append(one)
             print(
                 f"{one.submission}: {one.outcome}, {sum(one.points.values()):g} of {sum(one.possible.values()):g}, {one.seconds:g} s",
                 flush=True,
             )
-    out = asked.out or asked.course / "grades"
-    write_all(graded, asked.course, out)
+    out = options.out or options.course / "grades"
+    write_all(graded, options.course, out)
     print(
-        f"Written: {out / 'grades.csv'}, tasks.csv, feedback/ (for students), marking/ (written answers and rubrics)"
+        f"Wrote {out / 'grades.csv'}, tasks.csv, feedback/ (for students), marking/ (written answers and rubrics)"
     )
 
 

@@ -1,7 +1,7 @@
-"""The sealed half of grading: one submission's cells, then its tests, in a process that can harm little. Started by grade.py.
+"""The sealed part of grading, started by grade.py: runs a submission's cells, then the tests.
 
-It speaks in lines of JSON over two pipes. The tests arrive after the cells have run: first the visible ones, whose
-messages go back; then the hidden ones, of which nothing but passed or failed goes back.
+It exchanges lines of JSON over two pipes. The tests arrive after the cells have run: first the
+visible ones, whose messages are returned; then the hidden ones, which return only passed or failed.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ LIST, READ, WRITE, OF_FILES = (
     0b1101,
     0xFFFF,
     0b1100000000000111,
-)  # Landlock's rights over files, a bit each; those a file can have
+)  # Landlock's access rights as bits; the last: those that apply to files
 WATCHED = (
     "builtins",
     "math",
@@ -28,15 +28,15 @@ WATCHED = (
     "torch.nn.functional",
     "pandas",
     "pandas.testing",
-)  # what the tests rely on, beside bivrec
+)  # what the tests rely on, besides bivrec
 
 
 class PastLimit(BaseException):
-    """A cell or a test ran past its seconds; not an Exception, so that few submissions catch it."""
+    """A cell or a test exceeded its time; not an Exception, so that few submissions catch it."""
 
 
 def landlock_version() -> int:
-    """Which version of Landlock the kernel knows; below 1 none."""
+    """The kernel's version of Landlock; below 1: none."""
     return (
         ctypes.CDLL(None, use_errno=True).syscall(444, None, ctypes.c_size_t(0), 1)
         if sys.platform == "linux"
@@ -45,9 +45,11 @@ def landlock_version() -> int:
 
 
 def seal(listed: list[str], readable: list[str], writable: list[str]) -> None:
-    """From here on this process and its children write below `writable` only, read below it and `readable` only (below
-    `listed` they see names), and reach no network: no TCP by Landlock, and nothing at all where the kernel lets a user have
-    a network namespace."""
+    """Restricts this process and its children for good.
+
+    They write in `writable` only, read in `writable` and `readable` only (in `listed` they see
+    names), and reach no network: Landlock blocks TCP, and a network namespace, where the kernel
+    allows one, blocks everything."""
     libc, version = ctypes.CDLL(None, use_errno=True), landlock_version()
     known = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
     handled = struct.pack("QQQ", known, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
@@ -58,20 +60,20 @@ def seal(listed: list[str], readable: list[str], writable: list[str]) -> None:
         raise OSError(ctypes.get_errno(), "Landlock refused the rules")
     for names, rights in ((listed, LIST), (readable, READ), (writable, WRITE)):
         for name in filter(os.path.exists, names):
-            place = os.open(name, os.O_PATH | os.O_CLOEXEC)
+            descriptor = os.open(name, os.O_PATH | os.O_CLOEXEC)
             allowed = rights & known & (0xFFFF if os.path.isdir(name) else OF_FILES)
-            libc.syscall(445, ruleset, 1, struct.pack("=Qi", allowed, place), 0)
-            os.close(place)
+            libc.syscall(445, ruleset, 1, struct.pack("=Qi", allowed, descriptor), 0)
+            os.close(descriptor)
     libc.unshare(
         0x10000000 | 0x40000000
-    )  # a user and a network namespace; refused, Landlock's rule on TCP stands alone
+    )  # user and network namespace; if refused, only Landlock's TCP rule applies
     if libc.prctl(38, 1, 0, 0, 0) or libc.syscall(446, ruleset, 0):
-        raise OSError(ctypes.get_errno(), "Landlock could not be put in force")
+        raise OSError(ctypes.get_errno(), "Landlock could not be enforced")
     os.close(ruleset)
 
 
 def limit(memory: int, file_size: int, processor_seconds: int) -> None:
-    """What the kernel itself refuses: memory of a process, size of a file, core dumps; and how long a process computes."""
+    """Sets the kernel's limits: memory of a process, size of a file, core dumps, CPU time."""
     for kind, most in (
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_FSIZE, file_size),
@@ -82,12 +84,12 @@ def limit(memory: int, file_size: int, processor_seconds: int) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     Path("/proc/self/oom_score_adj").write_text(
         "1000"
-    )  # should the machine run out of memory, this goes first
+    )  # if the machine runs out of memory, kill this first
 
 
 def timed(seconds: float, work, *arguments):
-    """The work's result, or PastLimit after so many seconds of the processor, or four times as many on the clock (the machine
-    may be busy), and every second again."""
+    """The result of the work. Raises PastLimit after `seconds` of CPU time or four times as much
+    wall time (the machine may be busy), and again every second."""
 
     def ring(*_):
         raise PastLimit(f"ran past {seconds:g} s")
@@ -103,21 +105,21 @@ def timed(seconds: float, work, *arguments):
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def told(error: BaseException | None) -> str:
-    """An error in a line."""
+def describe_error(error: BaseException | None) -> str:
+    """An error as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300] if error else ""
 
 
 def read_cases(source: str) -> list[tuple[types.FunctionType, dict]]:
-    """The cases of a test file that `otter assign` wrote (`ok_format: false`): functions, and what their decorator says."""
+    """The cases of a test file of `otter assign` (`ok_format: false`): functions and their configuration."""
     cases = []
 
     class Reader(types.ModuleType):
         @staticmethod
-        def test_case(**told):
-            return lambda function: cases.append((function, told))
+        def test_case(**config):
+            return lambda function: cases.append((function, config))
 
-    held = {name: sys.modules.get(name) for name in ("otter", "otter.test_files")}
+    modules = {name: sys.modules.get(name) for name in ("otter", "otter.test_files")}
     sys.modules |= {
         "otter": types.ModuleType("otter"),
         "otter.test_files": Reader("otter.test_files"),
@@ -125,20 +127,20 @@ def read_cases(source: str) -> list[tuple[types.FunctionType, dict]]:
     try:
         exec(compile(source, "<tests>", "exec"), {})
     finally:
-        for name, module in held.items():
+        for name, module in modules.items():
             sys.modules.pop(name) if module is None else sys.modules.update({name: module})
     return cases
 
 
 def run_case(function: types.FunctionType, names: dict) -> None:
-    """A test with the submission's names for its parameters; a name that is missing is None."""
+    """Runs a test with the submission's names as arguments; a missing name is None."""
     wanted = function.__code__.co_varnames[: function.__code__.co_argcount]
     function(**{name: names.get(name) for name in wanted})
 
 
 def run_tests(sources: dict[str, str], hidden: bool, names: dict, seconds: float) -> list[dict]:
-    """Every visible, or every hidden, case: whether it passed, and of a visible one its message."""
-    found = []
+    """Whether each visible or each hidden case passed; the visible ones with their message."""
+    results = []
     for task, source in sources.items():
         for number, (function, about) in enumerate(read_cases(source)):
             if about["hidden"] != hidden:
@@ -149,9 +151,11 @@ def run_tests(sources: dict[str, str], hidden: bool, names: dict, seconds: float
             except BaseException as error:
                 failed = error
             message = (
-                told(failed).removeprefix("AssertionError: ").removeprefix("PastLimit: the code ")
+                describe_error(failed)
+                .removeprefix("AssertionError: ")
+                .removeprefix("PastLimit: the code ")
             )
-            found.append(
+            results.append(
                 {
                     "task": task,
                     "case": number,
@@ -159,11 +163,11 @@ def run_tests(sources: dict[str, str], hidden: bool, names: dict, seconds: float
                     "message": "" if hidden else message,
                 }
             )
-    return found
+    return results
 
 
 class Grader:
-    """Stands for otter in the notebook; the tests come later."""
+    """Replaces otter in the notebook; the tests run later."""
 
     def check(self, *_):
         return None
@@ -172,7 +176,7 @@ class Grader:
 
 
 def fingerprint() -> dict[str, object]:
-    """Which objects the libraries that tests rely on hold under which names."""
+    """The functions and classes, by name, of the libraries on which the tests rely."""
     modules = {
         name: module
         for name, module in list(sys.modules.items())
@@ -187,9 +191,9 @@ def fingerprint() -> dict[str, object]:
 
 
 def altered(before: dict[str, object]) -> list[str]:
-    """Names under which the submission has put other things; what a library puts there itself (torch does) is no alteration."""
+    """Names that the submission has replaced; what a library itself replaces (torch does) is ignored."""
     now = fingerprint()
-    changed = (name for name, held in before.items() if now.get(name) is not held)
+    changed = (name for name, value in before.items() if now.get(name) is not value)
     return sorted(
         name
         for name in changed
@@ -199,7 +203,7 @@ def altered(before: dict[str, object]) -> list[str]:
 
 
 def run_cells(notebook: dict, seconds: float, say) -> dict:
-    """The notebook's names after all of its code cells, each bounded in time; what went wrong is said cell by cell."""
+    """The notebook's names after all of its code cells, each bounded in time; reports errors by cell."""
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 
@@ -223,31 +227,33 @@ def run_cells(notebook: dict, seconds: float, say) -> dict:
         except BaseException as raised:
             error = raised
         if error is not None:
-            say({"cell": number, "error": told(error)})
+            say({"cell": number, "error": describe_error(error)})
     return shell.user_ns
 
 
 def main(given: str) -> None:
-    told_to = json.loads(given)
-    hear, speak = os.fdopen(told_to["hear"]), os.fdopen(told_to["speak"], "w", buffering=1)
+    settings = json.loads(given)
+    hear, speak = os.fdopen(settings["hear"]), os.fdopen(settings["speak"], "w", buffering=1)
     token = hear.readline().strip()
-    limit(told_to["memory"], told_to["file_size"], told_to["processor_seconds"])
-    if told_to["sealed"]:
-        seal(told_to["listed"], told_to["readable"], told_to["writable"])
-    notebook = json.loads(Path(told_to["notebook"]).read_text())
+    limit(settings["memory"], settings["file_size"], settings["processor_seconds"])
+    if settings["sealed"]:
+        seal(settings["listed"], settings["readable"], settings["writable"])
+    notebook = json.loads(Path(settings["notebook"]).read_text())
     sys.path.insert(0, os.getcwd())
-    for name in ("math", *told_to["preload"]):
+    for name in ("math", *settings["preload"]):
         __import__(name)
     before = fingerprint()
 
     def say(message: dict) -> None:
         speak.write(json.dumps(message | {"token": token}) + "\n")
 
-    names = run_cells(notebook, told_to["cell_seconds"], say)
+    names = run_cells(notebook, settings["cell_seconds"], say)
     say({"ran": True, "altered": altered(before)})
     for hidden in (False, True):
         sources = json.loads(hear.readline())
-        say({"hidden": hidden, "cases": run_tests(sources, hidden, names, told_to["test_seconds"])})
+        say(
+            {"hidden": hidden, "cases": run_tests(sources, hidden, names, settings["test_seconds"])}
+        )
     speak.flush()
     os._exit(0)
 

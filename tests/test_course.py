@@ -1,5 +1,7 @@
-"""The course, quickly: masters have their parts, and the grader stands what is done to it. `make
-test-course` has the long tests."""
+"""The fast tests of the course: the parts of the masters, and hostile submissions.
+
+`make test-course` runs the long tests.
+"""
 
 import csv
 import importlib.util
@@ -43,7 +45,7 @@ SOLVED = "def double(x):\n    return 2 * x"
 
 
 def load(root, name: str):
-    """A file of assignments/ as a module."""
+    """Imports a file of assignments/."""
     spec = importlib.util.spec_from_file_location(name, root / "assignments" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -53,7 +55,7 @@ def load(root, name: str):
 
 @pytest.fixture(scope="module")
 def grade(root):
-    """The grader, where the kernel can seal a process."""
+    """The grader, if the kernel can seal a process."""
     if load(root, "sealed").landlock_version() < 1:
         pytest.skip("this kernel has no Landlock; grade.py refuses to grade here")
     return load(root, "grade")
@@ -65,26 +67,26 @@ def hostile(root):
 
 
 def questions_of(root, master: str) -> list[dict]:
-    """The tasks of a master: config, points of its tests, and which are hidden."""
-    yaml, found, block = YAML(typ="safe"), [], []
+    """The tasks of a master: configuration, tests, answers and rubric."""
+    yaml, tasks, block = YAML(typ="safe"), [], []
     for cell in nbformat.read(root / "assignments" / f"{master}.ipynb", 4).cells:
         first = cell.source.partition("\n")[0]
         if cell.cell_type == "raw" and first.startswith("# BEGIN"):
             block.append(first.removeprefix("# BEGIN "))
             if first == "# BEGIN QUESTION":
-                found.append({"tests": [], "answers": [], "rubric": "", **yaml.load(cell.source)})
+                tasks.append({"tests": [], "answers": [], "rubric": "", **yaml.load(cell.source)})
         elif cell.cell_type == "raw" and first.startswith("# END"):
             assert block.pop() == first.removeprefix("# END "), cell.source
         elif block[-1:] == ["TESTS"]:
-            found[-1]["tests"].append(
+            tasks[-1]["tests"].append(
                 yaml.load(cell.source.split("# END TEST CONFIG")[0].partition("\n")[2].rstrip('" '))
             )
         elif block and cell.cell_type == "code":
-            found[-1]["answers"].append(cell.source)
+            tasks[-1]["answers"].append(cell.source)
         elif block[-1:] == ["SOLUTION"]:
-            found[-1]["rubric"] = cell.source
-    assert not block, "a block is not ended"
-    return found
+            tasks[-1]["rubric"] = cell.source
+    assert not block, "a block has no end"
+    return tasks
 
 
 @pytest.mark.parametrize("master", MASTERS)
@@ -94,7 +96,7 @@ def test_a_master_has_its_parts(root, master):
     assert notebook.cells[0].source.startswith("# ASSIGNMENT CONFIG") and config["name"] == master
     assert config["tests"] == {"files": True, "ok_format": False}
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells), (
-        "a master is kept without outputs"
+        "a master has no outputs"
     )
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     assert (
@@ -129,8 +131,8 @@ def test_a_master_has_its_parts(root, master):
     )
 
 
-def test_the_quick_check_questions_are_asked(root):
-    """The three of the paper's summary, in a to f."""
+def test_the_papers_questions_are_included(root):
+    """The three questions of the paper's summary occur in a to f."""
     text = {name: (root / "assignments" / f"{name}.ipynb").read_text() for name in MASTERS[:6]}
     assert all(
         "From the paper's summary: *How" in text[name]
@@ -151,14 +153,14 @@ def test_the_quick_check_questions_are_asked(root):
     )
 
 
-def test_the_hints_are_those_of_the_masters(root):
+def test_hints_follow_the_masters(root):
     assert (root / "assignments" / "HINTS.md").read_text() == load(root, "build").hints(), (
         "run `make course`"
     )
 
 
 @pytest.mark.parametrize("master", MASTERS)
-def test_wrong_solutions_are_about_tasks_that_exist(root, master):
+def test_wrong_solutions_refer_to_existing_tasks(root, master):
     wrong, tasks = (
         YAML(typ="safe").load((root / "assignments" / "wrong" / f"{master}.yaml").read_text()),
         questions_of(root, master),
@@ -177,7 +179,7 @@ def test_wrong_solutions_are_about_tasks_that_exist(root, master):
 
 
 def make_course(folder):
-    """A course of one small assignment, as `make course` would leave it."""
+    """Writes a course of one small assignment, as `make course` does."""
     for kind, source in (("student", VISIBLE), ("autograder", VISIBLE + HIDDEN)):
         (folder / "tiny" / kind / "tests").mkdir(parents=True)
         (folder / "tiny" / kind / "tests" / "t1.py").write_text(source)
@@ -198,7 +200,7 @@ def notebook(*cells: str, assignment: str = "tiny") -> str:
 
 
 def run_grader(root, course, submissions, *options: str) -> tuple[dict[str, dict], str]:
-    """grades.csv by submission, and everything that students are sent."""
+    """grades.csv by submission, and all feedback to students."""
     command = [
         sys.executable,
         "assignments/grade.py",
@@ -219,7 +221,7 @@ def run_grader(root, course, submissions, *options: str) -> tuple[dict[str, dict
     )
 
 
-def test_hostile_submissions_are_bounded_and_named(root, tmp_path, grade, hostile):
+def test_hostile_submissions_are_bounded_and_reported(root, tmp_path, grade, hostile):
     course, submissions, outside = (
         tmp_path / "course",
         tmp_path / "submissions",
@@ -285,27 +287,27 @@ def test_hostile_submissions_are_bounded_and_named(root, tmp_path, grade, hostil
     assert "> in my words" in (course / "grades" / "marking" / "honest.ipynb.md").read_text()
 
 
-def test_a_cell_for_a_spreadsheet_is_no_formula(root, grade):
+def test_a_spreadsheet_cell_is_not_a_formula(root, grade):
     assert grade.plain("=cmd|' /C calc'!A0") == "'=cmd|' /C calc'!A0"
     assert grade.plain("a\nb\x1b[31m") == "a b [31m"
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ([""], "no folder is named"),
-        (["nowhere"], "is no folder"),
-        (["bivrec"], "holds no .ipynb"),
+        (["nowhere"], "is not a folder"),
+        (["bivrec"], "contains no .ipynb"),
         (["notebooks", "--course", "docs"], "run `make course` first"),
     ],
 )
-def test_what_is_missing_is_said_in_one_sentence(root, grade, given, told):
+def test_missing_inputs_give_one_sentence(root, grade, given, message):
     shown = subprocess.run(
         [sys.executable, "assignments/grade.py", *given], cwd=root, capture_output=True, text=True
     )
     assert (
         shown.returncode == 1
         and shown.stderr.startswith("ERROR: ")
-        and told in shown.stderr
+        and message in shown.stderr
         and shown.stderr.count("\n") == 1
     )
