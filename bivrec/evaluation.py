@@ -21,8 +21,7 @@ def target_ranks(
     histories: Sequence[Int64[ndarray, "_"]],
     targets: Sequence[Int64[ndarray, "_"]],
 ) -> list[Int64[ndarray, "_"]]:
-    """Each target's rank, from 1, among the items outside its history: the number of scores no
-    lower than its own.
+    """Each target's rank, from 1: how many scores outside its history are no lower than its own.
 
     Ties count against the target, so that constant scores earn nothing. Targets never occur in
     their history. Raises ValueError if a score is not finite.
@@ -54,14 +53,15 @@ def repeat_index(items: Sequence[Int64[ndarray, "_"]]) -> Int64[ndarray, "item"]
 def count_no_lower(
     scores: Float[Tensor, "batch catalogue"], threshold: Float[Tensor, "batch 1"]
 ) -> Float[Tensor, "batch"]:
-    """How many scores of each row reach its threshold. Overwrites `scores` with ones and zeros,
-    whose float sum is exact and several times faster than counting booleans."""
+    """How many scores of each row reach its threshold; overwrites `scores` with ones and zeros.
+
+    Their float sum is exact, and several times faster than counting booleans.
+    """
     return scores.ge_(threshold).sum(1, dtype=torch.float32)
 
 
 def rank_cases(model, cases: EvalCases, batch_size: int = 256) -> pd.DataFrame:
-    """The rank of every target of every case: one row a view and target (columns view, user,
-    num_targets, item, rank)."""
+    """One row a view, case and target: columns view, user, num_targets, item, rank."""
     by_length = np.argsort([len(history) for history in cases.histories], kind="stable")
     ranks: dict[str, list] = {}
     for start in range(0, len(cases), batch_size):
@@ -109,8 +109,7 @@ def user_metrics(ranks: pd.DataFrame, cutoffs: Sequence[int] = CUTOFFS) -> pd.Da
 
 
 def mean_over_users(users: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Means of all metrics in the rows of `user_metrics`: one row for each value of the keys and
-    metric."""
+    """Means of the metrics of `user_metrics`: one row a metric and value of the keys."""
     metrics = [name for name in users.columns if "@" in name]
     means = users.groupby(list(keys))[metrics].mean().reset_index()
     return means.melt(list(keys), var_name="metric", value_name="value")
@@ -124,8 +123,7 @@ def mean_metrics(ranks: pd.DataFrame, cutoffs: Sequence[int] = CUTOFFS) -> pd.Da
 def bootstrap_means(
     values: Float64[ndarray, "user"], draws: int = 10_000, seed: int = 0
 ) -> Float64[ndarray, "draw"]:
-    """Means of samples of users drawn with replacement, each of as many users; `draws` in steps of
-    500."""
+    """Means of `draws` (in steps of 500) samples of as many users, drawn with replacement."""
     generator, count = np.random.Generator(np.random.PCG64(seed)), len(values)
     samples = (generator.integers(count, size=(500, count)) for _ in range(draws // 500))
     return np.concatenate([values[users].mean(1) for users in samples])

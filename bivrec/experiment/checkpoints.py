@@ -28,8 +28,7 @@ SECTIONS = (
 
 
 def describe_run(domain: Domain, name: str, seed: int) -> str:
-    """What a checkpoint must match to be used: code, dataset, model, seed, and every setting that a
-    training reads."""
+    """What a checkpoint must match: code, dataset, model, seed, and all settings that it read."""
     varied = vary(domain.settings, domain.variant(name), name)
     settings = TypeAdapter(Settings).dump_python(varied, mode="json")
     run = {"code": training_code(), "dataset": domain.name, "model": name, "seed": seed}
@@ -52,8 +51,7 @@ def save_checkpoint(domain: Domain, trained: Trained, path: Path) -> None:
 
 
 def save_checkpoints(domain: Domain, models: Sequence[Trained]) -> None:
-    """The weights of every model trained by gradients, for later stages; nothing outside the
-    pipeline."""
+    """Saves every model trained by gradients for later stages; only inside the pipeline."""
     if folder := output_folder("build"):
         for trained in models:
             if trained.record:

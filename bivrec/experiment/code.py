@@ -16,8 +16,7 @@ def training_code() -> str:
 
 
 def imported_files(module: Path) -> set[Path]:
-    """The module and the files of this package that it imports, directly or through others, at its
-    top or in functions.
+    """The module and the package's files that it imports, through others and in functions too.
 
     `bivrec/__init__.py` is left out: it imports `explore` on demand, for readers, and nothing that
     trains uses it.
@@ -31,8 +30,7 @@ def imported_files(module: Path) -> set[Path]:
 
 
 def _imported_names(file: Path) -> set[str]:
-    """Dotted names of the file's imports; that of `from a import b` is both a and a.b, since b may
-    be a module."""
+    """Dotted names of the imports; `from a import b` is both a and a.b, which may be a module."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -43,8 +41,7 @@ def _imported_names(file: Path) -> set[str]:
 
 
 def _files_of(name: str) -> list[Path]:
-    """The package's files that an import of the name runs: the module, and the `__init__` of each
-    folder on the way."""
+    """The package's files that an import runs: the module, and each folder's `__init__`."""
     package, *parts = name.split(".")
     if package != PACKAGE.name:
         return []

@@ -18,7 +18,7 @@ Storages = dict[int, torch.UntypedStorage]  # by address
 _flash_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_attention_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
-# operators that PyTorch's counter skips: products in place, attention on a CPU
+# Operators that PyTorch's counter passes over: products in place, attention on a CPU.
 UNKNOWN_TO_COUNTER = {
     torch.ops.aten.addmm_: lambda _, a, b, out_shape=None, **__: 2 * a[0] * a[1] * b[1],
     _flash_attention: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
@@ -28,8 +28,7 @@ UNKNOWN_TO_COUNTER = {
 
 @contextmanager
 def saved_storages() -> Iterator[Storages]:
-    """What autograd saves for the backward pass. The storages are held, since a freed one's address
-    is given out again."""
+    """What autograd saves for the backward pass, held, so that no address is given out twice."""
     storages: Storages = {}
 
     def save(tensor: torch.Tensor) -> torch.Tensor:
@@ -41,12 +40,12 @@ def saved_storages() -> Iterator[Storages]:
 
 
 def storages_of(tensors: Iterable[torch.Tensor]) -> Storages:
-    """The memory behind tensors, by address: views of it count once."""
+    """The tensors' storages; those of views are counted once."""
     return {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors}
 
 
 def num_bytes(storages: Storages) -> int:
-    """The size of all storages."""
+    """Their size together."""
     return sum(storage.nbytes() for storage in storages.values())
 
 
@@ -95,8 +94,7 @@ def read_clock(trained: Trained, epochs: float) -> dict[str, float]:
 def cost_runs(
     domain: Domain, models: Sequence[Trained], study: str, seconds: bool = False
 ) -> pd.DataFrame:
-    """What each training cost, in the columns of runs.csv: size, operations and memory of a step,
-    targets, and seconds.
+    """What each training cost, in the columns of runs.csv: size and cost of a step, seconds.
 
     No two runs agree on seconds. In the default profile, whose results are the same bytes each
     time, they are left out and only `seconds=True` gives them, alone; in the other profiles they

@@ -4,51 +4,53 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from bivrec.data.domain import Domain
 from bivrec.data.types import EvalCases
 from bivrec.experiment.registry import Trained
 from bivrec.model.base import pad
-from bivrec.settings import vary
 
 
 @torch.no_grad()
-def read_interests(trained: Trained, cases: EvalCases) -> dict[str, dict[str, torch.Tensor]]:
-    """By view: each user's final interests [case interest dim], the shares of patches [scale case
-    position interest], and the items' vectors; beside them the rows of items and their mask.
-    Noise-free."""
+def read_interests(trained: Trained, cases: EvalCases) -> dict[str, dict[str, Tensor]]:
+    """What each view makes of the cases' histories, noise-free.
+
+    interests: each user's final interests [case interest dim]; shares: how much of each patch goes
+    to each interest [scale case position interest]; table: the items' vectors; items and mask: the
+    padded histories.
+    """
     model = trained.model.eval()
-    items, mask = (
-        part.to(model.device) for part in pad(cases.histories, model.max_length, model.multiple)
-    )
-    tables, last = model.tables(), mask.sum(1) - 1
-    read = model.encode(items, mask, tables)
-    rows = torch.arange(len(items))
+    histories = pad(cases.histories, model.max_length, model.multiple)
+    items, mask = (x.to(model.device) for x in histories)
+    rows, last, tables = torch.arange(len(items)), mask.sum(1) - 1, model.tables()
     return {
         view: {
             "interests": interests[rows, last],
-            "shares": allocation.softmax(-1),
+            "shares": logits.softmax(-1),
             "table": tables[view],
             "items": items,
             "mask": mask,
         }
-        for view, (interests, allocation) in read.items()
+        for view, (interests, logits) in model.encode(items, mask, tables).items()
     }
 
 
 def interest_recovery(domain: Domain, models: Sequence[Trained]) -> pd.DataFrame:
-    """Adjusted mutual information between the interest an item of a test history is given to and
-    its kind (planted: the true one; films: the first genre), by model, view and seed. 1: the same
-    grouping, 0: no better than chance."""
+    """Whether interests group the items of test histories by kind, by model, view and seed.
+
+    Adjusted mutual information between the interest that an item is given to and its kind
+    (planted: the true one; films: the first genre). 1: the same grouping; 0: chance.
+    """
     from sklearn.metrics import adjusted_mutual_info_score
 
     kinds, rows = domain.kinds, []
     for trained in models:
-        pooled = vary(domain.settings, domain.variant(trained.name), trained.name).model.pooling
+        clustered = trained.model.settings.model.pooling == "cluster"
         for view, read in read_interests(trained, domain.fold(trained.seed).test).items():
-            given = read["shares"][0][read["mask"]].argmax(-1).cpu().numpy() * (pooled == "cluster")
-            agreement = adjusted_mutual_info_score(
-                kinds[read["items"][read["mask"]].cpu().numpy()], given
-            )
+            mask = read["mask"]
+            items = read["items"][mask].cpu().numpy()
+            interest = read["shares"][0][mask].argmax(-1).cpu().numpy() * clustered
+            agreement = adjusted_mutual_info_score(kinds[items], interest)
             rows.append((trained.name, view, trained.seed, agreement))
     return pd.DataFrame(rows, columns=["model", "view", "seed", "agreement"])

@@ -37,8 +37,7 @@ FAMILIES = {  # slowest to train first, so that parallel jobs end together
 
 @dataclass(frozen=True)
 class Trained:
-    """A model ready to rank, and the record of its training (None for models that count and are not
-    trained)."""
+    """A model ready to rank, and the record of its training (None for models that count)."""
 
     name: str
     seed: int
@@ -69,8 +68,7 @@ def build_model(
     features: Features | None = None,
     num_items: int | None = None,
 ):
-    """An untrained model on the machine's device, its weights drawn from the seed and the model's
-    name.
+    """An untrained model on the machine's device; its weights follow from seed and name.
 
     `features` and `num_items` replace the domain's. Raises SettingsError if the model has more
     interests than items.

@@ -22,8 +22,7 @@ def learning_curves(models: Sequence[Trained]) -> pd.DataFrame:
 def rank_models(
     domain: Domain, models: Sequence[Trained], split: str = "test", **labels: str
 ) -> pd.DataFrame:
-    """The ranks of every target of the split's users, by model, seed and view; `labels` are further
-    columns."""
+    """Ranks of the split's targets by model, seed and view; `labels` are further columns."""
     tables = []
     for trained in progress(models, "ranking", "models"):
         ranks = rank_cases(trained.model, getattr(domain.fold(trained.seed), split))
@@ -44,8 +43,7 @@ def label_run(domain: Domain, study: str) -> dict[str, str]:
 
 
 def to_runs(domain: Domain, study: str, ranks: pd.DataFrame) -> pd.DataFrame:
-    """Means over users in the columns of runs.csv; `condition` is empty unless the ranks have
-    one."""
+    """Means over users in the columns of runs.csv; without one, `condition` is empty."""
     ranks = ranks if "condition" in ranks else ranks.assign(condition="")
     table = mean_over_users(user_metrics(ranks), ["condition", "model", "view", "seed", "split"])
     table = table.assign(**label_run(domain, study))[RUN_COLUMNS]

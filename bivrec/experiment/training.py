@@ -25,7 +25,8 @@ def train_model(
     features: Features | None = None,
 ) -> Trained:
     """One model on the fold of its seed; a study may replace the fold or the features, and is then
-    not resumed."""
+    not resumed.
+    """
     model = build_model(domain, name, seed, features)
     if not isinstance(model, torch.nn.Module):
         return Trained(name, seed, model)
@@ -41,7 +42,8 @@ def train_model(
 
 def resume_path(domain: Domain, name: str, seed: int, metric: str) -> Path | None:
     """Where the pipeline saves a training under way, named after all that determines it; None
-    outside the pipeline."""
+    outside the pipeline.
+    """
     if not (folder := output_folder("partial")):
         return None
     run = hashlib.sha256((describe_run(domain, name, seed) + metric).encode()).hexdigest()

@@ -14,7 +14,8 @@ from bivrec.settings import grid_of
 
 def tune(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
     """The grid of params.yaml (tuning) for every model, judged by the validation users of folds
-    that test nothing: one row a model, trial, seed and view."""
+    that test nothing: one row a model, trial, seed and view.
+    """
     settings = domain.settings.tuning
     jobs = [
         (domain, name, number, seed, trial)

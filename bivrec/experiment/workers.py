@@ -19,7 +19,8 @@ PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that this process gets when its 
 
 def _begin_worker() -> None:
     """One thread, no progress bars; the worker ends when the notebook's kernel does, however that
-    ended."""
+    ended.
+    """
     os.environ["BIVREC_TERMINAL"] = ""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -61,8 +61,7 @@ def cut_windows(
     max_length: int,
     generator: np.random.Generator,
 ) -> Rows:
-    """One epoch's rows: each sequence but its last item, cut into windows from a random offset
-    on."""
+    """One epoch's rows: sequences less their last item, cut into windows from a random offset."""
     cut, end = generator.integers(max_length, size=len(lengths)), lengths - 1
     num_windows = np.maximum(0, -((cut - end) // max_length)) + (cut > 0)
     user = np.repeat(np.arange(len(lengths)), num_windows)
@@ -104,7 +103,8 @@ def make_batch(
     seed: int,
 ) -> Batch:
     """`size` inputs from index `first` of the packed items; a position's target is the item after
-    it."""
+    it.
+    """
     position = torch.arange(-(-size.max() // multiple) * multiple, device=items.device)
     first, size, probe = torch.from_numpy(np.stack([first, size, probe])).to(items.device)
     mask = position < size[:, None]

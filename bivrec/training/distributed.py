@@ -14,14 +14,13 @@ from bivrec.model.base import Batch, SequentialModel
 
 
 def init_processes(backend: str) -> None:
-    """Joins the other processes that torchrun started, if it started any; a second call does
-    nothing."""
+    """Joins the other processes that torchrun started, if any; a second call does nothing."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         dist.init_process_group(backend)
 
 
 def num_processes() -> int:
-    """The processes that share each batch; 1 without torchrun."""
+    """How many processes share each batch."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -36,8 +35,7 @@ def local_rows(count: int) -> slice:
 
 
 class _GatherRows(torch.autograd.Function):
-    """The sum of all processes' rows, each at its index in zeros; the gradient of a row is the sum
-    over processes."""
+    """All processes' rows, each at its index; a row's gradient is the sum over processes."""
 
     @staticmethod
     def forward(ctx, rows, count):
@@ -54,16 +52,17 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_rows(encoded: Any, count: int) -> Any:
-    """All processes' rows, `count` of them, of a tensor or of every tensor in nested dicts;
-    differentiable."""
+    """All processes' `count` rows of a tensor, or of every tensor in nested dicts.
+
+    Differentiable.
+    """
     if isinstance(encoded, dict):
         return {name: gather_rows(part, count) for name, part in encoded.items()}
     return _GatherRows.apply(encoded, count)
 
 
 def shared_loss(model: SequentialModel, batch: Batch) -> Float[Tensor, ""]:
-    """The loss of a batch that the processes share: the mean over processes has the gradient of
-    `model.loss(batch)`.
+    """This process's part of a batch's loss; the mean of the parts has the gradient of the whole.
 
     Each process encodes its rows and weights their row loss by their share of the targets. The
     losses between rows need all rows, which are gathered.

@@ -38,8 +38,10 @@ SMALL_BATCH = 1 << 22  # numbers in a batch's item vectors, below which a GPU wa
 
 @dataclass(frozen=True)
 class Fit:
-    """A training's record: the learning curve (validation metrics by view; step, mean loss, targets
-    and seconds so far) and its cost."""
+    """A training's record: its cost, and its learning curve.
+
+    The curve has validation metrics by view; step, mean loss, targets and seconds so far.
+    """
 
     curve: pd.DataFrame
     best_step: int
@@ -56,8 +58,7 @@ def fit(
     num_steps: int | None = None,
     checkpoint_path: Path | None = None,
 ) -> Fit:
-    """Trains on the fold's training users and leaves the averaged weights whose validation metric
-    is best.
+    """Trains on a fold; leaves the averaged weights whose validation metric is best.
 
     The metric is the mean over the model's views, so that no view is neglected. Whatever changes is
     saved to `checkpoint_path` at each validation; a training that finds the file resumes from it,
@@ -83,16 +84,16 @@ def fit(
 
 
 def is_small(model: SequentialModel, batch_size: int) -> bool:
-    """Whether a GPU would wait for the host to start its kernels, so that recording them as CUDA
-    graphs pays."""
+    """Whether batches are so small that a GPU waits for the host, and CUDA graphs pay."""
     size = batch_size * model.max_length * model.settings.model.dim
     return model.device.type == "cuda" and size <= SMALL_BATCH
 
 
 def few_lengths(max_length: int, multiple: int, most: int = 6) -> int:
-    """The smallest multiple of `multiple` to which rows are padded so that at most `most` lengths
-    occur, each of which takes a CUDA graph of its own; `multiple` itself if none divides the
-    longest row."""
+    """The least multiple of `multiple` that gives rows at most `most` different lengths.
+
+    Each length takes another CUDA graph. `multiple` itself if none divides the longest row.
+    """
     multiples = range(multiple, max_length + 1, multiple)
     few = (size for size in multiples if not max_length % size and max_length <= most * size)
     return next(few, multiple)
@@ -105,20 +106,19 @@ def learning_rate(settings: Training, step: int, num_steps: int) -> float:
 
 
 def clone(weights: Weights) -> Weights:
-    """A copy that training does not change."""
+    """A detached copy."""
     return {name: value.detach().clone() for name, value in weights.items()}
 
 
 @torch.no_grad()
 def overwrite(weights: Weights, values: Weights) -> None:
-    """Copies values into weights of the same names, in place."""
+    """Sets the weights to the values, in place."""
     for name, weight in weights.items():
         weight.copy_(values[name])
 
 
 class Run:
-    """A training under way: the model, its averaged and best weights, the optimiser, and the record
-    so far."""
+    """A training under way: model, averaged and best weights, optimiser, record so far."""
 
     def __init__(
         self, model: SequentialModel, settings: Training, num_steps: int, path: Path | None
@@ -146,7 +146,7 @@ class Run:
         """One step of AdamW, and of the moving average of the weights."""
         self.model.anneal(step / self.num_steps)
         self.optimizer.param_groups[0]["lr"] = learning_rate(self.settings, step, self.num_steps)
-        self.optimizer.zero_grad()  # before the forward pass: frees the old gradients first
+        self.optimizer.zero_grad()  # before the loss: old gradients take no memory beside it
         loss = shared_loss(self.model, batch)
         loss.backward()
         average_gradients(self.weights.values())
@@ -158,8 +158,7 @@ class Run:
         self.counts.append(batch.supervised.sum())
 
     def validate(self, step: int, cases: EvalCases, metric: str) -> None:
-        """Extends the learning curve by the averaged weights' metrics; keeps these weights if they
-        are the best yet."""
+        """Adds the averaged weights' metrics to the learning curve; saves them if they are best."""
         record, mean_loss = self.record, float(torch.stack(self.losses).mean())
         record["num_targets"] += int(torch.stack(self.counts).sum())
         self.losses, self.counts = [], []
@@ -186,8 +185,7 @@ class Run:
         overwrite(self.weights, trained)
 
     def save(self) -> None:
-        """Saves whatever a resumed training needs; of a finished one the record and the best
-        weights."""
+        """Writes what a resumed training needs; of a finished one, record and best weights."""
         if not self.path:
             return
         tensors = {"best": self.best}

@@ -22,7 +22,8 @@ def save_state(path: Path, record: dict[str, Any], tensors: Tensors) -> None:
 
 def load_state(path: Path) -> tuple[dict[str, Any], Tensors]:
     """What `save_state` wrote; two empty dicts if the file is missing or damaged, so that training
-    starts again."""
+    starts again.
+    """
     try:
         with safe_open(path, "pt") as file:
             record = json.loads(file.metadata()["record"])

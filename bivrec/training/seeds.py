@@ -5,5 +5,6 @@ import zlib
 
 def derive_seed(seed: int, *names: str) -> int:
     """The seed of one random source, from the run's seed and the source's name: adding a model
-    changes no other's."""
+    changes no other's.
+    """
     return zlib.crc32("/".join((str(seed), *names)).encode())

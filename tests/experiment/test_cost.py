@@ -37,7 +37,8 @@ def test_memory_counts_what_a_step_holds():
 
 def test_memory_does_not_depend_on_what_lay_in_memory_before(planted):
     """Storages are held while they are counted: an address given out twice within a step would hide
-    one."""
+    one.
+    """
     counted, garbage = set(), []
     for number in range(6):
         garbage += [torch.empty(1000 * number + 37 * k) for k in range(40)]
@@ -48,7 +49,8 @@ def test_memory_does_not_depend_on_what_lay_in_memory_before(planted):
 
 def test_products_in_place_and_attention_on_a_cpu_are_counted():
     """PyTorch's own counter passes over both, which would make the softmax a third cheaper than it
-    is."""
+    is.
+    """
     a, b = torch.randn(6, 4), torch.randn(4, 5)
     with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_COUNTER) as counter:
         torch.zeros(6, 5).addmm_(a, b)

@@ -18,7 +18,8 @@ def test_tuning_tries_the_same_grid_on_every_model():
 
 def test_models_have_what_the_tuning_chose(root):
     """params.yaml has each model's best trial by mean over folds, views and domains, as
-    results/full records them."""
+    results/full records them.
+    """
     settings = load_settings("movies-classic")
     folder = root / "results" / "full" / "09_tuning"
     trials = pd.concat(

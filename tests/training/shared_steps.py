@@ -1,5 +1,6 @@
 """A few training steps of several models, alone or under torchrun, saved as safetensors:
-shared_steps.py FOLDER."""
+shared_steps.py FOLDER.
+"""
 
 import itertools
 import sys

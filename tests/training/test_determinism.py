@@ -1,5 +1,6 @@
 """The same bits in another process, and within tolerances whatever the number of threads and the
-instruction set."""
+instruction set.
+"""
 
 import json
 import os

@@ -49,7 +49,8 @@ def results(root, tmp_path_factory):
 @pytest.mark.parametrize("case", CASES)
 def test_the_same_loss_as_one_process(results, case):
     """Same global batch, same loss within 1e-5, step after step; so the gradients were the same
-    too."""
+    too.
+    """
     alone, first, second = (result[f"{case}/losses"] for result in results)
     assert alone.std() > 1e-4  # the steps did something
     assert torch.allclose(first, alone, rtol=0, atol=1e-5) and torch.equal(first, second)
@@ -59,7 +60,8 @@ def test_the_same_loss_as_one_process(results, case):
 
 def test_a_whole_training_ends_with_the_same_weights_everywhere(results):
     """With dropout and noise, which each process draws for itself: other weights than one
-    process's."""
+    process's.
+    """
     alone, first, second = (result["fit/weights"] for result in results)
     assert torch.equal(first, second) and not torch.equal(first, alone)
     assert results[1]["fit/first"].isfinite()

@@ -21,7 +21,8 @@ def assert_same_weights(first, second):
 @pytest.mark.parametrize("killed_at", [7, 31, 45])
 def test_a_killed_training_resumes_bit_identical(tmp_path, monkeypatch, name, killed_at):
     """Killed at any step and started again: weights and curve of an undisturbed training, to the
-    last bit."""
+    last bit.
+    """
     changes = {
         "training.num_steps": 40,
         "training.step_factor": 1.0,

@@ -23,7 +23,8 @@ def test_no_two_sources_share_a_seed():
 
 def test_no_random_source_is_without_a_seed(root):
     """The module draws from generators that were given a seed, or from PyTorch's after a seed was
-    set."""
+    set.
+    """
     seeded = {"np.random.Generator", "np.random.PCG64", "np.random.SFC64"}
     for path in sorted((root / "bivrec").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
