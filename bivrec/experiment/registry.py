@@ -29,10 +29,19 @@ from bivrec.training.loop import Fit
 from bivrec.training.seeds import derive_seed
 
 FAMILIES = {  # slowest to train first, so that parallel jobs end together
-    "bivrec": BivRec, "sasrec-sum": SummedSASRec, "fdsa": FDSA, "mmmlp": MMMLP,
-    "dif-sr": DIFSR, "nova": NOVA, "mmsrec": MMSRec, "gru4rec": GRU4Rec, "sasrec": SASRec,
-    "comirec-sa": ComiRecSA, "itemknn": ItemNeighbours, "popularity": Popularity,
-}  # fmt: skip
+    "bivrec": BivRec,
+    "sasrec-sum": SummedSASRec,
+    "fdsa": FDSA,
+    "mmmlp": MMMLP,
+    "dif-sr": DIFSR,
+    "nova": NOVA,
+    "mmsrec": MMSRec,
+    "gru4rec": GRU4Rec,
+    "sasrec": SASRec,
+    "comirec-sa": ComiRecSA,
+    "itemknn": ItemNeighbours,
+    "popularity": Popularity,
+}
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ COMMANDS = {
     ),
     "results that are not there": (
         command("verify"),
-        "results/runs.csv is not committed; nothing to compare with",
+        "git shows no committed results/runs.csv to compare with",
     ),
 }
 
