@@ -1,7 +1,6 @@
-"""Fast exact forms of functions in `model/`, each with the measurement that earns it its place.
+"""Fast exact forms of functions in `model/`.
 
-`benchmarks/kernels.csv` holds what each is worth: the time of a training step without it and with
-it.
+`benchmarks/kernels.csv` holds the time of a training step with and without each.
 """
 
 from functools import partial

@@ -14,9 +14,7 @@ from bivrec.kernels import catalogue_attention
 from bivrec.model import losses
 
 CHUNK_CELLS = {"cpu": 1 << 18, "cuda": 1 << 26}  # scores held at a time
-CELLS_PER_ENTRY = (
-    2  # minimum scores per table entry in a chunk, to amortise each pass over the table
-)
+CELLS_PER_ENTRY = 2  # minimum scores per table entry, to amortise each pass over the table
 LARGEST_POWER = 100.0  # power of 2 up to which sums over a catalogue stay finite unshifted
 LOG2_E = math.log2(math.e)
 

@@ -16,12 +16,12 @@ def gaussian_weights(
     bias: Float[Tensor, "*#group patch patch"],
     kernel: str,
 ) -> Float[Tensor, "*group patch patch"]:
-    r"""How much patch i takes from patch j; a bias of minus infinity forbids it.
+    r"""The weight of patch j in the output of patch i; a bias of minus infinity makes it zero.
 
     rbf: $\exp(-\lVert q_i - k_j \rVert^2 / 2\sqrt{d} + b_{ij})$, not normalised. The paper does not
     say which kernel it uses, so this is our reconstruction. rbf_normalised: the same, rows summing
     to 1. softmax and distance: $q_i \cdot k_j$ in place of the Gaussian of their distance, rows
-    summing to 1 (`distance` differs in its bias).
+    summing to 1; `distance` has another bias.
     """
     logits = query @ key.transpose(-1, -2)
     if kernel.startswith("rbf"):
@@ -43,9 +43,9 @@ class GaussianAttention(nn.Module):
         self.width = nn.Parameter(torch.full((num_heads,), 2.0)) if prior else None
 
     def distance_bias(self, num_patches: int) -> Float[Tensor, "head patch patch"]:
-        r"""A learned number for each distance in patches, or the prior $-(i-j)^2 / 2\sigma^2$."""
-        place = torch.arange(num_patches, device=self.out.weight.device)
-        distance = (place[:, None] - place).abs()
+        r"""A learned bias for each distance in patches, or the prior $-(i-j)^2 / 2\sigma^2$."""
+        index = torch.arange(num_patches, device=self.out.weight.device)
+        distance = (index[:, None] - index).abs()
         if self.width is None:
             return embedding(distance, self.bias).movedim(-1, 0)
         return -distance.square() / (2 * self.width.square()[:, None, None] + 1e-6)
@@ -53,6 +53,7 @@ class GaussianAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch patch dim"], layout: PatchLayout, causal: bool
     ) -> Float[Tensor, "batch patch dim"]:
+        """Attention within each residue of each scale; if `causal`, to earlier patches only."""
         scales = zip(layout.split(self.project(x)), layout.split(layout.mask))
         mixed = [self.attend(projected, mask, causal) for projected, mask in scales]
         return self.out(torch.cat([part.flatten(1, 2) for part in mixed], 1))
@@ -63,7 +64,7 @@ class GaussianAttention(nn.Module):
         mask: Bool[Tensor, "batch residue patch"],
         causal: bool,
     ) -> Float[Tensor, "batch residue patch dim"]:
-        """One scale: each patch takes from those of its residue, if `causal` from earlier ones."""
+        """One scale: each patch attends to those of its residue that are not padding."""
         heads = projected.unflatten(-1, (3, self.num_heads, -1))
         query, key, value = heads.permute(3, 0, 1, 4, 2, 5)  # batch residue head patch dim
         itself = torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
@@ -77,7 +78,7 @@ class GaussianAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward net, each normalised before and added after, over any groups."""
+    """A pre-normalised residual block: attention, then a feed-forward network."""
 
     def __init__(self, attention: nn.Module, dim: int, inner_dim: int, dropout: float):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What BivRec and its neural rivals share: histories in, scores of the whole catalogue out."""
+"""What BivRec and the neural baselines share: histories in, scores of the catalogue out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ class Batch:
     """Rows of items, oldest first, padded at the end.
 
     `targets` holds the item after each position, `supervised` the positions that are trained,
-    `probe` the one position a row at which the views are contrasted. `seed` seeds whatever else
-    the step draws at random, so that processes that share a batch draw the same.
+    `probe` the one position per row at which the views are contrasted. `seed` seeds the samples
+    of `sample`, so that processes that share a batch take identical ones.
     """
 
     items: Int64[Tensor, "batch position"]
@@ -91,9 +91,10 @@ class SequentialModel(nn.Module, ABC):
         self, encoded: dict[str, Any], batch: Batch, tables: Tables
     ) -> Float[Tensor, ""]:
         """The losses between rows or views; most models have none."""
-        return batch.mask.new_zeros((), dtype=torch.float32)
+        return torch.zeros((), device=batch.mask.device)
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """What a step minimises."""
         tables = self.tables()
         encoded = self.encode_batch(batch, tables)
         return self.row_loss(encoded, batch, tables) + self.batch_loss(encoded, batch, tables)

@@ -19,18 +19,15 @@ Encoded = dict[str, dict[str, Tensor]]
 class BivRec(SequentialModel):
     """The whole model; with one view in `model.views` it is PureID or PureMM.
 
-    Paper: the recommendation losses of both views and the losses between them, jointly. Every
-    position of a row is supervised at once (ours), or one target a row (`one_target`, the paper's).
+    Paper: the recommendation losses of both views and the losses between them are trained jointly,
+    on one target per row (`one_target`). Ours: every position of a row is supervised at once.
     """
 
     def __init__(self, settings: Settings, num_items: int, features: dict):
         super().__init__()
         model = settings.model
-        self.settings, self.max_length, self.multiple = (
-            settings,
-            model.max_length,
-            max(model.scales),
-        )
+        self.settings, self.max_length = settings, model.max_length
+        self.multiple = max(model.scales)
         self.causal = settings.training.supervision == "every_position"
         self.items = nn.ModuleDict(
             {view: ItemTable(view, num_items, features, model.dim) for view in model.views}
@@ -65,7 +62,7 @@ class BivRec(SequentialModel):
         mask: Bool[Tensor, "batch position"],
         tables: Tables,
     ) -> Encoded:
-        """The same for the whole row alone: one position, and only the patches that it owns."""
+        """The same for the whole row as its only prefix, with the patches that it owns."""
         items, mask = align_newest(items, mask)
         encoded = {}
         for view, encoder in self.views.items():
@@ -148,7 +145,7 @@ class BivRec(SequentialModel):
     def batch_loss(self, encoded: Encoded, batch: Batch, tables: Tables) -> Float[Tensor, ""]:
         """Information of patches and interests in each view, and the losses between the views."""
         model, mask = self.settings.model, self.patch_mask(batch.mask)
-        total = batch.mask.new_zeros((), dtype=torch.float32)
+        total = torch.zeros((), device=mask.device)
         if model.information_weight and model.pooling == "cluster":
             for parts in encoded.values():
                 information = mutual_information(parts["logits"], mask)
@@ -160,7 +157,7 @@ class BivRec(SequentialModel):
     def pair_views(
         self, encoded: Encoded, batch: Batch, tables: Tables, mask: Bool[Tensor, "batch patch"]
     ) -> ViewPair:
-        """The parts of a batch in which the views are compared."""
+        """What the losses between the views compare: probes, patches, items, recommendations."""
         settings, targets = self.settings.cross_view, batch.targets[batch.supervised]
         row = torch.arange(len(batch.probe), device=batch.probe.device)
         probe = batch.probe if self.causal else torch.zeros_like(batch.probe)

@@ -40,13 +40,12 @@ def sum_over_prefixes(
 
 
 class ClusterAttention(nn.Module):
-    r"""Each patch gives its value to its F nearest of K interest tokens, which are the interests'
-    seeds:
+    r"""Each patch gives its value to the F nearest of K learned tokens, one token per interest.
 
     $u_k = \mathrm{LN}\big(T_k + W \frac{\sum_j A_{jk} v_j}{1 + \sum_j A_{jk}} + \sum_s x^s_t\big)$,
 
-    the sums over the patches that the prefix owns at all scales. Ours: the last term, the newest
-    patch of every scale (`last_state`), and cosine similarity. Padding counts nowhere; noise is
+    summed over the patches that the prefix owns, at all scales. Ours: the last term, the newest
+    patch of every scale (`last_state`), and cosine similarity. Padding gives nothing; noise is
     drawn in training only.
     """
 
@@ -62,8 +61,7 @@ class ClusterAttention(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
 
     def anneal(self, progress: float) -> None:
-        """Moves the temperature linearly from `temperature` to `final_temperature`, if it is
-        set."""
+        """Moves the temperature linearly to `final_temperature`, where that is set."""
         start, end = self.settings.temperature, self.settings.final_temperature
         self.temperature = start if end is None else start + progress * (end - start)
 
@@ -72,7 +70,8 @@ class ClusterAttention(nn.Module):
     ) -> Float[Tensor, "batch patch interest"]:
         """Noise-free logits of patches and tokens: cosine times a learned sharpness, or `dot`.
 
-        Scaled products, as in the public code, start so close together that few patches choose.
+        `dot`, the scaled product of the public code, starts with logits too close together to
+        separate the interests.
         """
         key, query = self.key(patches), self.query(self.norms[1](self.tokens))
         if self.sharpness is None:
@@ -82,7 +81,7 @@ class ClusterAttention(nn.Module):
     def allocate(
         self, logits: Float[Tensor, "batch patch interest"]
     ) -> Float[Tensor, "batch patch interest"]:
-        """A, what each patch gives to each interest; the ablations give to all."""
+        """A, the share of each patch that each interest receives; the ablations share with all."""
         settings = self.settings
         if settings.pooling == "attention":
             return logits.exp()
@@ -97,7 +96,7 @@ class ClusterAttention(nn.Module):
         values: Float[Tensor, "batch patch dim"],
         layout: PatchLayout,
     ) -> Float[Tensor, "batch prefix interest dim"]:
-        r"""$\sum_j A_{jk} v_j \,/\, (1 + \sum_j A_{jk})$ over each prefix's own patches."""
+        r"""$\sum_j A_{jk} v_j \,/\, (1 + \sum_j A_{jk})$ over the patches of each prefix."""
         total, count = 0, 0
         for share, value in zip(layout.split(shares), layout.split(values)):
             given = share[..., None] * value[..., None, :]  # batch residue patch interest dim

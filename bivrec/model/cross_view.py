@@ -26,9 +26,9 @@ class ViewPair:
 class CrossViewLearning(nn.Module):
     """The weighted sum of the losses between the views.
 
-    The paper's: coarse (whole interests of one user agree) and fine (patches are allocated
-    likewise). Ours: an item's ID vector agrees with its projected features, and each view learns
-    from the other's recommendations. A view that is not a `learner` is held fixed.
+    The paper's: coarse (a user's interests agree as a whole) and fine (each patch is allocated to
+    the same interests). Ours: an item's ID vector agrees with its projected features, and each view
+    learns from the other's recommendations. A view that is not a `learner` is held fixed.
     """
 
     def __init__(self, settings: CrossView, dim: int):
@@ -40,10 +40,12 @@ class CrossViewLearning(nn.Module):
         )
 
     def hold_teacher(self, views: list[Tensor]) -> list[Tensor]:
+        """The same two tensors, without a gradient for the view that does not learn."""
         learner = self.settings.learner
         return [x if learner in ("both", view) else x.detach() for view, x in zip(VIEWS, views)]
 
     def forward(self, pair: ViewPair) -> Float[Tensor, ""]:
+        """In nats; a loss whose weight is 0 is not computed."""
         settings, loss = self.settings, pair.probed[0].new_zeros(())
         if settings.coarse_weight:
             probed = self.hold_teacher(pair.probed)

@@ -12,8 +12,7 @@ from bivrec.settings import Modality, Model
 
 
 class ItemTable(nn.Module):
-    """One vector an item: learned (`id`), projected from features (`multimodal`), or their sum
-    (`fused`).
+    """One vector an item: learned (`id`), projected features (`multimodal`), or the sum (`fused`).
 
     The concatenated features of text and image go through one linear map, as in the paper; it is
     written here as the sum of one map a modality. A missing modality contributes a learned vector.
@@ -57,6 +56,7 @@ class ItemTable(nn.Module):
         return projected
 
     def forward(self, items: Int64[Tensor, "*row"] | None = None) -> Float[Tensor, "*row dim"]:
+        """The vectors of the items; `items=None` means the whole catalogue."""
         parts = list(self.project_features(items).values())
         if self.ids is not None:
             parts.insert(0, self.ids if items is None else embedding(items, self.ids))
@@ -69,9 +69,9 @@ class PatchLayout:
 
     At scale s, prefixes whose ends are a multiple of s apart share patches. The patches that end at
     positions r, r + s, r + 2s, ... are therefore one sequence, that of residue r, and the prefix
-    that ends at t owns the patches of residue t mod s up to its own. `shapes` holds, by scale, the
-    numbers of residues and of patches in each: (s, T / s) for every prefix of a row of T items,
-    (1, T / s) for the whole row alone.
+    that ends at t owns the patches of residue t mod s that end at or before t. `shapes` holds, by
+    scale, the number of residues and of patches in each: (s, T / s) for every prefix of a row of T
+    items, (1, T / s) for the whole row alone.
     """
 
     mask: Bool[Tensor, "batch patch"]
@@ -79,12 +79,12 @@ class PatchLayout:
     every_prefix: bool
 
     def split(self, x: Tensor) -> list[Tensor]:
-        """[batch patch *rest] to [batch residue patch *rest], a tensor a scale."""
+        """[batch patch *rest] to [batch residue patch *rest], one tensor per scale."""
         parts = x.split([residues * patches for residues, patches in self.shapes], 1)
         return [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes)]
 
     def at_prefixes(self, x: Float[Tensor, "batch residue patch *rest"]) -> Tensor:
-        """What each prefix's newest patch has: [batch position *rest], one position for the row."""
+        """The value of each prefix's newest patch, [batch prefix *rest]; the row alone is one."""
         return x.transpose(1, 2).flatten(1, 2) if self.every_prefix else x[:, 0, -1:]
 
 

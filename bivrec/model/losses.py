@@ -72,8 +72,8 @@ def allocation_divergence(
 ) -> Float[Tensor, ""]:
     r"""The fine loss: symmetric KL between two views' noise-free allocations of the same patch.
 
-    The mean over patches of $\frac12 \sum_k (\alpha_k - \beta_k)(\log \alpha_k - \log \beta_k)$.
-    The form is our reconstruction: the paper says only "similarity of interest allocation".
+    $\frac12 \sum_k (\alpha_k - \beta_k)(\log \alpha_k - \log \beta_k)$, averaged over patches. The
+    form is our reconstruction: the paper says only "similarity of interest allocation".
     """
     log_a, log_b = a[mask].log_softmax(-1), b[mask].log_softmax(-1)
     return ((log_a.exp() - log_b.exp()) * (log_a - log_b)).sum(-1).mean() / 2
