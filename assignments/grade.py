@@ -39,7 +39,7 @@ MiB = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """What a submission may use. The first two limits end one cell or test; the others end the submission."""
+    """Limits; the first two end a cell or a test, the others the whole submission."""
 
     cell_seconds: float = 60  # CPU time; the limit of wall time is four times as long
     test_seconds: float = 20
@@ -95,7 +95,8 @@ def read_notebook(path: Path, limits: Limits) -> dict:
     if path.stat().st_size > limits.notebook_size * MiB:
         raise Ended(
             "unreadable",
-            f"{path.stat().st_size / MiB:.0f} MiB, more than {limits.notebook_size}; ask for it with its outputs cleared",
+            f"{path.stat().st_size / MiB:.0f} MiB, more than {limits.notebook_size}; "
+            "ask for it with its outputs cleared",
         )
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
@@ -125,7 +126,8 @@ def read_tests(course: Path, assignment: str) -> tuple[dict[str, str], dict[str,
     if not re.fullmatch(r"\w+", assignment) or not (course / assignment).is_dir():
         raise Ended(
             "not of the course",
-            f"its metadata names the assignment {plain(assignment)!r}; ask for the student's copy, filled in",
+            f"its metadata names the assignment {plain(assignment)!r}; "
+            "ask for the student's copy, filled in",
         )
     return tuple(
         {
@@ -201,7 +203,7 @@ def watch(folder: Path, limits: Limits, started: float) -> None:
 def listen(
     child: subprocess.Popen, pipe: int, token: str, folder: Path, limits: Limits, started: float
 ) -> Iterator[dict]:
-    """Yields the child's messages while it stays within its limits; raises Ended on a line without the token."""
+    """Yields the child's messages within its limits; raises Ended on a line without the token."""
     buffer, heard, selector, looked = b"", 0, selectors.DefaultSelector(), 0.0
     selector.register(pipe, selectors.EVENT_READ)
     while True:
@@ -240,7 +242,7 @@ def converse(
     whole: dict,
     graded: Graded,
 ) -> list[tuple]:
-    """Runs the cells, then the visible tests, then the hidden ones; returns the results of all cases.
+    """Runs cells, visible tests, then hidden tests; returns the results of all cases.
 
     No text is accepted from the child once it has received the hidden tests."""
     results, at, waiting_for = [], 0, "cells"
@@ -371,7 +373,7 @@ def start(
 def add_points(graded: Graded, whole: dict[str, str], results: list[tuple]) -> None:
     """Adds points by task for the cases that passed, and hints for those that failed.
 
-    The hint of a visible test is its message; that of a hidden test is its configured hint, never its code."""
+    The hint of a visible test is its message; a hidden test has a configured hint."""
     passed = {(task, hidden, case): (ok, message) for task, hidden, case, ok, message in results}
     for task, source in whole.items():
         shown = 0
@@ -479,7 +481,8 @@ def write_all(graded: list[Graded], course: Path, out: Path) -> None:
         lines = [
             f"# {one.submission}",
             "",
-            f"{one.outcome}: {points:g} of {possible:g} points by tests; written answers are marked by hand.",
+            f"{one.outcome}: {points:g} of {possible:g} points by tests; "
+            "written answers are marked by hand.",
             "",
         ]
         lines += [f"- {note}" for note in one.notes]
@@ -555,7 +558,8 @@ def main() -> None:
     sealed = landlock_version() >= 1
     if not sealed and not options.unsealed:
         sys.exit(
-            "ERROR: this kernel has no Landlock, so a submission could read and write outside its folder; grade in a separate container or virtual machine with OPTIONS=--unsealed"
+            "ERROR: this kernel has no Landlock, so a submission could read and write outside its "
+            "folder; grade in a separate container or virtual machine with OPTIONS=--unsealed"
         )
     if options.folder == Path():
         sys.exit("ERROR: no folder is named; run make grade SUBMISSION=folder")
@@ -585,13 +589,15 @@ def main() -> None:
         for one in pool.map(_grade_one, jobs):
             graded.append(one)
             print(
-                f"{one.submission}: {one.outcome}, {sum(one.points.values()):g} of {sum(one.possible.values()):g}, {one.seconds:g} s",
+                f"{one.submission}: {one.outcome}, {sum(one.points.values()):g} of "
+                f"{sum(one.possible.values()):g}, {one.seconds:g} s",
                 flush=True,
             )
     out = options.out or options.course / "grades"
     write_all(graded, options.course, out)
     print(
-        f"Wrote {out / 'grades.csv'}, tasks.csv, feedback/ (for students), marking/ (written answers and rubrics)"
+        f"Wrote {out / 'grades.csv'}, tasks.csv, feedback/ (for students), "
+        "marking/ (written answers and rubrics)"
     )
 
 

@@ -111,7 +111,7 @@ def describe_error(error: BaseException | None) -> str:
 
 
 def read_cases(source: str) -> list[tuple[types.FunctionType, dict]]:
-    """The cases of a test file of `otter assign` (`ok_format: false`): functions and their configuration."""
+    """The cases of a test file of `otter assign`: functions and their configuration."""
     cases = []
 
     class Reader(types.ModuleType):
@@ -191,7 +191,7 @@ def fingerprint() -> dict[str, object]:
 
 
 def altered(before: dict[str, object]) -> list[str]:
-    """Names that the submission has replaced; what a library itself replaces (torch does) is ignored."""
+    """Names that the submission has replaced; a library (torch) may replace its own."""
     now = fingerprint()
     changed = (name for name, value in before.items() if now.get(name) is not value)
     return sorted(
@@ -203,7 +203,7 @@ def altered(before: dict[str, object]) -> list[str]:
 
 
 def run_cells(notebook: dict, seconds: float, say) -> dict:
-    """The notebook's names after all of its code cells, each bounded in time; reports errors by cell."""
+    """The notebook's names after all code cells, each bounded in time; errors go to `say`."""
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 

@@ -1,4 +1,4 @@
-"""What the assignments share: the planted data, figures, and a guard for figures that need a solved task."""
+"""What the assignments share: planted data, figures, and a guard for unsolved tasks."""
 
 import matplotlib.pyplot as plt
 import numpy as np

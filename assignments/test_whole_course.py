@@ -1,5 +1,8 @@
-"""The course's long tests, `make test-course`: every solution, every unsolved copy, every wrong solution, thirty submissions at
-once. They need otter-grader; the quick ones are tests/test_course.py."""
+"""The long tests of the course, `make test-course`; they need otter-grader.
+
+They cover every solution, every unsolved copy, every wrong solution and thirty submissions at once.
+The fast tests are in tests/test_course.py.
+"""
 
 import ast
 import csv
@@ -101,7 +104,7 @@ def test_a_students_copy_has_neither_solutions_nor_hidden_tests(course, name):
             ]
         for block in re.findall(r"# BEGIN SOLUTION\n(.*?)# END SOLUTION", cell.source, re.S):
             for line in block.splitlines():
-                # what stands in the prose or in another cell too is no secret; a whole line of code is
+                # short text may occur elsewhere too; a long line of code may not
                 assert len(line.strip()) < 45 or json.dumps(line)[1:-1] not in handed_out, line
         assert not cell.source.startswith("**Model answer.**") or cell.source[:80] not in handed_out
     assert hidden and not [test for test in hidden if f"def {test}(" in handed_out]
@@ -109,11 +112,11 @@ def test_a_students_copy_has_neither_solutions_nor_hidden_tests(course, name):
 
 def replace_answer(notebook, function: str, code: str):
     """The solved notebook with one answer's cell replaced."""
-    pattern, found = re.compile(rf"^(def {function}\(|{function} =)", re.M), 0
+    pattern, count = re.compile(rf"^(def {function}\(|{function} =)", re.M), 0
     for cell in notebook.cells:
         if cell.cell_type == "code" and pattern.search(cell.source):
-            cell.source, found = code, found + 1
-    assert found == 1, function
+            cell.source, count = code, count + 1
+    assert count == 1, function
     return notebook
 
 
@@ -149,11 +152,11 @@ def test_wrong_solutions_lose_the_right_points_with_a_helpful_hint(course, tmp_p
 
 
 def test_thirty_submissions_one_of_each_hostile_kind(course, tmp_path):
-    """Each is bounded, none stops the rest, the table names what happened, and nothing of a hidden test is sent back."""
+    """Each is bounded, none stops the others, the table reports it, and no hidden test leaks."""
     name, submissions, outside = "d_gaussian", tmp_path / "submissions", tmp_path / "outside"
     submissions.mkdir()
     outside.mkdir()
-    (outside / "kept.txt").write_text("kept")
+    (outside / "outside.txt").write_text("unchanged")
     hostile = YAML(typ="safe").load((HERE / "hostile.yaml").read_text())
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.1)
@@ -167,7 +170,7 @@ def test_thirty_submissions_one_of_each_hostile_kind(course, tmp_path):
             made = nbformat.read(course / name / "autograder" / f"{name}.ipynb", 4)
             made.cells.append(
                 nbformat.v4.new_code_cell(
-                    re.sub("|".join(swap), lambda found: swap[found[0]], one["code"])
+                    re.sub("|".join(swap), lambda match: swap[match[0]], one["code"])
                 )
             )
             nbformat.write(made, submissions / f"hostile {one['name']}.ipynb")
@@ -201,7 +204,7 @@ def test_thirty_submissions_one_of_each_hostile_kind(course, tmp_path):
                 "20" if "autograder" in submission else "0"
             ), row
     assert {rows[f"{kind}.ipynb"]["outcome"] for kind in ("torn", "deep", "link")} == {"unreadable"}
-    assert [path.name for path in outside.iterdir()] == ["kept.txt"]
+    assert [path.name for path in outside.iterdir()] == ["outside.txt"]
     assert not [
         p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "3777"]
     ]

@@ -237,7 +237,7 @@ def test_hostile_submissions_are_bounded_and_reported(root, tmp_path, grade, hos
         "HIDDEN": str(course / "tiny" / "autograder" / "tests" / "t1.py"),
     }
     for one in chosen:
-        code = re.sub("|".join(swap), lambda found: swap[found[0]], one["code"])
+        code = re.sub("|".join(swap), lambda match: swap[match[0]], one["code"])
         (submissions / f"{one['name'].replace(' ', '-')}.ipynb").write_text(notebook(SOLVED, code))
     (submissions / "honest.ipynb").write_text(notebook(SOLVED))
     (submissions / "wrong.ipynb").write_text(notebook("def double(x):\n    return int(2 * x)"))
