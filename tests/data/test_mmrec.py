@@ -60,3 +60,50 @@ def test_mmrec_and_recbole(mmrec, monkeypatch):
     (mmrec / "other.inter").write_text(text)
     with pytest.raises(DataError, match=re.escape("raw/baby-mmrec has 2 files *.inter")):
         read_mmrec(mmrec, Folder(folder=mmrec.name))
+
+
+def write_inter(folder, text, encoding="utf-8"):
+    (folder / "baby.inter").write_bytes(text.encode(encoding))
+    return read_mmrec(folder, Folder(folder=folder.name))
+
+
+RECBOLE = "user_id:token\titem_id:token\ttimestamp:float\n"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(mmrec):
+    text = RECBOLE + "7\t0\t1700000000\n7\t1\t1700003600\n"
+    raw = write_inter(mmrec, text, "utf-8-sig")
+    assert raw.interactions.values.tolist() == [[7, 0, 1700000000], [7, 1, 1700003600]]
+    with pytest.raises(DataError, match="baby.inter is UTF-16 text, not UTF-8; save it as UTF-8"):
+        write_inter(mmrec, text, "utf-16")
+
+
+@pytest.mark.parametrize("separator, name", [(",", "comma"), (";", "semicolon"), (" ", "space")])
+def test_other_separators_than_tabs_are_named(mmrec, separator, name):
+    problem = f"timestamp:float, separated by {name}s, not tabs; replace each {name} by a tab"
+    for encoding in ("utf-8", "utf-8-sig"):
+        with pytest.raises(DataError, match=re.escape(problem)):
+            write_inter(mmrec, RECBOLE.replace("\t", separator), encoding)
+
+
+@pytest.mark.parametrize(
+    "times, read",
+    [
+        (["1700000000.25", "1700003600.75", "1.8e9"], [1700000000, 1700003600, 1800000000]),
+        (["0.5", "0.25", "0.75"], [2, 1, 3]),  # their order depends on the fractions
+        (["1.5", "1.5", "3"], [1, 1, 3]),
+        (["9007199254740991", "88.0", "0"], [9007199254740991, 88, 0]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["float", "token"])
+def test_times_with_fractions(mmrec, times, read, kind):
+    rows = "".join(f"u\ti{n}\t{time}\n" for n, time in enumerate(times))
+    raw = write_inter(mmrec, RECBOLE.replace("float", kind) + rows)
+    assert raw.interactions["time"].tolist() == read
+
+
+@pytest.mark.parametrize("time", ["", "soon", "nan", "inf", "-1.5"])
+def test_what_is_no_time_is_named(mmrec, time):
+    problem = f"baby.inter, line 3: timestamp:float {time!r} is not a timestamp; fix the line"
+    with pytest.raises(DataError, match=re.escape(problem)):
+        write_inter(mmrec, RECBOLE + f"u\ti\t1.5\nu\tj\t{time}\nu\tk\t2\n")

@@ -77,7 +77,16 @@ def finite_numbers(column: pl.Series) -> tuple[pl.Series, Bool[ndarray, "row"]]:
     return numbers, numbers.is_finite().fill_null(False).to_numpy()
 
 
-PARSERS = {"whole number": whole_numbers, "number": finite_numbers}
+def timestamps(column: pl.Series) -> tuple[pl.Series, Bool[ndarray, "row"]]:
+    """The column as times, fractions included, and which of its values are from 0 to 2^53."""
+    whole, valid = whole_numbers(column)
+    if valid.all():
+        return whole, valid
+    times, _ = finite_numbers(column)
+    return times, times.is_between(0, 2**53, closed="left").fill_null(False).to_numpy()
+
+
+PARSERS = {"whole number": whole_numbers, "number": finite_numbers, "timestamp": timestamps}
 
 
 def read_table(
@@ -88,9 +97,9 @@ def read_table(
     content: bytes | None = None,
     others: bool = False,
 ) -> pl.DataFrame:
-    """A table with exactly these columns (`others`: and more), each a 'whole number', a 'number' or
-    'text'. `content` replaces the file's and has no header. Raises DataError for the first bad
-    line."""
+    """A table with exactly these columns (`others`: and more), each a 'whole number', a 'number',
+    a 'timestamp' or 'text'. `content` replaces the file's and has no header. Raises DataError for
+    the first bad line."""
     name, header = short_path(path), content is None
     if not path.is_file():
         raise DataError(f"{name} is missing; {remedy}")
