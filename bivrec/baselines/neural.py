@@ -4,12 +4,20 @@ from abc import abstractmethod
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from bivrec.model.attention import Block
-from bivrec.model.base import Batch, Interests, LastInterests, SequentialModel, Tables
+from bivrec.model.base import (
+    Batch,
+    Interests,
+    ItemRows,
+    LastInterests,
+    Mask,
+    SequentialModel,
+    Tables,
+)
 from bivrec.model.embedding import ItemTable, MultiScaleEmbedding
 from bivrec.model.losses import choose_interest
 from bivrec.settings import Settings
@@ -42,8 +50,8 @@ class NeuralBaseline(SequentialModel):
     @abstractmethod
     def read(
         self,
-        items: Int64[Tensor, "batch position"],
-        mask: Bool[Tensor, "batch position"],
+        items: ItemRows,
+        mask: Mask,
         table: Float[Tensor, "catalogue dim"],
     ) -> Float[Tensor, "batch position interest dim"]:
         """The interests after every position; most models have one, their state."""
@@ -51,15 +59,13 @@ class NeuralBaseline(SequentialModel):
     def tables(self) -> Tables:
         return {self.view: self.items()}
 
-    def interests(
-        self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]
-    ) -> Interests:
+    def interests(self, items: ItemRows, mask: Mask) -> Interests:
         return {view: self.read(items, mask, table) for view, table in self.tables().items()}
 
     def encode_last(
         self,
-        items: Int64[Tensor, "batch position"],
-        mask: Bool[Tensor, "batch position"],
+        items: ItemRows,
+        mask: Mask,
         tables: Tables,
     ) -> LastInterests:
         last = torch.arange(len(items), device=items.device), mask.sum(1) - 1
@@ -119,7 +125,7 @@ class CausalTransformer(nn.Module):
         self.norm = nn.LayerNorm(model.dim)
 
     def forward(
-        self, vectors: Float[Tensor, "batch position dim"], mask: Bool[Tensor, "batch position"]
+        self, vectors: Float[Tensor, "batch position dim"], mask: Mask
     ) -> Float[Tensor, "batch position dim"]:
         x, _ = self.embedding(vectors, mask)
         for block in self.blocks:

@@ -3,12 +3,20 @@
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from bivrec.baselines.neural import CausalTransformer, NeuralBaseline
-from bivrec.model.base import Batch, Interests, LastInterests, SequentialModel, Tables
+from bivrec.model.base import (
+    Batch,
+    Interests,
+    ItemRows,
+    LastInterests,
+    Mask,
+    SequentialModel,
+    Tables,
+)
 from bivrec.settings import Settings
 
 
@@ -39,15 +47,13 @@ class SummedSASRec(SequentialModel):
     def tables(self) -> Tables:
         return {view: part.tables()[view] for view, part in self.parts.items()}
 
-    def interests(
-        self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]
-    ) -> Interests:
+    def interests(self, items: ItemRows, mask: Mask) -> Interests:
         return {view: part.interests(items, mask)[view] for view, part in self.parts.items()}
 
     def encode_last(
         self,
-        items: Int64[Tensor, "batch position"],
-        mask: Bool[Tensor, "batch position"],
+        items: ItemRows,
+        mask: Mask,
         tables: Tables,
     ) -> LastInterests:
         last = {}

@@ -17,14 +17,8 @@ from bivrec.model.base import SequentialModel
 from bivrec.outputs import output_folder
 from bivrec.settings import Settings, profile_folder, training_profile, vary
 
-SECTIONS = (
-    "split",
-    "features",
-    "model",
-    "cross_view",
-    "baseline",
-    "training",
-)  # read by a training
+# read by a training
+SECTIONS = ("split", "features", "model", "cross_view", "baseline", "training")
 
 
 def describe_run(domain: Domain, name: str, seed: int) -> str:
@@ -32,6 +26,7 @@ def describe_run(domain: Domain, name: str, seed: int) -> str:
     varied = vary(domain.settings, domain.variant(name), name)
     settings = TypeAdapter(Settings).dump_python(varied, mode="json")
     run = {"code": training_code(), "dataset": domain.name, "model": name, "seed": seed}
+    run["kernels"] = varied.machine.kernels  # equal up to rounding, which training amplifies
     return json.dumps(run | {"settings": {key: settings[key] for key in SECTIONS}}, sort_keys=True)
 
 

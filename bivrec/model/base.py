@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from bivrec.model import losses
 from bivrec.settings import Settings
 
+ItemRows = Int64[Tensor, "batch position"]
+Mask = Bool[Tensor, "batch position"]
 Tables = dict[str, Float[Tensor, "catalogue dim"]]
 Interests = dict[str, Float[Tensor, "batch position interest dim"]]
 LastInterests = dict[str, Float[Tensor, "batch interest dim"]]
@@ -29,8 +31,8 @@ class Batch:
     of `sample`, so that processes that share a batch take identical ones.
     """
 
-    items: Int64[Tensor, "batch position"]
-    mask: Bool[Tensor, "batch position"]
+    items: ItemRows
+    mask: Mask
     targets: Int64[Tensor, "batch position"]
     supervised: Bool[Tensor, "batch position"]
     probe: Int64[Tensor, "batch"]
@@ -103,16 +105,14 @@ class SequentialModel(nn.Module, ABC):
         """Sets whatever changes as training goes from 0 to 1; most models have nothing to set."""
 
     @abstractmethod
-    def interests(
-        self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]
-    ) -> Interests:
+    def interests(self, items: ItemRows, mask: Mask) -> Interests:
         """The interests after every position, by view."""
 
     @abstractmethod
     def encode_last(
         self,
-        items: Int64[Tensor, "batch position"],
-        mask: Bool[Tensor, "batch position"],
+        items: ItemRows,
+        mask: Mask,
         tables: Tables,
     ) -> LastInterests:
         """The interests after the last item of each row, by view: what is scored."""

@@ -1,11 +1,19 @@
 """BivRec: two views of the same history; each recommends, and each learns from the other."""
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from bivrec.model.base import Batch, Interests, LastInterests, SequentialModel, Tables
+from bivrec.model.base import (
+    Batch,
+    Interests,
+    ItemRows,
+    LastInterests,
+    Mask,
+    SequentialModel,
+    Tables,
+)
 from bivrec.model.clusters import mutual_information
 from bivrec.model.cross_view import VIEWS, CrossViewLearning, ViewPair
 from bivrec.model.embedding import ItemTable, align_newest, by_residue
@@ -43,34 +51,19 @@ class BivRec(SequentialModel):
     def tables(self) -> Tables:
         return {view: table() for view, table in self.items.items()}
 
-    def encode_every(
-        self,
-        items: Int64[Tensor, "batch position"],
-        mask: Bool[Tensor, "batch position"],
-        tables: Tables,
-    ) -> Encoded:
+    def encode_every(self, items: ItemRows, mask: Mask, tables: Tables, **layout: bool) -> Encoded:
         """Interests after every position and the patches' logits, by view."""
         encoded = {}
         for view, encoder in self.views.items():
-            interests, logits = encoder(embedding(items, tables[view]), mask)
+            interests, logits = encoder(embedding(items, tables[view]), mask, **layout)
             encoded[view] = {"interests": interests, "logits": logits}
         return encoded
 
-    def encode_rows(
-        self,
-        items: Int64[Tensor, "batch position"],
-        mask: Bool[Tensor, "batch position"],
-        tables: Tables,
-    ) -> Encoded:
+    def encode_rows(self, items: ItemRows, mask: Mask, tables: Tables) -> Encoded:
         """The same for the whole row as its only prefix, with the patches that it owns."""
-        items, mask = align_newest(items, mask)
-        encoded = {}
-        for view, encoder in self.views.items():
-            interests, logits = encoder(embedding(items, tables[view]), mask, every_prefix=False)
-            encoded[view] = {"interests": interests, "logits": logits}
-        return encoded
+        return self.encode_every(*align_newest(items, mask), tables, every_prefix=False)
 
-    def patch_mask(self, mask: Bool[Tensor, "batch position"]) -> Bool[Tensor, "batch patch"]:
+    def patch_mask(self, mask: Mask) -> Bool[Tensor, "batch patch"]:
         """Which of the patches of `encode_batch` are real, in the order of their logits."""
         scales = self.settings.model.scales
         if not self.causal:
@@ -80,8 +73,8 @@ class BivRec(SequentialModel):
 
     def encode(
         self,
-        items: Int64[Tensor, "batch position"],
-        mask: Bool[Tensor, "batch position"],
+        items: ItemRows,
+        mask: Mask,
         tables: Tables,
     ) -> dict[
         str,
@@ -101,16 +94,14 @@ class BivRec(SequentialModel):
             encoded[view] = parts["interests"], torch.stack(logits)
         return encoded
 
-    def interests(
-        self, items: Int64[Tensor, "batch position"], mask: Bool[Tensor, "batch position"]
-    ) -> Interests:
+    def interests(self, items: ItemRows, mask: Mask) -> Interests:
         encoded = self.encode_every(items, mask, self.tables())
         return {view: parts["interests"] for view, parts in encoded.items()}
 
     def encode_last(
         self,
-        items: Int64[Tensor, "batch position"],
-        mask: Bool[Tensor, "batch position"],
+        items: ItemRows,
+        mask: Mask,
         tables: Tables,
     ) -> LastInterests:
         encoded = self.encode_rows(items, mask, tables)
