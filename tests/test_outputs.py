@@ -55,7 +55,10 @@ def test_what_a_stage_kept_is_damaged(project, refuses, damage):
             lambda folder: save_features(folder, "text", features),
             lambda folder: load_features(folder, "text"),
         ),
-        ("arrays.npz", lambda folder: save_sequences(sequences, folder), load_sequences),
+        *(
+            (name, lambda folder: save_sequences(sequences, folder), load_sequences)
+            for name in ("arrays.npz", "catalogue.parquet", "tags.parquet")
+        ),
     ):
         folder = project.root / "build" / name
         save(folder)
@@ -83,7 +86,7 @@ def test_what_a_stage_kept_may_not_be_read(project, capsys, monkeypatch):
     monkeypatch.setattr("builtins.open", refuse)
     for load, name in (
         (lambda: load_features(folder, "text"), "text.npz"),
-        (lambda: load_sequences(folder), "catalogue.csv"),
+        (lambda: load_sequences(folder), "catalogue.parquet"),
     ):
         with pytest.raises(
             DataError, match=f"{re.escape(str(folder / name))} may not be read; make it readable"

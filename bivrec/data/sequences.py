@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 from jaxtyping import Int64, UInt64
 from numpy import ndarray
 
@@ -97,26 +98,47 @@ def check_counts(expected: Expected, published: pd.DataFrame, core: Sequences, n
 
 
 def save_sequences(sequences: Sequences, folder: Path) -> None:
-    """Saves arrays as npz and tables as CSV; no pickle."""
+    """Saves arrays as npz and tables as Parquet, in which text stays text; no pickle."""
     folder.mkdir(parents=True, exist_ok=True)
     names = ("items", "starts", "times", "users")
     np.savez(folder / "arrays.npz", **{name: getattr(sequences, name) for name in names})
-    sequences.catalogue.to_csv(folder / "catalogue.csv", index=False)
-    sequences.tags.to_csv(folder / "tags.csv", index=False)
+    _save_table(sequences.catalogue, folder / "catalogue.parquet")
+    _save_table(sequences.tags, folder / "tags.parquet")
 
 
 def load_sequences(folder: Path) -> Sequences:
     """What `save_sequences` wrote; raises DataError if it is missing or damaged."""
-    if not (folder / "tags.csv").is_file():
+    if not (folder / "tags.parquet").is_file():
         name = f"build/{folder.parent.name}/{folder.name}"
         raise DataError(f"{name} is missing; `make repro` makes it")
     with reading(folder):
         catalogue, tags = (
-            pd.read_csv(folder / f"{name}.csv", keep_default_na=False, dtype={"id": str})
-            for name in ("catalogue", "tags")
+            _load_table(folder / f"{name}.parquet") for name in ("catalogue", "tags")
         )
         with open(folder / "arrays.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return Sequences(**arrays, catalogue=catalogue, tags=tags)
+
+
+def _save_table(table: pd.DataFrame, path: Path) -> None:
+    """A table of integers and text as Parquet."""
+    columns = {
+        name: pl.Series(column.to_list(), dtype=pl.Int64 if column.dtype.kind == "i" else pl.String)
+        for name, column in table.items()
+    }
+    pl.DataFrame(columns).write_parquet(path)
+
+
+def _load_table(path: Path) -> pd.DataFrame:
+    """What `_save_table` wrote; raises OSError or ValueError if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            table = pl.read_parquet(file)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise ValueError(str(error)) from None
+    text = {name: table[name].to_list() for name in table.columns if table[name].dtype == pl.String}
+    columns = {name: table[name].to_numpy() for name in table.columns if name not in text}
+    columns |= {name: pd.Series(values, dtype=str) for name, values in text.items()}
+    return pd.DataFrame({name: columns[name] for name in table.columns})
 
 
 def describe(sequences: Sequences) -> pd.DataFrame:

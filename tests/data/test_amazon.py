@@ -124,3 +124,37 @@ def test_a_gzip_that_unpacks_without_end(tmp_path):
     message = "reviews_Baby_5.json.gz unpacks to more than 1,048,576 bytes; restore it"
     with pytest.raises(DataError, match=message):
         list(gzip_lines(path, "restore it", max_bytes=1 << 20))
+
+
+def test_a_record_keeps_its_asin_whatever_its_description_holds(baby):
+    """As JSON and as Python literals; the description names another item, or swallows the key."""
+    path = baby / "meta_Baby.json.gz"
+    about = ["see 'asin': 'B000000003'", "see 'asin': ", 'or "asin": "B000000004" or', "plain"]
+    for write in (json.dumps, repr):
+        records = [
+            {"description": text, "asin": f"B{n:09d}", "title": f"Rattle {n}"}
+            for n, text in enumerate(about)
+        ]
+        write_gzip(path, [write(record) for record in records])
+        items = read_amazon(baby, BABY).items.set_index("id")
+        titles = items["title"].tolist()
+        assert titles == [f"Rattle {n}" for n in range(4)] + [""] * 4
+        assert items["description"].tolist()[:4] == [text.strip() for text in about]
+
+
+def test_a_description_alone_gives_no_asin(baby):
+    write_gzip(baby / "meta_Baby.json.gz", [repr({"description": "'asin': 'B000000003'"})])
+    with pytest.raises(DataError, match="meta_Baby.json.gz, line 1 has no asin; restore it"):
+        read_amazon(baby, BABY, "restore it")
+
+
+def test_lone_surrogates_are_replaced(baby):
+    """JSON's escapes and Python's can hold half a character; two halves are one character."""
+    reviews = baby / "reviews_Baby_5.json.gz"
+    lines = gzip.decompress(reviews.read_bytes()).decode().splitlines()
+    write_gzip(reviews, [line.replace("B000000000", "B\\ud83d0") for line in lines])
+    for write in (json.dumps, ascii):
+        record = {"asin": "B\ud83d0", "title": "A\ud83d \udc76 \ud83d\udc76", "brand": "\udc00"}
+        write_gzip(baby / "meta_Baby.json.gz", [write(record)])
+        item = read_amazon(baby, BABY).items.set_index("id").loc["B\ufffd0"]
+        assert (item["title"], item["description"]) == ("A\ufffd \ufffd 👶", "\ufffd")

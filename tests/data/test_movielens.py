@@ -125,3 +125,12 @@ def test_movielens_dat(dat):
         with pytest.raises(DataError, match=re.escape(told)):
             read_movielens_dat(dat, Folder(folder="ml-1m"))
         (dat / "ratings.dat").write_text(whole)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_title_of_two_lines(films, end):
+    path = films / "movies.csv"
+    text = path.read_text().replace("Film, The 1 (1991)", f"Film{end}The 1 (1991)")
+    path.write_text(text, newline="")
+    first = read_movielens(films, FILMS).items.iloc[0]
+    assert (first["title"], first["year"]) == (f"Film{end}The 1", 1991)

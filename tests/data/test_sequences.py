@@ -2,6 +2,8 @@
 
 import re
 import shutil
+from dataclasses import replace
+from random import Random
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,9 @@ from hypothesis import settings as budget
 from hypothesis import strategies as st
 
 from bivrec.data.planted import make_planted
+from bivrec.data.readers.common import NO_TAGS
 from bivrec.data.readers.movielens import read_movielens_dat
+from bivrec.data.readers.plain import read_plain
 from bivrec.data.readers.registry import read_dataset
 from bivrec.data.sequences import (
     build_sequences,
@@ -21,7 +25,7 @@ from bivrec.data.sequences import (
     load_sequences,
     save_sequences,
 )
-from bivrec.data.types import Raw
+from bivrec.data.types import Raw, Sequences
 from bivrec.errors import DataError
 from bivrec.settings import Expected, Folder, load_settings
 
@@ -77,9 +81,48 @@ def test_saved_and_loaded_alike(planted, tmp_path):
         load_sequences(tmp_path / "stage" / "name")
 
 
-def test_ties_in_the_order_of_the_file():
-    from dataclasses import replace
+WORDS = ["", "7", "00007", "1e5", "1_000", "True", "False", "NA", "nan", "null", "None", "-inf"]
+WORDS += ["a\rb", "a\r\nb", "\n", " ", '"', "a,b", "\0", "a\0", "2001-01-01", "\ufeff", "名前"]
 
+
+def draw_word(random):
+    """A word that a table could take for something else, or a few characters of all Unicode."""
+    if random.random() < 0.7:
+        return random.choice(WORDS)
+    codes = (random.randrange(random.choice((0x80, 0xD800, 0x110000))) for _ in range(3))
+    return "".join(chr(code) for code in codes if not 0xD800 <= code < 0xE000)
+
+
+def test_text_stays_text(tmp_path):
+    """Whatever its words look like, a saved catalogue comes back equal, and so do the tags."""
+    random, empty = Random(0), np.zeros(0, "int64")
+    for _ in range(1000):
+        item, tagged = np.arange(random.randint(1, 4)), np.arange(random.randint(0, 3))
+        draw = lambda rows: pd.Series([draw_word(random) for _ in rows], dtype=str)  # noqa: E731
+        texts = {name: draw(item) for name in ("title", "genres", "description", "id")}
+        catalogue = pd.DataFrame({"item": item, "year": item + 1990, **texts})
+        tags = pd.DataFrame({"user": tagged, "item": tagged, "tag": draw(tagged)})
+        save_sequences(Sequences(empty, empty, empty, empty, catalogue, tags), tmp_path)
+        loaded = load_sequences(tmp_path)
+        for table, expected in ((loaded.catalogue, catalogue), (loaded.tags, tags)):
+            assert table.to_dict("list") == expected.to_dict("list")
+            assert table.dtypes.tolist() == expected.dtypes.tolist()
+
+
+def test_titles_and_genres_that_are_numbers(plain, tmp_path):
+    """From the raw file to what the later stages read."""
+    words = ["0", "00007", "True", "NA", "One\rtwo", "1.50"]
+    lines = (f'Ü{n},"{word}","{word}"\n' for n, word in enumerate(words))
+    text = "item,title,genres\n" + "".join(lines)
+    (plain / "items.csv").write_text(text, "utf-8", newline="")
+    raw = read_plain(plain, Folder(folder="mine"))
+    save_sequences(build_sequences(raw, SETTINGS.split, "mine"), tmp_path / "saved")
+    catalogue = load_sequences(tmp_path / "saved").catalogue.sort_values("id")
+    assert catalogue["title"].tolist() == catalogue["genres"].tolist() == words
+    assert catalogue["id"].tolist() == [f"Ü{n}" for n in range(6)]
+
+
+def test_ties_in_the_order_of_the_file():
     rows = [
         (user, item, 7)
         for user in range(5)
@@ -163,13 +206,6 @@ def test_the_core_is_the_largest_that_obeys(rows, least):
 @budget(max_examples=80, deadline=None)
 @given(rows=PAIRS, ties=st.sampled_from(["hash", "file"]))
 def test_sequences_are_in_time_and_hold_a_pair_once(rows, ties):
-    from dataclasses import replace
-
-    import pandas as pd
-
-    from bivrec.data.readers.common import NO_TAGS
-    from bivrec.data.types import Raw
-
     items = pd.DataFrame(
         {"item": range(9), "title": "t", "year": 0, "genres": "", "description": ""}
     )

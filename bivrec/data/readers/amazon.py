@@ -19,7 +19,8 @@ from bivrec.settings import Amazon
 
 MAX_UNPACKED = 1 << 34  # bytes
 
-ASIN = re.compile(rb"""['"]asin['"]\s*:\s*['"]([^'"]+)['"]""")
+# Where a line may hold an asin, overlaps included: a description can hold one too.
+ASIN = re.compile(rb"""(?=['"]asin['"]\s*:\s*['"]([^'"]+)['"])""")
 
 IMAGE_RECORD = np.dtype([("asin", "S10"), ("values", "<f4", (4096,))])
 
@@ -56,18 +57,22 @@ def _read_reviews(path: Path, remedy: str) -> list[tuple[str, str, int]]:
         named = isinstance(user, str) and isinstance(item, str)
         if not (named and type(time) is int and 0 <= time < 2**53):
             raise DataError(f"{where} lacks a reviewerID, an asin or a unixReviewTime; {remedy}")
-        reviews.append((user, item, time))
+        reviews.append((_replace_surrogates(user), _replace_surrogates(item), time))
     return reviews
 
 
 def _read_products(path: Path, products: dict[str, tuple[str, str, str]], remedy: str) -> None:
     """Fills in title, genres and description of the products that have reviews."""
     for where, line in gzip_lines(path, remedy):
-        if (asin := ASIN.search(line)) is None:
+        asins = [asin.decode("utf-8", "replace") for asin in ASIN.findall(line)]
+        if asins and not any(asin in products or "\\" in asin for asin in asins):
+            continue  # most records, and parsing is slow
+        record = _parse_record(line, where, remedy)
+        if not isinstance(item := record.get("asin"), str):
             raise DataError(f"{where} has no asin; {remedy}")
-        if (item := asin[1].decode("latin-1")) not in products:
+        if (item := _replace_surrogates(item)) not in products:
             continue
-        product = _describe(_parse_record(line, where, remedy))
+        product = _describe(record)
         if products[item] not in (product, UNKNOWN):
             raise DataError(f"{where} lists {item} again with different data; {remedy}")
         products[item] = product
@@ -123,4 +128,12 @@ def _parse_record(line: bytes, where: str, remedy: str) -> dict[str, Any]:
 def _plain_text(value: Any) -> str:
     """The first 2,000 characters of a text, without HTML entities and repeated spaces; else
     nothing."""
-    return " ".join(html.unescape(value).split())[:2000] if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    return " ".join(html.unescape(_replace_surrogates(value)).split())[:2000]
+
+
+def _replace_surrogates(text: str) -> str:
+    """The text with pairs of surrogates joined and lone ones, which no file can hold, replaced by
+    U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -12,7 +12,7 @@ from bivrec.settings import Folder, MovieLens
 
 FILMS = {"movieId": "whole number", "title": "text", "genres": "text"}
 
-TITLE = r"^(?P<title>.*?)\s*(?:\((?P<year>\d{4})(?:[–-]\d{0,4})?\))?$"
+TITLE = r"(?s)^(?P<title>.*?)\s*(?:\((?P<year>[0-9]{4})(?:[–-][0-9]{0,4})?\))?$"
 
 
 def read_movielens(folder: Path, settings: MovieLens, remedy: str = RESTORE) -> Raw:
