@@ -2,6 +2,7 @@
 silently zero."""
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -124,7 +125,7 @@ def image_features(
     known = dict(zip(*load_image_vectors(stored))) if stored else {}
     if live:
         paths = list(live.values())
-        contents = (path.read_bytes() for path in paths)
+        contents = map(_read_image, paths)
         encode = partial(_encode_files, paths, encoder)
         vectors = encode_in_blocks("image", encoder, contents, encode)
         if known and len(next(iter(known.values()))) != vectors.shape[1]:
@@ -138,6 +139,17 @@ def image_features(
     values, mask = _gather(known, ids)
     counts = f"{len(live)} encoded live, {mask.sum() - len(live)} from data/posters"
     return ItemFeatures(values, mask, f"{encoder}: {counts}, {(~mask).sum()} missing")
+
+
+def _read_image(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        problem = f"cannot be read ({type(error).__name__})"
+        if path.is_symlink() and not path.exists():
+            problem = f"is a link to {os.readlink(path)}, which does not exist"
+        where = f"image {path.parent.name}/{path.name}"
+        raise DataError(f"{where} {problem}; restore or remove it") from None
 
 
 def _encode_files(

@@ -40,6 +40,11 @@ def test_amazon_as_published(baby):
             and values[:, 0].tolist() == [5, 0, 1]
             and values.shape == (3, 4096)
         )
+        problem = (
+            "none of its 8 ids ('B999999999', 'B000000007', 'B000000006', ...) is one of the 1"
+        )
+        with pytest.raises(DataError, match=re.escape(problem)):
+            read_vectors(dataset, "image", ["0"])
         content = (baby / "image_features_Baby.b").read_bytes()
         for damaged, told in (
             (content[:-1], "not a multiple of 16,394"),

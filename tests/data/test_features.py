@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -80,7 +81,13 @@ def test_missing_and_live_images(planted, tmp_path, monkeypatch):
         and not features.values[70].any()
     )
     assert "1 encoded live, 50 from data/posters" in features.source
-    (tmp_path / "images" / f"{ids[61]}.jpg").write_bytes(b"no image")
+    link = tmp_path / "images" / f"{ids[61]}.jpg"
+    link.symlink_to(tmp_path / "gone.jpg")
+    problem = f"image images/{link.name} is a link to {tmp_path / 'gone.jpg'}, which does not exist"
+    with pytest.raises(DataError, match=re.escape(problem)):
+        image_features(sequences, pixels, folder, data / "posters")
+    link.unlink()
+    link.write_bytes(b"no image")
     with pytest.raises(DataError, match="cannot be read"):
         image_features(sequences, pixels, folder, data / "posters")
 

@@ -107,3 +107,46 @@ def test_what_is_no_time_is_named(mmrec, time):
     problem = f"baby.inter, line 3: timestamp:float {time!r} is not a timestamp; fix the line"
     with pytest.raises(DataError, match=re.escape(problem)):
         write_inter(mmrec, RECBOLE + f"u\ti\t1.5\nu\tj\t{time}\nu\tk\t2\n")
+
+
+def image_vectors(mmrec, items, num_rows, monkeypatch):
+    """The image vectors, rows of 1, 2, ..., of a file whose items are these."""
+    write_inter(mmrec, RECBOLE + "".join(f"u\t{item}\t{n}\n" for n, item in enumerate(items)))
+    np.save(mmrec / "image_feat.npy", np.arange(1, num_rows + 1, dtype="float32")[:, None])
+    monkeypatch.setenv("BIVREC_DATA", str(mmrec.parent))
+    dataset = Dataset(source="mmrec", mmrec=Folder(folder=mmrec.name), settings={})
+    values, mask = read_vectors(dataset, "image", items)
+    assert mask.all()
+    return values[:, 0].tolist()
+
+
+def test_an_item_s_row_is_its_number_with_or_without_zeros(mmrec, monkeypatch):
+    for items in (["002", "000", "001"], ["2", "000", "01"], ["2", "0", "1"]):
+        assert image_vectors(mmrec, items, 3, monkeypatch) == [3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "items, num_rows, problem",
+    [
+        (["001", "1", "0"], 2, "items '001' and '1' have the same row; write each item's number"),
+        (["000", "i1"], 2, "has the item 'i1', which is not a row's number; use numbers, or"),
+        (["3", "1", "2"], 3, "numbered 1 to 3; rows count from 0, so subtract 1 from the items'"),
+        (["3", "1", "2"], 5, "has 5 rows, but the .inter file's items are numbered 1 to 3; they"),
+    ],
+)
+def test_items_that_name_no_row(mmrec, monkeypatch, items, num_rows, problem):
+    with pytest.raises(DataError, match=re.escape(problem)):
+        image_vectors(mmrec, items, num_rows, monkeypatch)
+
+
+def test_a_row_of_zeros_is_a_missing_vector(mmrec, monkeypatch):
+    monkeypatch.setenv("BIVREC_DATA", str(mmrec.parent))
+    dataset = Dataset(source="mmrec", mmrec=Folder(folder=mmrec.name), settings={})
+    array = np.arange(28, dtype="float32").reshape(7, 4)
+    array[3] = 0
+    np.save(mmrec / "image_feat.npy", array)
+    values, mask = read_vectors(dataset, "image", ["3", "2"])
+    assert mask.tolist() == [False, True] and values.tolist() == [[0] * 4, [8, 9, 10, 11]]
+    np.save(mmrec / "image_feat.npy", np.zeros_like(array))
+    with pytest.raises(DataError, match="every vector of the 2 items is zero, which marks"):
+        read_vectors(dataset, "image", ["3", "2"])

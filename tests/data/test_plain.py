@@ -100,3 +100,28 @@ def test_parquet_with_more_rows_than_memory(tmp_path):
     with pytest.raises(DataError, match="interactions.parquet has 100,000 rows, more than 99,999"):
         read_parquet(path, columns, "fix the file", max_rows=99_999)
     assert len(read_parquet(path, columns, "fix the file", max_rows=100_000)) == 100_000
+
+
+def test_vectors_of_which_no_id_is_an_item_s(plain, monkeypatch):
+    dataset = Dataset(source="plain", plain=Folder(folder="mine"), settings={})
+    monkeypatch.setenv("BIVREC_DATA", str(plain.parent))
+    problem = (
+        "text.npy, by ids.csv: none of its 5 ids ('Ü4', 'Ü3', 'Ü2', ...) is one of the 4 items "
+        "('4', '3', '2', ...); write the ids that interactions has"
+    )
+    with pytest.raises(DataError, match=re.escape(problem)):
+        read_vectors(dataset, "text", ["4", "3", "2", "1"])
+
+
+def test_every_form_of_a_year(plain):
+    forms = ["1999", "1999.0", "1999-05-01", "c. 1999", "93", ""]
+    (plain / "items.csv").write_text(
+        "item,year\n" + "".join(f"Ü{n},{year}\n" for n, year in enumerate(forms))
+    )
+    years = read_plain(plain, Folder(folder="mine")).items["year"].tolist()
+    assert years == [1999, 1999, 1999, 1999, 93, 0]
+    for forms in (["soon", "-5", "nan", "12345", "99999999999999999999", "0"],):
+        (plain / "items.csv").write_text(
+            "item,year\n" + "".join(f"Ü{n},{year}\n" for n, year in enumerate(forms))
+        )
+        assert not read_plain(plain, Folder(folder="mine")).items["year"].any()

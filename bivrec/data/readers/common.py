@@ -194,15 +194,22 @@ def build_raw(
     items = pl.DataFrame({"item": list(numbers)}, schema={"item": pl.String})
     if listed is not None:
         items = _listed_items(numbers, path, *listed)
-    years = (
-        whole_numbers(items["year"])[0] if "year" in items.columns else np.zeros(len(items), int)
-    )
+    years = _years(items["year"]) if "year" in items.columns else np.zeros(len(items), int)
     ids = items["item"].to_list()
     texts = {
         text: items[text].to_list() if text in items.columns else [""] * len(ids) for text in TEXTS
     }
     codes = np.array([numbers[name] for name in ids], dtype="int64")
     return Raw(interactions, to_pandas(item=codes, **texts, year=years, id=ids), NO_TAGS)
+
+
+def _years(column: pl.Series) -> pl.Series:
+    """Each value's year: a whole number from 1 to 9999, else the first four digits that stand alone
+    (`1999-05-01`, `c. 1999`), else 0."""
+    numbers, _ = whole_numbers(column)
+    found = column.str.extract(r"(?:^|\D)(\d{4})(?:\D|$)").cast(pl.Int64).fill_null(0)
+    valid = numbers.is_between(1, 9999)
+    return numbers.zip_with(valid, found)
 
 
 def _number(

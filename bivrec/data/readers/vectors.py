@@ -69,6 +69,10 @@ def read_vectors(dataset: Dataset, modality: Modality, ids: Sequence[str]) -> Ve
         mask = rows >= 0
         values = np.zeros((len(ids), array.shape[1]), dtype="float32")
         values[mask] = array[rows[mask]]
+    mask &= values.any(1)  # zeros mark a missing image or text
+    if not mask.any():
+        problem = f"every vector of the {len(ids):,} items is zero, which marks a missing one"
+        raise DataError(f"{short_path(path)}: {problem}; write the encoder's vectors there")
     finite = np.isfinite(values).all(1)
     if not finite.all():
         item = ids[finite.argmin()]
@@ -95,7 +99,24 @@ def _read_records(path: Path, ids: Sequence[str]) -> Vectors:
                 if mask[row]:
                     raise DataError(f"{name} has {ids[row]} twice; remove it and fetch it again")
                 values[row], mask[row] = vector, True
+    if not mask.any():
+        asins = np.fromfile(path, IMAGE_RECORD, count=4)["asin"].tolist()
+        examples = [asin.decode("latin-1") for asin in asins]
+        remedy = "fetch the vectors of the same category"
+        raise _no_match(name, examples, size // IMAGE_RECORD.itemsize, ids, remedy)
     return values, mask
+
+
+def _no_match(
+    name: str, examples: Sequence[str], count: int, ids: Sequence[str], remedy: str
+) -> DataError:
+    """The error for vectors of which none is an item's."""
+    theirs, ours = (
+        ", ".join(repr(text[:40]) for text in texts[:3]) + ", ..." * (len(texts) > 3)
+        for texts in (examples, ids)
+    )
+    problem = f"none of its {count:,} ids ({theirs}) is one of the {len(ids):,} items ({ours})"
+    return DataError(f"{name}: {problem}; {remedy}")
 
 
 def _load_array(path: Path) -> ndarray:
@@ -116,17 +137,28 @@ def _load_array(path: Path) -> ndarray:
 def _rows_by_number(
     path: Path, dataset: Dataset, num_rows: int, ids: Sequence[str]
 ) -> Int64[ndarray, "catalogue"]:
-    """MMRec: an item's row is its number; rows go up to the largest number in the .inter file."""
+    """MMRec: an item's row is its number, with or without leading zeros; rows go up to the largest
+    number in the .inter file."""
     name = short_path(path)
-    numbers, valid = whole_numbers(pl.Series(ids, dtype=pl.String))
+    catalogue = read_mmrec(path.parent, dataset.source_settings, "fix it").items["id"].astype(str)
+    everything, valid = whole_numbers(pl.Series(catalogue.tolist(), dtype=pl.String))
     if not valid.all():
-        problem = "the .inter file's items are text, so their rows are unknown"
+        text = catalogue.iloc[int(valid.argmin())]
+        problem = f"the .inter file has the item {text[:40]!r}, which is not a row's number"
         raise DataError(f"{name}: {problem}; use numbers, or the plain form")
-    largest = read_mmrec(path.parent, dataset.source_settings, "fix it").items["item"].max()
+    if twice := everything.filter(everything.is_duplicated())[:1].to_list():
+        names = catalogue[(everything == twice[0]).to_numpy()].tolist()
+        problem = f"the .inter file's items {names[0]!r} and {names[1]!r} have the same row"
+        raise DataError(f"{name}: {problem}; write each item's number in one way")
+    smallest, largest = everything.min(), everything.max()
     if num_rows != largest + 1:
-        problem = f"the .inter file's items are numbered 0 to {largest:,}"
-        raise DataError(f"{name} has {num_rows:,} rows, but {problem}; they do not match")
-    return numbers.to_numpy()
+        remedy = "they do not match"
+        if num_rows == largest + 1 - smallest:
+            remedy = f"rows count from 0, so subtract {smallest:,} from the items' numbers"
+        problem = f"the .inter file's items are numbered {smallest:,} to {largest:,}"
+        raise DataError(f"{name} has {num_rows:,} rows, but {problem}; {remedy}")
+    rows, _ = whole_numbers(pl.Series(ids, dtype=pl.String))
+    return rows.to_numpy()
 
 
 def _rows_by_list(
@@ -139,4 +171,7 @@ def _rows_by_list(
         problem = f"{len(listed):,} ids in ids.csv, {len(set(listed)):,} of them different"
         raise DataError(f"{short_path(path)} has {num_rows:,} rows for {problem}; each needs one")
     rows = {item: row for row, item in enumerate(listed)}
+    if not any(item in rows for item in ids):
+        name, remedy = f"{short_path(path)}, by ids.csv", "write the ids that interactions has"
+        raise _no_match(name, listed, len(listed), ids, remedy)
     return np.array([rows.get(item, -1) for item in ids], dtype="int64")
