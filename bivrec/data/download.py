@@ -19,6 +19,18 @@ from bivrec.settings import Dataset, Download, project_root
 
 RECORD = "checksums.json"
 
+# How the files of each format begin; no data file begins as a web page does.
+BEGINNINGS = {
+    ".gz": b"\x1f\x8b",
+    ".zip": b"PK",
+    ".npy": b"\x93NUMPY",
+    ".parquet": b"PAR1",
+    ".b": b"",
+    ".csv": b"",
+    ".dat": b"",
+    ".inter": b"",
+}
+
 MAX_UNPACKED = 16 << 30  # bytes
 
 
@@ -26,6 +38,20 @@ def file_hash(path: Path, algorithm: str = "sha256") -> str:
     """A file's hash as hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def wrong_content(path: Path, name: str) -> str:
+    """What a file is instead of what its name says: a web page, as a server sends it with status
+    200 to whoever is not signed in, or another format. Empty if it is right, or nobody knows."""
+    suffix = Path(name).suffix.lower()
+    if suffix not in BEGINNINGS:
+        return ""
+    with open(path, "rb") as file:
+        head = file.read(1024)
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "a web page, perhaps one to sign in, and not the file"
+    right = head.startswith(BEGINNINGS[suffix])
+    return "" if right else f"no {suffix} file: it begins with {head[:12]!r}"
 
 
 def missing_files(dataset: Dataset) -> list[str]:
@@ -56,19 +82,35 @@ def checksums(name: str, dataset: Dataset) -> dict[str, str]:
             continue
         file = path.relative_to(folder).as_posix()
         seen, stamp = recorded.get(file, {}), [path.stat().st_size, path.stat().st_mtime_ns]
+        if not seen and (wrong := wrong_content(path, file)):
+            raise DataError(f"{path} is {wrong}; remove it, and fetch it again or put it there")
         sha256 = seen["sha256"] if seen.get("stamp") == stamp else file_hash(path)
         current[file] = {"sha256": sha256, "stamp": stamp}
         if seen and seen["sha256"] != sha256 and dataset.source != "plain":
             was = f"its sha256 was {seen['sha256'][:12]}... when first seen and is {sha256[:12]}..."
-            remedy = f"fetch it again, or, if you meant it, remove its entry in {RECORD}"
+            remedy = (
+                f"remove it and fetch it again, or, if you meant it, remove its entry in {RECORD}"
+            )
             raise DataError(f"{path} has changed: {was}; {remedy}")
     if current != recorded and folder.parent != project_root() / "data":
-        try:
-            write_atomically(folder / RECORD, json.dumps(current, indent=1) + "\n")
-        except OSError as error:
-            problem = f"cannot be written ({type(error).__name__})"
-            raise DataError(f"{folder / RECORD} {problem}; make the folder writable") from None
+        _write_record(folder / RECORD, current)
     return {file: entry["sha256"] for file, entry in current.items()}
+
+
+def _write_record(path: Path, record: dict[str, dict[str, Any]]) -> None:
+    try:
+        write_atomically(path, json.dumps(record, indent=1) + "\n")
+    except OSError as error:
+        problem = f"cannot be written ({type(error).__name__})"
+        raise DataError(f"{path} {problem}; make the folder writable") from None
+
+
+def _forget_missing(folder: Path) -> None:
+    """Removes from the record the files that are gone: what is fetched instead is new."""
+    record = _read_record(folder / RECORD)
+    present = {file: entry for file, entry in record.items() if (folder / file).is_file()}
+    if present != record:
+        _write_record(folder / RECORD, present)
 
 
 def _read_record(path: Path) -> dict[str, dict[str, Any]]:
@@ -184,6 +226,8 @@ def fetch(name: str, dataset: Dataset, accept: bool = False) -> str:
         terms = f"{name} comes under this licence: {dataset.licence}\nFrom: {urls}"
         command = f"make fetch DATASET={name} ACCEPT=yes"
         raise SettingsError(f"{terms}\nNothing was fetched. If you accept it: {command}")
+    if wanted or missing_files(dataset):
+        _forget_missing(folder)
     for index, file in enumerate(wanted):
         _fetch_file(dataset.downloads[file], folder, wanted[index:])
     for file in archives:
@@ -207,6 +251,10 @@ def _fetch_file(source: Download, folder: Path, remaining: list[str]) -> None:
         by_hand = f"put {', '.join(remaining)} into {folder} by hand (from {source.url})"
         problem = f"could not be fetched ({type(error).__name__})"
         raise DataError(f"{file} {problem}; try again, or {by_hand}") from None
+    if wrong := wrong_content(part, file):
+        part.unlink()
+        by_hand = f"open that address in a browser and put the file into {folder} by hand"
+        raise DataError(f"{file} from {source.url} is {wrong}; nothing was stored: {by_hand}")
     algorithm, _, expected = (source.checksum or "").partition(":")
     if expected and file_hash(part, algorithm) != expected:
         part.unlink()

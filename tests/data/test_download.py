@@ -13,6 +13,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from bivrec.data.download import checksums, download, fetch
+from bivrec.data.readers.common import raw_folder
 from bivrec.errors import DataError, SettingsError
 from bivrec.settings import Dataset, check_params, load_settings
 
@@ -256,3 +257,68 @@ def test_a_published_file_in_a_folder_below_has_changed(project, refuses):
     checksums("ml-1m", dataset)
     project.write("raw/ml-1m/more/about.txt", "other")
     assert "about.txt has changed: its sha256 was" in refuses(lambda: checksums("ml-1m", dataset))
+
+
+PAGE = b"\xef\xbb\xbf\n<!DOCTYPE html><html><title>Sign in</title></html>"
+
+
+def published_file(url: str, name: str) -> Dataset:
+    download = {name: {"url": f"{url}/{name}"}}
+    return dataset_of(
+        source="plain", plain={"folder": "mine"}, downloads=download, licence="For tests."
+    )
+
+
+@pytest.mark.parametrize("name", ["a.json.gz", "a.zip", "a.npy", "interactions.csv"])
+def test_a_sign_in_page_is_refused_and_nothing_is_stored(server, raw, name):
+    folder, url = server
+    (folder / name).write_bytes(PAGE)
+    sentence = f"{name} from {url}/{name} is a web page.*nothing was stored: open that address"
+    with pytest.raises(DataError, match=sentence):
+        fetch("mine", published_file(url, name), accept=True)
+    assert not list((raw / "mine").iterdir())
+
+
+@pytest.mark.parametrize("content", [b'{"error": "log in"}', b""])
+def test_an_answer_in_another_format_is_refused(server, raw, content):
+    folder, url = server
+    (folder / "a.json.gz").write_bytes(content)
+    with pytest.raises(DataError, match=r"is no \.gz file: it begins with"):
+        fetch("mine", published_file(url, "a.json.gz"), accept=True)
+    assert not list((raw / "mine").iterdir())
+
+
+def test_a_page_saved_by_hand_is_not_recorded(project, refuses):
+    page = project.write("raw/mine/features.npy", PAGE)
+    message = refuses(lambda: checksums("mine", project.dataset))
+    assert message.startswith(f"{page} is a web page") and "remove it" in message
+    assert not (project.raw / "checksums.json").exists()
+
+
+def test_a_wrong_file_is_mended_by_removing_it_and_fetching_again(server, raw):
+    folder, url = server
+    publish(folder, "1::1::1::7\n")
+    fetch("ml", films(url), accept=True)
+    publish(folder, "1::1::5::7\n")
+    for name in ("ml.zip", "ratings.dat"):
+        (raw / "ml" / name).unlink()
+    fetch("ml", films(url), accept=True)
+    assert (raw / "ml" / "ratings.dat").read_text() == "1::1::5::7\n"
+    (raw / "ml" / "ratings.dat").write_text("1::1::4::7\n")
+    with pytest.raises(DataError, match="ratings.dat has changed.*remove it and fetch it again"):
+        checksums("ml", films(url))
+    (raw / "ml" / "ratings.dat").unlink()
+    fetch("ml", films(url), accept=True)
+    assert (raw / "ml" / "ratings.dat").read_text() == "1::1::5::7\n"
+
+
+@pytest.mark.parametrize("chosen", ["own", "~/own"])
+def test_bivrec_data_counts_from_the_project_and_knows_home(project, monkeypatch, chosen):
+    monkeypatch.setenv("HOME", str(project.root / "home"))
+    monkeypatch.setenv("BIVREC_DATA", chosen)
+    own = project.root / chosen.replace("~", "home")
+    (own / "mine").mkdir(parents=True)
+    (project.root / "notebooks").mkdir(exist_ok=True)
+    monkeypatch.chdir(project.root / "notebooks")
+    assert raw_folder("mine") == own / "mine"
+    assert raw_folder("none") == own / "none"

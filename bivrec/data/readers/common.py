@@ -29,10 +29,11 @@ TEXTS = ("title", "genres", "description")  # what a catalogue says about an ite
 
 def raw_folder(folder: str) -> Path:
     """A dataset's folder: in BIVREC_DATA, raw/ or data/ of the project, whichever has it first. A
-    folder that does not exist yet is to be made in the first of these."""
+    folder that does not exist yet is to be made in the first of these. A relative BIVREC_DATA
+    counts from the project's folder, and `~` is the home folder."""
     places = [project_root() / "raw", project_root() / "data"]
     if chosen := os.environ.get("BIVREC_DATA"):
-        places.insert(0, Path(chosen))
+        places.insert(0, project_root() / os.path.expanduser(chosen))
     return next((p / folder for p in places if (p / folder).is_dir()), places[0] / folder)
 
 
