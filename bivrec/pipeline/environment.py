@@ -1,6 +1,11 @@
 """The environment of every kernel that the pipeline starts."""
 
+import json
 import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 ENVIRONMENT = dict(
     # glibc keeps freed blocks below 32 MiB: fewer page faults in every training step
@@ -22,7 +27,37 @@ ENVIRONMENT = dict(
     JUPYTER_PREFER_ENV_PATH="1",
     JUPYTER_PLATFORM_DIRS="1",
     PYDEVD_DISABLE_FILE_VALIDATION="1",
+    # matplotlib's own defaults, whatever the reader's matplotlibrc says
+    MATPLOTLIBRC=os.devnull,
 )
+
+
+@contextmanager
+def kernel_environment(folder: Path, variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets the environment of a kernel while it runs. `folder` is the kernel's home: a kernel spec
+    with this Python, and nothing of the reader's kernels, settings or startup scripts."""
+    spec = {
+        "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+        "metadata": {"supported_encryption": ["curve"]},
+        "kernel_protocol_version": "5.5",
+    }
+    path = folder / "kernels" / "python3" / "kernel.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(spec), "utf-8")
+    home = dict.fromkeys(
+        ("JUPYTER_PATH", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"), str(folder)
+    )
+    home["JUPYTER_RUNTIME_DIR"] = str(folder / "runtime")
+    empty = dict.fromkeys(("JUPYTER_CONFIG_PATH", "PYTHONSTARTUP", "MPLBACKEND"), "")
+    former = dict(os.environ)
+    os.environ.update(ENVIRONMENT | home | empty | variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(former)
 
 
 def forget_git() -> None:

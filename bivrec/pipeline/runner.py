@@ -20,7 +20,7 @@ import nbformat
 
 from bivrec.errors import LeftOut, NotebookError
 from bivrec.outputs import LEFT_OUT, write_atomically
-from bivrec.pipeline.environment import ENVIRONMENT
+from bivrec.pipeline.environment import kernel_environment
 from bivrec.pipeline.notebooks import write_scrubbed, write_sources
 from bivrec.pipeline.provenance import record_stage
 from bivrec.settings import check_params, pick, profile_folder, project_root
@@ -79,8 +79,12 @@ def run_kernel(
     for name in sorted(parameters.keys() - known.keys()):
         raise NotebookError(f"{source.name} has no parameter {name!r}; it has {', '.join(known)}")
     root = str(project_root())
-    os.environ.update(ENVIRONMENT | {"BIVREC_ROOT": root, "PYTHONPATH": root, **folders})
-    with quiet_stderr(output.with_suffix(".log")) as terminal, _one_sentence():
+    variables = {"BIVREC_ROOT": root, "PYTHONPATH": root, **folders}
+    with (
+        kernel_environment(output.parent / "kernel", variables),
+        quiet_stderr(output.with_suffix(".log")) as terminal,
+        _one_sentence(),
+    ):
         shown = os.isatty(terminal) and is_main_process()
         os.environ["BIVREC_TERMINAL"] = f"/proc/{os.getpid()}/fd/{terminal}" if shown else ""
         papermill.execute_notebook(
