@@ -12,10 +12,15 @@ from bivrec.outputs import progress
 
 RUN_COLUMNS = "profile dataset protocol study condition model view seed split metric value".split()
 
+CURVE_COLUMNS = "step loss seconds targets view metric value model seed".split()
+
 
 def learning_curves(models: Sequence[Trained]) -> pd.DataFrame:
-    """Loss and validation metrics by step, of every model that was trained by gradients here."""
+    """Loss and validation metrics by step, of every model that was trained by gradients here;
+    without any, a table without rows."""
     curves = [t.record.curve.assign(model=t.name, seed=t.seed) for t in models if t.record]
+    if not curves:
+        return pd.DataFrame(columns=CURVE_COLUMNS)
     return pd.concat(curves, ignore_index=True)
 
 

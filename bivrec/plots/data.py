@@ -10,8 +10,9 @@ from jaxtyping import Float, Int64
 from matplotlib.figure import Figure
 from numpy import ndarray
 from PIL import Image
+from sklearn.manifold import TSNE
 
-from bivrec.plots.style import COLOURS, INK, start_panels
+from bivrec.plots.style import COLOURS, INK, label_text, start_panels
 
 
 def draw_histories(lengths: Int64[ndarray, "user"], popularity: Int64[ndarray, "item"]) -> Figure:
@@ -35,8 +36,17 @@ def draw_images(images: Sequence[Image.Image], titles: Sequence[str], columns: i
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles):
         axis.imshow(image)
-        axis.set_title(title, fontsize=8)
+        axis.set_title(label_text(title), fontsize=8)
     return figure
+
+
+def project(points: Float[ndarray, "point dim"]) -> Float[ndarray, "point 2"]:
+    """t-SNE of points on a plane, with a perplexity of 15 or, for fewer than 46 points, a third of
+    a point's neighbours. Identical points all lie at the origin."""
+    if not np.ptp(points, axis=0).any():
+        return np.zeros((len(points), 2), dtype="float32")
+    perplexity = max(1.0, min(15.0, (len(points) - 1) / 3))
+    return TSNE(perplexity=perplexity, random_state=0).fit_transform(points)
 
 
 def draw_features(
@@ -44,7 +54,7 @@ def draw_features(
 ) -> Figure:
     """Items on a plane, a panel per modality, coloured by group: the seven largest, then others."""
     figure, panels = start_panels(points, 3.9, 3.1)
-    groups = pd.Series(groups)
+    groups = pd.Series([label_text(group) for group in groups])
     top = list(groups.value_counts().index[:7])
     groups = groups.where(groups.isin(top), "other")
     order = [*top, "other"][: groups.nunique()]

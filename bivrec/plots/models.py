@@ -14,6 +14,7 @@ from bivrec.plots.style import (
     add_legend,
     colour_of,
     draw_dots,
+    label_text,
     label_views,
     start_panels,
     style_views,
@@ -89,7 +90,7 @@ def draw_allocation(
     for axis, shares, scale in zip(axes.flat, allocation, scales):
         ends = list(range((len(titles) - 1) % scale, len(titles), scale))
         image = axis.imshow(shares[ends], cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        axis.set_yticks(range(len(ends)), [titles[end][:24] for end in ends], fontsize=6)
+        axis.set_yticks(range(len(ends)), [label_text(titles[end]) for end in ends], fontsize=6)
         axis.set_xticks(range(shares.shape[-1]))
         axis.set(title=f"patches of {scale}", xlabel="interest")
         axis.grid(False)

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from jaxtyping import Int64
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy import ndarray
@@ -27,10 +28,19 @@ VIEW_NAMES = {"id": "ID view", "multimodal": "multimodal view", "both": "both vi
 VIEW_DASHES = {"id": (1, 0), "multimodal": (4, 1.5), "both": (1, 1)}
 
 
+WIDE_FONTS = (  # for titles that the theme's font has no glyphs for, in order of preference
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei", "Droid Sans Fallback", "Hiragino Sans", "PingFang SC", "Yu Gothic",
+    "Microsoft YaHei", "Arial Unicode MS", "Unifont",
+)  # fmt: skip
+
+
 def set_theme() -> None:
     """The look of all figures; each notebook's first cell calls it."""
     sns.set_theme("paper", "ticks", font_scale=1.1)
+    installed = set(font_manager.get_font_names())
     plt.rcParams |= {
+        "font.family": ["sans-serif", *(font for font in WIDE_FONTS if font in installed)],
         "figure.dpi": 100,
         "savefig.dpi": 100,
         "figure.constrained_layout.use": True,
@@ -43,6 +53,15 @@ def set_theme() -> None:
         "grid.color": "#ececec",
         "legend.frameon": False,
     }
+
+
+def label_text(text: str, width: int = 24) -> str:
+    """A title or genre as a label: its first `width` characters on one line.
+
+    `$` is escaped, since matplotlib reads text between two of them as mathematics; characters
+    that cannot be printed become spaces."""
+    line = "".join(letter if letter.isprintable() else " " for letter in str(text))
+    return line[:width].replace("$", r"\$")
 
 
 def colour_of(model: str) -> str:

@@ -17,7 +17,9 @@ def view_balance(trained: Trained, cases: EvalCases, k: int = 20) -> dict[str, f
 
     A view near 0 in the combined list has no say; views near 1 in each other are copies."""
     scores = trained.model.score(cases.histories)
-    top = {view: values.topk(k, -1).indices for view, values in scores.items()}
+    top = {
+        view: values.topk(min(k, values.shape[-1]), -1).indices for view, values in scores.items()
+    }
     pairs = [("id", "both"), ("multimodal", "both"), ("id", "multimodal")]
     return {
         f"{a} in {b}": float((top[b][:, :, None] == top[a][:, None]).any(-1).float().mean())

@@ -29,12 +29,13 @@ MAX_SHIFT = 5  # positions that a shuffled item moves at most, before those arou
 
 def _replace(history: History, share: float, others: History, generator: Generator) -> History:
     noisy, positions = history.copy(), np.flatnonzero(generator.random(len(history)) < share)
+    positions = positions[: len(others)]
     noisy[positions] = generator.choice(others, size=len(positions), replace=False)
     return noisy
 
 
 def _insert(history: History, share: float, others: History, generator: Generator) -> History:
-    positions = np.flatnonzero(generator.random(len(history)) < share)
+    positions = np.flatnonzero(generator.random(len(history)) < share)[: len(others)]
     return np.insert(history, positions, generator.choice(others, len(positions), replace=False))
 
 
@@ -64,7 +65,8 @@ def add_history_noise(
 
     `replace` exchanges them for random items, `insert` puts random items before them, `delete`
     removes them (one item always stays), `shuffle` moves them by up to `MAX_SHIFT` positions. A
-    random item is neither in the history nor, where `targets` are given, among its targets."""
+    random item is neither in the history nor, where `targets` are given, among its targets; where a
+    small catalogue runs out of such items, the later positions stay as they are."""
     generator = np.random.Generator(np.random.PCG64(derive_seed(seed, kind, str(share))))
     nothing, noisy = np.empty(0, dtype="int64"), []
     for history, wanted in itertools.zip_longest(histories, targets, fillvalue=nothing):
