@@ -44,7 +44,7 @@ restore: store  ## the embedded data as published, whatever data/ holds
 fetch: setup $(addprefix fetch-,$(DATASET))  ## a published dataset into raw/ or BIVREC_DATA: make fetch DATASET=ml-25m
 
 fetch-%: setup
-	@python -m bivrec fetch '$*' $(if $(ACCEPT),accept)
+	@python -m bivrec fetch '$*' $(if $(filter yes Yes YES y Y true True TRUE 1,$(ACCEPT)),accept)
 
 repro: data $(addprefix fetch-,$(DATASETS))  ## every result; PROFILE=smoke: on generated data, in minutes; PROFILE=full or wide: hours; DATASETS="baby clothing": on these
 	@$(if $(DATASETS),python -m bivrec choose $(DATASETS))

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from bivrec.pipeline.cli import main
 from bivrec.pipeline.notebooks import write_sources
 from bivrec.settings import load_settings
@@ -94,6 +96,19 @@ def test_a_flipped_bit_in_the_store(project, refuses):
     ready(project, sys.executable)
     assert problem in make(project, "restore", PYTHONPATH=str(project.source))
     assert problem in make(project, "data", PYTHONPATH=str(project.source))
+
+
+@pytest.mark.parametrize(
+    "accept, accepted",
+    [("yes", True), ("1", True), ("no", False), ("0", False), ("false", False), ("", False)],
+)
+def test_only_yes_accepts_a_licence(project, accept, accepted):
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(project.source / name, project.root)
+    command = ["make", "--dry-run", "fetch", "DATASET=baby", f"ACCEPT={accept}"]
+    shown = subprocess.run(command, cwd=project.root, capture_output=True, text=True).stdout
+    assert "bivrec fetch 'baby'" in shown
+    assert ("fetch 'baby' accept" in shown) == accepted
 
 
 def as_anyone() -> None:
