@@ -13,6 +13,11 @@ from bivrec.errors import DataError
 from bivrec.outputs import reading
 from bivrec.settings import Expected, Split
 
+TABLES = {  # the saved tables, and the columns that each has at least
+    "catalogue": {"item", "title", "year", "genres", "description"},
+    "tags": {"user", "item", "tag"},
+}
+
 
 def hash_pairs(user: Int64[ndarray, "n"], item: Int64[ndarray, "n"]) -> UInt64[ndarray, "n"]:
     """A fixed pseudo-random number for each pair (splitmix64). It orders interactions of the same
@@ -112,11 +117,9 @@ def load_sequences(folder: Path) -> Sequences:
         name = f"build/{folder.parent.name}/{folder.name}"
         raise DataError(f"{name} is missing; `make repro` makes it")
     with reading(folder):
-        catalogue, tags = (
-            _load_table(folder / f"{name}.parquet") for name in ("catalogue", "tags")
-        )
+        tables = {name: _load_table(folder / f"{name}.parquet", TABLES[name]) for name in TABLES}
         with open(folder / "arrays.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return Sequences(**arrays, catalogue=catalogue, tags=tags)
+            return Sequences(**arrays, **tables)
 
 
 def _save_table(table: pd.DataFrame, path: Path) -> None:
@@ -128,13 +131,16 @@ def _save_table(table: pd.DataFrame, path: Path) -> None:
     pl.DataFrame(columns).write_parquet(path)
 
 
-def _load_table(path: Path) -> pd.DataFrame:
-    """What `_save_table` wrote; raises OSError or ValueError if it cannot be read."""
+def _load_table(path: Path, needed: set[str]) -> pd.DataFrame:
+    """What `_save_table` wrote; raises OSError or ValueError if it cannot be read or lacks a needed
+    column."""
     try:
         with open(path, "rb") as file:
             table = pl.read_parquet(file)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ValueError(str(error)) from None
+    if missing := needed - set(table.columns):
+        raise ValueError(f"without {', '.join(sorted(missing))}")
     text = {name: table[name].to_list() for name in table.columns if table[name].dtype == pl.String}
     columns = {name: table[name].to_numpy() for name in table.columns if name not in text}
     columns |= {name: pd.Series(values, dtype=str) for name, values in text.items()}
