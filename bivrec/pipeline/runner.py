@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ from bivrec.pipeline.provenance import record_stage
 from bivrec.settings import check_params, pick, profile_folder, project_root
 
 UNTRAINED = ("01", "02", "08")  # notebooks that train nothing
+NO_LOCKS = (
+    "; jobs in parallel need a writable /dev/shm: make it so, or set machine.num_workers to 1 in "
+    "params.yaml"
+)
 PLACES = ("results", "top", "build", "log")  # see outputs.output_folder
 
 
@@ -114,6 +119,8 @@ def _one_sentence() -> Iterator[None]:
         text = re.sub(r"\x1b\[[0-9;]*m", "", str(error.evalue)).strip()
         first = text.splitlines()[0] if text else "no message"
         remedy = "; free some space there" if "No space left on device" in text else ""
+        if error.ename in ("OSError", "PermissionError", "FileNotFoundError"):
+            remedy = remedy if _can_lock() else NO_LOCKS
         message = f"cell {error.exec_count}: {error.ename}: {first}{remedy}"
     except DeadKernelError:
         message = (
@@ -126,6 +133,15 @@ def _one_sentence() -> Iterator[None]:
     else:
         return
     raise NotebookError(message)
+
+
+def _can_lock() -> bool:
+    """Whether processes of this machine can share locks, which on Linux lie in /dev/shm."""
+    try:
+        get_context("spawn").Lock()
+    except OSError:
+        return False
+    return True
 
 
 def leave_out(executed: Path, build: Path, reason: str) -> None:

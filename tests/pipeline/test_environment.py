@@ -5,7 +5,10 @@ import os
 import sys
 
 import pytest
+from papermill import PapermillExecutionError
 
+from bivrec.errors import NotebookError
+from bivrec.pipeline import runner
 from bivrec.pipeline.cli import main
 
 SURROUNDINGS = """import os, sys
@@ -62,3 +65,15 @@ def test_the_readers_kernels_and_settings_do_not_run_the_study(small, reader):
     ]
     assert "image/png" in figure["data"]
     assert not list((small.root / "build").glob(".running-*"))
+
+
+def test_a_read_only_dev_shm_is_one_sentence(monkeypatch):
+    def refuse(*_):
+        raise OSError(30, "Read-only file system")
+
+    context = type("Context", (), {"Lock": refuse})
+    monkeypatch.setattr(runner, "get_context", lambda _: context())
+    failed = PapermillExecutionError(4, 5, "", "OSError", "[Errno 30] Read-only file system", [])
+    with pytest.raises(NotebookError, match="writable /dev/shm.*machine.num_workers to 1"):
+        with runner._one_sentence():
+            raise failed
