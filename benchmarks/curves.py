@@ -61,11 +61,7 @@ def measure(sizes: dict, num_negatives: int) -> dict:
             "max_length": length,
             "batch_size": sizes["training.batch_size"],
             "steps": 5,
-            "even": {
-                "num_items": sizes["num_items"],
-                "length": length + 1,
-                "features": FEATURES,
-            },
+            "even": {"num_items": sizes["num_items"], "length": length + 1, "features": FEATURES},
             "changes": changes | {"training.num_negatives": num_negatives},
             "runner": True,
         },

@@ -69,10 +69,7 @@ def agreement_lines(parts: dict) -> list[str]:
                 seeds = zip(one["cpu, by seed"], one["gpu, by seed"])
                 pairs.setdefault(key, []).extend(gpu - cpu for cpu, gpu in seeds)
     what = "NDCG@20 of the test users, GPU less CPU"
-    lines = [
-        f"| {what} | mean over seeds | its standard error | seeds |",
-        "|---|---|---|---|",
-    ]
+    lines = [f"| {what} | mean over seeds | its standard error | seeds |", "|---|---|---|---|"]
     for key, values in pairs.items():
         error = np.std(values, ddof=1) / len(values) ** 0.5
         lines.append(f"| {key} | {np.mean(values):+.4f} | {error:.4f} | {len(values)} |")

@@ -10,11 +10,7 @@ import numpy as np
 import pytest
 
 from bivrec.data.domain import Domain
-from bivrec.data.features import (
-    ItemFeatures,
-    load_features,
-    save_features,
-)
+from bivrec.data.features import ItemFeatures, load_features, save_features
 from bivrec.data.sequences import load_sequences, save_sequences
 from bivrec.errors import DataError
 from bivrec.outputs import progress, read_output, save_output

@@ -49,10 +49,7 @@ class NeuralBaseline(SequentialModel):
 
     @abstractmethod
     def read(
-        self,
-        items: ItemRows,
-        mask: Mask,
-        table: Float[Tensor, "catalogue dim"],
+        self, items: ItemRows, mask: Mask, table: Float[Tensor, "catalogue dim"]
     ) -> Float[Tensor, "batch position interest dim"]:
         """The interests after every position; most models have one, their state."""
 
@@ -62,12 +59,7 @@ class NeuralBaseline(SequentialModel):
     def interests(self, items: ItemRows, mask: Mask) -> Interests:
         return {view: self.read(items, mask, table) for view, table in self.tables().items()}
 
-    def encode_last(
-        self,
-        items: ItemRows,
-        mask: Mask,
-        tables: Tables,
-    ) -> LastInterests:
+    def encode_last(self, items: ItemRows, mask: Mask, tables: Tables) -> LastInterests:
         last = torch.arange(len(items), device=items.device), mask.sum(1) - 1
         return {view: self.read(items, mask, table)[last] for view, table in tables.items()}
 

@@ -50,12 +50,7 @@ class SummedSASRec(SequentialModel):
     def interests(self, items: ItemRows, mask: Mask) -> Interests:
         return {view: part.interests(items, mask)[view] for view, part in self.parts.items()}
 
-    def encode_last(
-        self,
-        items: ItemRows,
-        mask: Mask,
-        tables: Tables,
-    ) -> LastInterests:
+    def encode_last(self, items: ItemRows, mask: Mask, tables: Tables) -> LastInterests:
         last = {}
         for view, part in self.parts.items():
             last |= part.encode_last(items, mask, {view: tables[view]})

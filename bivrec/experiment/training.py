@@ -18,11 +18,7 @@ from bivrec.training.seeds import derive_seed
 
 
 def train_model(
-    domain: Domain,
-    name: str,
-    seed: int,
-    fold: Fold | None = None,
-    features: Features | None = None,
+    domain: Domain, name: str, seed: int, fold: Fold | None = None, features: Features | None = None
 ) -> Trained:
     """One model on the fold of its seed; a study may replace the fold or the features, and is then
     not resumed.

@@ -109,12 +109,7 @@ class SequentialModel(nn.Module, ABC):
         """The interests after every position, by view."""
 
     @abstractmethod
-    def encode_last(
-        self,
-        items: ItemRows,
-        mask: Mask,
-        tables: Tables,
-    ) -> LastInterests:
+    def encode_last(self, items: ItemRows, mask: Mask, tables: Tables) -> LastInterests:
         """The interests after the last item of each row, by view: what is scored."""
 
     def sample_negatives(self, batch: Batch, num_items: int) -> Int64[Tensor, "negative"] | None:

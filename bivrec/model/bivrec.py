@@ -72,10 +72,7 @@ class BivRec(SequentialModel):
         return torch.cat([by_residue(mask, scale).flatten(1) for scale in scales], 1)
 
     def encode(
-        self,
-        items: ItemRows,
-        mask: Mask,
-        tables: Tables,
+        self, items: ItemRows, mask: Mask, tables: Tables
     ) -> dict[
         str,
         tuple[
@@ -98,12 +95,7 @@ class BivRec(SequentialModel):
         encoded = self.encode_every(items, mask, self.tables())
         return {view: parts["interests"] for view, parts in encoded.items()}
 
-    def encode_last(
-        self,
-        items: ItemRows,
-        mask: Mask,
-        tables: Tables,
-    ) -> LastInterests:
+    def encode_last(self, items: ItemRows, mask: Mask, tables: Tables) -> LastInterests:
         encoded = self.encode_rows(items, mask, tables)
         return {view: parts["interests"][:, 0] for view, parts in encoded.items()}
 

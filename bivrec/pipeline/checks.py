@@ -12,14 +12,7 @@ from bivrec.data.download import checksums
 from bivrec.errors import SettingsError
 from bivrec.outputs import write_atomically
 from bivrec.pipeline.provenance import run_and_read_lines
-from bivrec.settings import (
-    Stage,
-    check_params,
-    load_settings,
-    pick,
-    profile_folder,
-    project_root,
-)
+from bivrec.settings import Stage, check_params, load_settings, pick, profile_folder, project_root
 
 
 def check_store() -> None:

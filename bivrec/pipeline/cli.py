@@ -12,12 +12,7 @@ from bivrec.pipeline.checks import check_data, check_store, choose, record_raw_f
 from bivrec.pipeline.environment import forget_git
 from bivrec.pipeline.notebooks import write_sources
 from bivrec.pipeline.provenance import summary
-from bivrec.pipeline.runner import (
-    end_with_caller,
-    refresh_notebooks,
-    run_notebook,
-    start_processes,
-)
+from bivrec.pipeline.runner import end_with_caller, refresh_notebooks, run_notebook, start_processes
 from bivrec.pipeline.verify import verify
 from bivrec.settings import check_params, pick, project_root
 

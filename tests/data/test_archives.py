@@ -46,9 +46,7 @@ def test_an_archive_never_leads_outside(tmp_path):
 
 
 def archive(
-    project,
-    *members: tuple[str, bytes],
-    edit: Callable[[bytearray], None] = lambda content: None,
+    project, *members: tuple[str, bytes], edit: Callable[[bytearray], None] = lambda content: None
 ) -> Callable:
     with zipfile.ZipFile(project.root / "raw" / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         for name, content in members:

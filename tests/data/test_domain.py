@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 from bivrec.data.domain import Domain, data_card, encode, prepare
-from bivrec.data.features import (
-    ItemFeatures,
-)
+from bivrec.data.features import ItemFeatures
 from bivrec.errors import SettingsError
 from bivrec.experiment.registry import build_model
 from bivrec.experiment.runs import rank_models

@@ -21,10 +21,7 @@ def test_mmrec_and_recbole(mmrec, monkeypatch):
     values, mask = read_vectors(dataset, "image", ["3", "0"])
     assert values.tolist() == [[12, 13, 14, 15], [0, 1, 2, 3]] and mask.all()
     for array, told in (
-        (
-            np.ones((6, 4), "float32"),
-            "has 6 rows, but the .inter file's items are numbered 0 to 6",
-        ),
+        (np.ones((6, 4), "float32"), "has 6 rows, but the .inter file's items are numbered 0 to 6"),
         (
             np.full((7, 4), np.nan, "float32"),
             "the vector of item 3 has numbers that are not finite",

@@ -18,10 +18,7 @@ def test_choosing_datasets_writes_params_and_nothing_else(root, tmp_path, monkey
     studies = check_params().studies
     assert studies.datasets == ("baby", "clothing") and {
         (t.source, t.target) for t in studies.transfers.values()
-    } == {
-        ("baby", "clothing"),
-        ("clothing", "baby"),
-    }
+    } == {("baby", "clothing"), ("clothing", "baby")}
     assert (
         "with 0 transfers" in choose(["plain-example"]) and check_params().studies.transfers == {}
     )

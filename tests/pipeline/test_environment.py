@@ -58,11 +58,7 @@ def test_the_readers_kernels_and_settings_do_not_run_the_study(small, reader):
     stage = small.root / "results" / "01_small" / "planted" / "01_small.ipynb"
     outputs = json.loads(stage.read_text())["cells"][-1]["outputs"]
     (stream, figure) = outputs
-    assert "".join(stream["text"]).splitlines() == [
-        sys.executable,
-        "False 100.0 True",
-        "False ",
-    ]
+    assert "".join(stream["text"]).splitlines() == [sys.executable, "False 100.0 True", "False "]
     assert "image/png" in figure["data"]
     assert not list((small.root / "build").glob(".running-*"))
 
