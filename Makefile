@@ -9,8 +9,15 @@ export PYTHONDONTWRITEBYTECODE := 1
 export BIVREC_TORCHRUN := $(TORCHRUN)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport $(filter GIT_%,$(.VARIABLES))  # a hook sets them, for another repository
+# any folder's name, unquoted and unexpanded
+override export SUBMISSION := $(value SUBMISSION)
 
-.PHONY: help setup sound store data fetch repro restore test test-fast test-pages test-course lint \
+# Packages from the index; what pip prints goes to a log, whose end is shown if it fails
+pip = $(BIN)/pip install --quiet $(1) >>.venv/install.log 2>&1 || { tail -n 15 .venv/install.log >&2; \
+	echo 'ERROR: the packages could not be installed; the lines above are the end of .venv/install.log' >&2; exit 1; }
+
+.NOTPARALLEL:  # `make -j8 clean setup` cleans first
+.PHONY: help setup sound scm store data fetch repro restore test test-fast test-pages test-course lint \
 	course grade lab explore site notebooks readme verify trust audit hashed clean \
 	bench bench-curves bench-datasets bench-gpu bench-kernels bench-negatives
 
@@ -21,25 +28,31 @@ setup: sound  ## the virtual environment in .venv, from requirements.lock
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ERROR: bivrec needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Install a newer one, as with `uv python install 3.12`, and name it: make PYTHON=python3.12 setup")'
-	@echo "Setting up .venv (two to four minutes)"
+	@echo "Setting up .venv (two to four minutes; the installer writes to .venv/install.log)"
 	@rm -f .venv/ready
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --requirement requirements.lock
-	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@: >.venv/install.log
+	@$(call pip,--requirement requirements.lock)
+	@$(call pip,--no-deps --no-build-isolation --editable .)
 	@touch .venv/ready
 
 sound: .venv/ready
 	@$(BIN)/python -c '' 2>/dev/null || { echo 'ERROR: .venv is broken: its Python does not start; `make clean setup` builds it anew' >&2; exit 1; }
+	@made=$$(sed -n 's/^command = .* -m venv //p' .venv/pyvenv.cfg 2>/dev/null); [ -z "$$made" ] || [ "$$made" -ef .venv ] || \
+		{ echo "ERROR: .venv was set up as $$made, and its commands still look there; \`make clean setup\` builds it anew here" >&2; exit 1; }
+
+scm: sound  # outside a git repository, as in an unpacked zip, DVC asks for this setting
+	@git rev-parse --git-dir >/dev/null 2>&1 || grep -qs no_scm .dvc/config.local || dvc config --local core.no_scm true
 
 store: sound
 	@python -m bivrec store
 
-data: setup $(if $(wildcard data),,store)
-	@test -d data || dvc pull --quiet data.dvc
+data: setup $(if $(wildcard data),,store) scm
+	@test -d data || dvc pull data.dvc >/dev/null
 
-restore: store  ## the embedded data as published, whatever data/ holds
-	@git checkout --quiet data.dvc
-	@dvc pull --quiet --force data.dvc
+restore: store scm  ## the embedded data as published, whatever data/ holds
+	@! git rev-parse --git-dir >/dev/null 2>&1 || git checkout --quiet data.dvc
+	@dvc pull --force data.dvc >/dev/null
 
 fetch: setup $(addprefix fetch-,$(DATASET))  ## a published dataset into raw/ or BIVREC_DATA: make fetch DATASET=ml-25m
 
@@ -83,18 +96,18 @@ audit: setup  ## known weaknesses of the locked packages, from the package index
 
 hashed:  ## as setup, each package held against its sha256 in requirements.hashes
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements.hashes
+	@$(call pip,--no-deps --require-hashes --requirement requirements.hashes)
 	@$(MAKE) --no-print-directory setup
 
 .venv/readers .venv/pages .venv/course: .venv/%: .venv/ready
-	@$(BIN)/pip install --quiet --constraint requirements.lock --no-build-isolation --editable '.[$*]'
+	@$(call pip,--constraint requirements.lock --no-build-isolation --editable '.[$*]')
 	@touch $@
 
 lab: data  ## JupyterLab, opened at the overview
-	@JUPYTER_CONFIG_PATH='$(CURDIR)/docs/jupyter' jupyter lab --LabApp.default_url=/lab/tree/README.md
+	@JUPYTER_CONFIG_PATH="$$PWD/docs/jupyter" jupyter lab --LabApp.default_url=/lab/tree/README.md
 
 explore: data .venv/readers  ## the explorer as a page of its own, without code
-	@JUPYTER_PATH='$(CURDIR)/docs/jupyter' voila --template=bivrec notebooks/explore.ipynb
+	@JUPYTER_PATH="$$PWD/docs/jupyter" voila --template=bivrec notebooks/explore.ipynb
 
 site: data .venv/readers  ## the study as web pages in site/, without scripts or anything from elsewhere
 	@python docs/draw.py && python docs/build.py
@@ -103,7 +116,7 @@ course: .venv/course  ## the assignments: students' copies, bundles, rubrics int
 	@python assignments/build.py
 
 grade: setup  ## grades a folder of notebooks offline: make grade SUBMISSION=folder; further settings in OPTIONS="--seconds 120"
-	@python assignments/grade.py '$(SUBMISSION)' $(OPTIONS)
+	@python assignments/grade.py "$$SUBMISSION" $(OPTIONS)
 
 bench: setup  ## our speed beside that of RecBole, RecTools and the authors' way; writes benchmarks/
 	@python benchmarks/bench.py

@@ -78,14 +78,16 @@ def plain(text: str) -> str:
 
 
 def find_notebooks(folder: Path) -> list[Path]:
-    """Every notebook in the folder, at any depth, sorted; links are not followed."""
-    results = [
-        Path(top) / name
-        for top, _, names in os.walk(folder)
-        for name in names
-        if name.endswith(".ipynb")
-    ]
-    return sorted(path for path in results if ".ipynb_checkpoints" not in path.parts)
+    """Every notebook in the folder, at any depth, sorted; links are not followed.
+
+    Leaves out what systems and editors add: names that begin with a dot (`.ipynb_checkpoints`,
+    macOS's `._x.ipynb`) and macOS's folder `__MACOSX`."""
+    results = []
+    for top, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "." and name != "__MACOSX"]
+        notebooks = (name for name in names if name[0] != "." and name.endswith(".ipynb"))
+        results += [Path(top) / name for name in notebooks]
+    return sorted(results)
 
 
 def read_notebook(path: Path, limits: Limits) -> dict:

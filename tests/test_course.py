@@ -292,6 +292,15 @@ def test_a_spreadsheet_cell_is_not_a_formula(root, grade):
     assert grade.plain("a\nb\x1b[31m") == "a b [31m"
 
 
+def test_what_systems_add_is_not_graded(tmp_path, grade):
+    names = "a.ipynb", "b c/d.ipynb", ".ipynb_checkpoints/a-checkpoint.ipynb", "._a.ipynb"
+    for name in (*names, "__MACOSX/._a.ipynb", "b c/__MACOSX/d.ipynb", "a.ipynb.txt"):
+        (tmp_path / ".hand-ins" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / ".hand-ins" / name).touch()
+    graded = grade.find_notebooks(tmp_path / ".hand-ins")
+    assert [path.relative_to(tmp_path / ".hand-ins").as_posix() for path in graded] == [*names[:2]]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -1,5 +1,8 @@
-"""The explorer: choices as widgets, for a notebook or Voila, and what a model makes of them."""
+"""The explorer: choices as widgets, for a notebook or Voila, and what a model makes of them.
 
+Its notebook shows no progress bars: a page would show an error where a bar has gone."""
+
+import os
 import time
 from html import escape
 
@@ -21,6 +24,8 @@ from bivrec.explore.api import (
     nearest_items,
     top_items,
 )
+
+os.environ.setdefault("BIVREC_TERMINAL", "")  # see `bivrec.outputs.progress`
 
 NOISES = {"none": None, "items replaced": "replace", "items inserted": "insert",
           "items deleted": "delete", "items moved": "shuffle", "features blurred": "blur",

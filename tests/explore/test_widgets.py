@@ -1,7 +1,10 @@
 """The explorer's widgets."""
 
+import nbformat
 import numpy as np
 import pytest
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 
 from bivrec.explore.widgets import Explorer
 
@@ -65,3 +68,18 @@ def test_the_explorer_with_models_without_interests(explorer):
     assert "no interests" in explorer.patches.value and "ID view" in explorer.lists.value
     explorer.model.value = "bivrec"
     assert "patches of 1" in explorer.patches.value
+
+
+def test_the_explorer_leaves_no_bar_that_has_gone(root, monkeypatch):
+    """A page shows an error where a progress bar has gone."""
+    first = nbformat.read(root / "notebooks/explore.ipynb", 4).cells[1]
+    assert "from bivrec.explore.widgets import" in first.source, "before any model is loaded"
+    monkeypatch.delenv("BIVREC_TERMINAL")
+    count = (
+        "from bivrec.outputs import progress\nlen(list(progress(range(3), 'training', 'steps')))"
+    )
+    book = new_notebook(cells=[new_code_cell(first.source), new_code_cell(count)])
+    NotebookClient(book, kernel_name="python3", timeout=300).execute()
+    assert [output.output_type for cell in book.cells for output in cell.get("outputs", ())] == [
+        "execute_result"
+    ]
