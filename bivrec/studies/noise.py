@@ -194,7 +194,8 @@ def noise_curves(ranks: pd.DataFrame, metric: str) -> pd.DataFrame:
     for key, users in user_metrics(ranks).groupby(names, sort=False):
         levels = users.pivot(index=["seed", "user"], columns="level", values=metric)
         draws = np.stack([bootstrap_means(levels[level].to_numpy(), 2000) for level in levels], 1)
-        low, high = np.quantile(draws / draws[:, :1], [0.025, 0.975], axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):  # where the clean metric is 0
+            low, high = np.quantile(draws / draws[:, :1], [0.025, 0.975], axis=0)
         means = levels.mean()
         curve = {"level": means.index, "value": means, "retained": means / means.iloc[0]}
         curve = pd.DataFrame(curve | {"low": low, "high": high})
