@@ -144,7 +144,7 @@ class Domain:
 
     def item_features(self, modality: Modality, seed: int) -> ItemFeatures:
         """One modality as encoded. Text differs between folds, since only training users' tags
-        count; seeds a multiple of `split.num_folds` apart share a fold."""
+        count; seeds that differ by a multiple of `split.num_folds` share a fold."""
         if self.planted or (modality == "text" and "split.protocol" in self.changes):
             return self.encode_text([seed])[0] if modality == "text" else self.encode_images()
         folder = self.prepared_folder("02_feature_encoding")

@@ -31,8 +31,8 @@ def split_by_user(sequences: Sequences, split: Split, seed: int) -> Fold:
 
 def split_by_interactions(sequences: Sequences, split: Split, seed: int) -> Fold:
     """The authors' code: users are shuffled, and cut after those with whom 80 % and 90 % of all
-    interactions are reached. Seeds a multiple of `num_folds` apart share a shuffle, and so text
-    features."""
+    interactions are reached. Seeds that differ by a multiple of `num_folds` share a shuffle, and so
+    text features."""
     generator = np.random.Generator(np.random.PCG64(seed % split.num_folds))
     users, total = generator.permutation(sequences.num_users), len(sequences.items)
     reached = np.cumsum(sequences.lengths[users])

@@ -67,7 +67,7 @@ class ItemTable(nn.Module):
 class PatchLayout:
     """How the patches of all scales lie one after the other on one axis.
 
-    At scale s, prefixes whose ends are a multiple of s apart share patches. The patches that end at
+    At scale s, prefixes whose ends differ by a multiple of s share patches. The patches that end at
     positions r, r + s, r + 2s, ... are therefore one sequence, that of residue r, and the prefix
     that ends at t owns the patches of residue t mod s that end at or before t. `shapes` holds, by
     scale, the number of residues and of patches in each: (s, T / s) for every prefix of a row of T

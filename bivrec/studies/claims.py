@@ -19,7 +19,7 @@ CLAIMS: list[tuple[str, Pair, Pair]] = [
     ("1 BivRec's ID view is above every ID baseline", ("bivrec", "id"), ("sasrec", "id")),
     ("1 BivRec is above every baseline", ("bivrec", "best"), ("best rival", "best")),
     ("1 BivRec is above every baseline", ("bivrec", "best"), ("sasrec-fused", "both")),
-    ("1 BivRec is above two views trained apart", ("bivrec", "best"), ("sasrec-sum", "both")),
+    ("1 BivRec is above two views trained separately", ("bivrec", "best"), ("sasrec-sum", "both")),
     ("2 joint training lifts the ID view", ("bivrec", "id"), ("pure-id", "id")),
     ("2 joint training lifts the multimodal view",
      ("bivrec", "multimodal"), ("pure-mm", "multimodal")),

@@ -34,31 +34,19 @@ def local_rows(count: int) -> slice:
     return slice(count * rank() // num_processes(), count * (rank() + 1) // num_processes())
 
 
-class _GatherRows(torch.autograd.Function):
-    """All processes' rows, each at its index; a row's gradient is the sum over processes."""
-
-    @staticmethod
-    def forward(ctx, rows, count):
-        whole = rows.new_zeros(count, *rows.shape[1:])
-        whole[local_rows(count)] = rows
-        dist.all_reduce(whole)
-        return whole
-
-    @staticmethod
-    def backward(ctx, gradient):
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient)
-        return gradient[local_rows(len(gradient))], None
-
-
 def gather_rows(encoded: Any, count: int) -> Any:
     """All processes' `count` rows of a tensor, or of every tensor in nested dicts.
 
-    Differentiable.
+    Every process takes the same loss from the whole, so the gradient of its own rows is that loss's
+    gradient times the number of processes, by which `average_gradients` divides.
     """
     if isinstance(encoded, dict):
         return {name: gather_rows(part, count) for name, part in encoded.items()}
-    return _GatherRows.apply(encoded, count)
+    whole, values = encoded.new_zeros(count, *encoded.shape[1:]), encoded.detach()
+    whole[local_rows(count)] = values
+    dist.all_reduce(whole)
+    whole[local_rows(count)] = values + num_processes() * (encoded - values)
+    return whole
 
 
 def shared_loss(model: SequentialModel, batch: Batch) -> Float[Tensor, ""]:
