@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from bivrec.kernels import catalogue_attention
+from bivrec.kernels.catalogue_attention import catalogue_softmax, is_supported
 from bivrec.model import losses
 
 CHUNK_CELLS = {"cpu": 1 << 18, "cuda": 1 << 26}  # scores held at a time
@@ -87,6 +87,6 @@ def interest_softmax(
     """
     if negatives is not None:
         return losses.interest_softmax(interests, table, targets, negatives)
-    if len(interests) and catalogue_attention.is_supported(interests, dtype):
-        return catalogue_attention.catalogue_softmax(interests, table, targets, dtype)
+    if len(interests) and is_supported(interests, dtype):
+        return catalogue_softmax(interests, table, targets, dtype)
     return InterestSoftmax.apply(interests.contiguous(), table, targets, dtype, cells)
