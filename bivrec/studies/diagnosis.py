@@ -38,9 +38,13 @@ def diagnose(domain: Domain, trained: Trained, metric: str = "ndcg@20") -> pd.Da
     newest = replace(cases, histories=tuple(history[-3:] for history in cases.histories))
     inputs = {
         "clean": (trained, cases),
-        "kept with the newest 3 items": (trained, newest),
-        "kept with 30 % of the items replaced": expose_to_noise(domain, trained, "replace", 0.3),
-        "kept with 30 % of the features swapped": expose_to_noise(domain, trained, "swap", 0.3),
+        "remaining with the newest 3 items": (trained, newest),
+        "remaining with 30 % of the items replaced": expose_to_noise(
+            domain, trained, "replace", 0.3
+        ),
+        "remaining with 30 % of the features swapped": expose_to_noise(
+            domain, trained, "swap", 0.3
+        ),
     }
     means = {
         name: user_metrics(rank_cases(exposed.model, met)).groupby("view")[metric].mean()

@@ -30,7 +30,7 @@ class Start:
 
 STARTS = {
     "bivrec of source": Start("bivrec", "pure-mm"),
-    "bivrec of source, tokens kept": Start("bivrec", "pure-mm", fixed_tokens=True),
+    "bivrec of source, tokens fixed": Start("bivrec", "pure-mm", fixed_tokens=True),
     "pure-mm of source": Start("pure-mm", "pure-mm"),
     "from scratch": Start(None, "pure-mm"),
     "bivrec of source, with ID view": Start("bivrec", "bivrec"),

@@ -25,9 +25,9 @@ def test_whose_recommendations_are_heard(planted):
 
 def test_diagnoses_of_a_trained_model(planted, trained):
     table = diagnose(planted, trained).set_index(["diagnostic", "view"])["value"]
-    short = table["kept with the newest 3 items"]
+    short = table["remaining with the newest 3 items"]
     assert short.index.tolist() == ["both", "id", "multimodal"] and (table > 0).all()
-    assert table["kept with 30 % of the features swapped", "id"] == 1  # that view reads none
+    assert table["remaining with 30 % of the features swapped", "id"] == 1  # that view reads none
     part = table["part of the combined top 20"]
     assert set(part.index) == {"id", "multimodal"} and part.max() <= 1
 
