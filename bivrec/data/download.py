@@ -75,7 +75,8 @@ def checksums(name: str, dataset: Dataset) -> dict[str, str]:
         remedy = f"put it there, or, if it comes with the project, {RESTORE}"
         if dataset.downloads:
             remedy = f"`make fetch DATASET={name}` fetches it, or put it there by hand"
-        raise DataError(f"{folder / missing[0]} is missing, which {name} needs; {remedy}")
+        file = folder / missing[0].replace("|", " or ")
+        raise DataError(f"{file} is missing, which {name} needs; {remedy}")
     recorded, current = _read_record(folder / RECORD), {}
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.name == RECORD or path.name.startswith("."):

@@ -113,7 +113,7 @@ class MovieLens(Section):
 
 
 class Amazon(Section):
-    """A folder of McAuley's Amazon files of 2014, and the category in their names."""
+    """A folder of McAuley's Amazon files of 2014 or 2018, and the category in their names."""
 
     folder: FileName
     category: FileName

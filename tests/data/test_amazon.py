@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import time
 
 import numpy as np
 import pytest
@@ -163,3 +164,84 @@ def test_lone_surrogates_are_replaced(baby):
         write_gzip(baby / "meta_Baby.json.gz", [write(record)])
         item = read_amazon(baby, BABY).items.set_index("id").loc["B\ufffd0"]
         assert (item["title"], item["description"]) == ("A\ufffd \ufffd 👶", "\ufffd")
+
+
+def test_the_release_of_2018_is_read_like_that_of_2014(baby):
+    """One path of categories, paragraphs of description, features, and another file's name."""
+    record = {
+        "asin": "B000000000",
+        "title": "Rattle",
+        "category": ["Baby Products", "Toys &amp; Play", "Rattles", "</span></span>"],
+        "brand": "by\n    Acme",
+        "description": ["First <b>line</b>.", "", "Second line."],
+        "feature": ["Blue", "6 &quot; long"],
+        "also_buy": ["B000000001"],
+    }
+    write_gzip(baby / "meta_Baby.json.gz", [json.dumps(record)])
+    (baby / "reviews_Baby_5.json.gz").rename(baby / "Baby_5.json.gz")
+    item = read_amazon(baby, BABY).items.set_index("id").loc["B000000000"]
+    assert item["genres"] == "Toys & Play, Rattles"
+    assert item["description"] == 'by Acme. First line. Second line.. Blue 6 " long'
+
+
+@pytest.mark.parametrize(
+    ("fields", "genres"),
+    [
+        ({"categories": [["Baby", "Toys"], ["Baby", "Gifts"]]}, "Toys, Gifts"),
+        ({"categories": [["Baby", "Toys"]], "category": ["Baby", "Other"]}, "Toys"),
+        ({"categories": ["Baby", "Toys"]}, "Toys"),
+        ({"category": ["Baby", "Toys", "Toys", 5, None]}, "Toys"),
+        ({"categories": [], "category": ["Baby", "Toys"]}, "Toys"),
+        ({"category": "Baby"}, ""),
+        ({"category": []}, ""),
+        ({"categories": [[]]}, ""),
+        ({"categories": None, "category": None}, ""),
+        ({"categories": 5}, ""),
+        ({"categories": {"Baby": ["Toys"]}}, ""),
+    ],
+)
+def test_categories_of_every_form(baby, fields, genres):
+    write_gzip(baby / "meta_Baby.json.gz", [json.dumps({"asin": "B000000000"} | fields)])
+    assert read_amazon(baby, BABY).items.set_index("id").loc["B000000000", "genres"] == genres
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("<b>Soft</b> &amp; <i>warm</i>", "Soft & warm"),
+        ("un<b>believ</b>able", "unbelievable"),
+        ("<p>One</p><p class='x'>Two<br/>three</p>", "One Two three"),
+        ('<a href="http://x.y/?a=1&amp;b=2" title="a > b">link</a>', "link"),
+        ("<P>loud</P><BR><Li>list", "loud list"),
+        ("<a href='no end of the quote>link</a>", "link"),
+        ("before<script>if (a < b) document.write('<b>')</script>after", "before after"),
+        ("<style type='text/css'>p > b { }</style >x", "x"),
+        ("kept<script>to the end", "kept"),
+        ("one<!-- <b>hidden</b> -->two", "one two"),
+        ("a < b and b > c", "a < b and b > c"),
+        ("I <3 you", "I <3 you"),
+        ("x<y and y>z", "x<y and y>z"),
+        ("List<String> and <anonymous>", "List<String> and <anonymous>"),
+        ("3 &lt; 5, &lt;3, caf&eacute; &#233;&#xe9;&nbsp;&copy;", "3 < 5, <3, café éé ©"),
+        ("&lt;b&gt; is a tag", "<b> is a tag"),
+        ("5 <", "5 <"),
+        ("<b", "<b"),
+        ("AT&T R&D &c", "AT&T R&D &c"),
+    ],
+)
+def test_tags_and_entities_are_removed_and_all_else_stays(baby, written, read):
+    record = {"asin": "B000000000", "title": written, "description": [written]}
+    write_gzip(baby / "meta_Baby.json.gz", [json.dumps(record)])
+    item = read_amazon(baby, BABY).items.set_index("id").loc["B000000000"]
+    assert item["title"] == item["description"] == read
+
+
+@pytest.mark.parametrize(
+    "part", ["<", "<b", "<script>", "<!--", '<b "', "<a '", "</script ", "&lt;"]
+)
+def test_markup_without_end_is_read_in_linear_time(baby, part):
+    record = {"asin": "B000000000", "title": part * (500_000 // len(part))}
+    write_gzip(baby / "meta_Baby.json.gz", [json.dumps(record)])
+    started = time.perf_counter()
+    read_amazon(baby, BABY)
+    assert time.perf_counter() - started < 5

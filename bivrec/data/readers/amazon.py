@@ -1,4 +1,4 @@
-"""McAuley's Amazon files of 2014."""
+"""McAuley's Amazon files of 2014 and 2018."""
 
 import ast
 import gzip
@@ -12,12 +12,41 @@ from typing import Any
 
 import numpy as np
 
-from bivrec.data.readers.common import MAX_LINE, NO_TAGS, number_ids, short_path, to_pandas
+from bivrec.data.readers.common import (
+    MAX_LINE,
+    NO_TAGS,
+    number_ids,
+    review_files,
+    short_path,
+    to_pandas,
+)
 from bivrec.data.types import Raw
 from bivrec.errors import RESTORE, DataError
 from bivrec.settings import Amazon
 
 MAX_UNPACKED = 1 << 34  # bytes
+
+# What a page shows no letter of: comments, scripts, styles, and the tags that HTML has. `a < b`,
+# `<3` and `List<String>` are no tags. Every repetition ends at the next `<`: the time is linear.
+HIDDEN = re.compile(
+    r"<!--.*?(?:-->|\Z)|<(script|style)\b[^<>]*>.*?(?:</\1\s*>|\Z)", re.DOTALL | re.IGNORECASE
+)
+INLINE = """a abbr acronym b bdi bdo big cite code del dfn em font i ins kbd label mark q s samp
+    small span strike strong sub sup tt u var wbr"""
+BLOCKS = """!doctype address area article aside audio base basefont blockquote body br button canvas
+    caption center col colgroup dd details dialog dir div dl dt embed fieldset figcaption figure
+    footer form frame frameset h1 h2 h3 h4 h5 h6 head header hr html iframe img input legend li link
+    main map marquee menu meta nav nobr noframes noscript object ol optgroup option p param picture
+    pre script section select source style summary svg table tbody td textarea tfoot th thead title
+    tr track ul video"""
+INLINE_TAG, BLOCK_TAG = (
+    re.compile(
+        rf"</?(?:{'|'.join(names.split())})(?![\w-])"
+        r"""(?:(?:[^<>"']|"[^"<]*"|'[^'<]*')*+>|[^<>]*>)""",
+        re.IGNORECASE,
+    )
+    for names in (INLINE, BLOCKS)
+)
 
 # Where a line may hold an asin, overlaps included: a description can hold one too.
 ASIN = re.compile(rb"""(?=['"]asin['"]\s*:\s*['"]([^'"]+)['"])""")
@@ -29,8 +58,9 @@ UNKNOWN = ("", "", "")  # the title, genres and description of a product without
 
 def read_amazon(folder: Path, settings: Amazon, remedy: str = RESTORE) -> Raw:
     """The 5-core reviews, each an interaction at its day, and the products' titles, categories
-    (without the first, which is the dataset's), brands and descriptions."""
-    reviews = _read_reviews(folder / f"reviews_{settings.category}_5.json.gz", remedy)
+    (without the first, which is the dataset's), brands, descriptions and features."""
+    files = [folder / name for name in review_files(settings.category)]
+    reviews = _read_reviews(next((path for path in files if path.is_file()), files[-1]), remedy)
     users, items, times = zip(*reviews) if reviews else ((), (), ())
     products = dict.fromkeys(items, UNKNOWN)
     _read_products(folder / f"meta_{settings.category}.json.gz", products, remedy)
@@ -79,12 +109,15 @@ def _read_products(path: Path, products: dict[str, tuple[str, str, str]], remedy
 
 
 def _describe(record: dict[str, Any]) -> tuple[str, str, str]:
-    """A product's title, genres and description."""
-    paths = [path for path in record.get("categories") or [] if isinstance(path, list)]
-    genres = [_plain_text(word) for path in paths for word in path[1:] if isinstance(word, str)]
-    about = [_plain_text(record.get(key)) for key in ("brand", "description")]
-    title = _plain_text(record.get("title"))
-    return title, ", ".join(dict.fromkeys(genres)), ". ".join(filter(None, about))
+    """A product's title, genres and description. The release of 2014 has `categories`, a list of
+    paths, and a description; that of 2018 has `category`, one path, and lists of paragraphs."""
+    paths = record.get("categories") or [record.get("category")]
+    if not isinstance(paths, list) or paths and isinstance(paths[0], str):
+        paths = [paths]
+    genres = [_plain_text(word) for path in paths if isinstance(path, list) for word in path[1:]]
+    about = [_plain_text(record.get(key)) for key in ("brand", "description", "feature")]
+    genres, about = dict.fromkeys(filter(None, genres)), filter(None, about)
+    return _plain_text(record.get("title")), ", ".join(genres), ". ".join(about)
 
 
 def gzip_lines(
@@ -126,11 +159,13 @@ def _parse_record(line: bytes, where: str, remedy: str) -> dict[str, Any]:
 
 
 def _plain_text(value: Any) -> str:
-    """The first 2,000 characters of a text, without HTML entities and repeated spaces; else
-    nothing."""
-    if not isinstance(value, str):
-        return ""
-    return " ".join(html.unescape(_replace_surrogates(value)).split())[:2000]
+    """The first 2,000 characters of a text, or of a list's texts, without HTML tags and entities
+    and without repeated spaces; else nothing."""
+    texts = value if isinstance(value, list) else [value]
+    text = _replace_surrogates("\n".join(text for text in texts if isinstance(text, str)))
+    if "<" in text:
+        text = BLOCK_TAG.sub(" ", INLINE_TAG.sub("", HIDDEN.sub(" ", text)))
+    return " ".join(html.unescape(text).split())[:2000]
 
 
 def _replace_surrogates(text: str) -> str:

@@ -37,11 +37,16 @@ def raw_folder(folder: str) -> Path:
     return next((p / folder for p in places if (p / folder).is_dir()), places[0] / folder)
 
 
+def review_files(category: str) -> tuple[str, str]:
+    """What Amazon's 5-core reviews of a category are called in the releases of 2018 and 2014."""
+    return f"{category}_5.json.gz", f"reviews_{category}_5.json.gz"
+
+
 def needed_files(dataset: Dataset) -> tuple[str, ...]:
     """The files that a dataset needs: names or patterns; of `a|b` one is enough."""
     if dataset.source == "amazon":
         category = dataset.source_settings.category
-        return f"reviews_{category}_5.json.gz", f"meta_{category}.json.gz"
+        return "|".join(review_files(category)), f"meta_{category}.json.gz"
     return {
         "movielens": ("ratings.csv", "movies.csv", "tags.csv"),
         "movielens_dat": ("ratings.dat", "movies.dat"),
