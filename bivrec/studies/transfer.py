@@ -38,6 +38,13 @@ STARTS = {
 }
 
 
+def shared_items(source: pd.DataFrame, target: pd.DataFrame) -> pd.DataFrame:
+    """The items of one catalogue that another has too: with the same id and the same title, since
+    two datasets may both number their items from 0."""
+    keys = ["item", "title"]
+    return target.merge(source.loc[source["title"] != "", keys].drop_duplicates(), on=keys)
+
+
 def carry_view(
     source: Domain, target: Domain, name: str, seed: int, into: str = "pure-mm"
 ) -> Trained:

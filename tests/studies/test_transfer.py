@@ -1,12 +1,13 @@
 """A view carried to another domain."""
 
+import pandas as pd
 import pytest
 import torch
 
 from bivrec.data.domain import Domain
 from bivrec.experiment.runs import rank_models
 from bivrec.experiment.training import train_models
-from bivrec.studies.transfer import adapt, carry_view
+from bivrec.studies.transfer import adapt, carry_view, shared_items
 
 TOKENS = "views.multimodal.clusters.tokens"
 
@@ -39,3 +40,10 @@ def test_an_id_view_stands_beside_it(domains, donor):
     adapted = adapt(target, whole, 0.5, 20).model.state_dict()
     assert torch.equal(adapted[TOKENS], donor[TOKENS])
     assert not torch.equal(adapted["items.id.ids"], whole.model.items["id"].ids)
+
+
+def test_items_are_shared_if_their_ids_and_titles_are():
+    films = pd.DataFrame({"item": [0, 1, 2], "title": ["Heat", "", "Alien"]})
+    others = pd.DataFrame({"item": [0, 1, 2, 3], "title": ["Heat", "", "Solaris", "Alien"]})
+    assert shared_items(films, others)["item"].tolist() == [0]
+    assert len(shared_items(films, films[["item", "title"]][1:2])) == 0
