@@ -40,12 +40,13 @@ def interest_recovery(domain: Domain, models: Sequence[Trained]) -> pd.DataFrame
     """Whether interests group the items of test histories by kind, by model, view and seed.
 
     Adjusted mutual information between the interest that an item is given to and its kind
-    (planted: the true one; films: the first genre). 1: the same grouping; 0: chance.
+    (planted: the true one; films: the first genre). 1: the same grouping; 0: chance. Without rows
+    where the items have no kinds, or all the same.
     """
     from sklearn.metrics import adjusted_mutual_info_score
 
     kinds, rows = domain.kinds, []
-    for trained in models:
+    for trained in models if len(set(kinds)) > 1 else ():
         clustered = trained.model.settings.model.pooling == "cluster"
         for view, read in read_interests(trained, domain.fold(trained.seed).test).items():
             mask = read["mask"]

@@ -8,6 +8,7 @@ import pandas as pd
 import seaborn as sns
 from jaxtyping import Float, Int64
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from numpy import ndarray
 from PIL import Image
 from sklearn.manifold import TSNE
@@ -23,6 +24,9 @@ def draw_histories(lengths: Int64[ndarray, "user"], popularity: Int64[ndarray, "
     left.axvline(median, color=INK, lw=1)
     left.annotate(f" median {int(median)}", (median, left.get_ylim()[1] * 0.93), color=INK)
     left.set(xlabel="items in a history", ylabel="users")
+    left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # short histories lie below ten
+    left.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    left.xaxis.set_minor_formatter(NullFormatter())
     right.plot(np.arange(1, len(popularity) + 1), np.sort(popularity)[::-1], color=colour)
     right.set(xscale="log", yscale="log", xlabel="item, by popularity", ylabel="interactions")
     return figure
@@ -52,7 +56,9 @@ def project(points: Float[ndarray, "point dim"]) -> Float[ndarray, "point 2"]:
 def draw_features(
     points: dict[str, Float[ndarray, "item 2"]], groups: Sequence[str], legend: str
 ) -> Figure:
-    """Items on a plane, a panel per modality, coloured by group: the seven largest, then others."""
+    """Items on a plane, a panel per modality, coloured by group: the seven largest, then others.
+
+    A single group needs no legend. Points that are not numbers, of what is missing, stay away."""
     figure, panels = start_panels(points, 3.9, 3.1)
     groups = pd.Series([label_text(group) for group in groups])
     top = list(groups.value_counts().index[:7])
@@ -61,8 +67,20 @@ def draw_features(
     last = list(panels)[-1]
     for name, axis in panels.items():
         x, y = points[name].T
-        look = {"palette": "colorblind", "s": 9, "lw": 0, "legend": name == last}
+        look = {"palette": "colorblind", "s": 9, "lw": 0}
+        look["legend"] = name == last and groups.nunique() > 1
         sns.scatterplot(x=x, y=y, hue=groups, hue_order=order, ax=axis, **look)
         axis.set(title=name, xticks=[], yticks=[], xlabel="", ylabel="")
-    sns.move_legend(axis, "center left", bbox_to_anchor=(1, 0.5), title=legend, markerscale=1.6)
+    if axis.get_legend():
+        sns.move_legend(axis, "center left", bbox_to_anchor=(1, 0.5), title=legend, markerscale=1.6)
     return figure
+
+
+def draw_interests(interests: dict[str, Float[ndarray, "user interest dim"]]) -> Figure:
+    """The users' interests on planes of t-SNE, a panel per view, coloured by interest token. Of
+    many users evenly spaced ones are drawn: at most 4,000 interests, since t-SNE is slow."""
+    users, num_interests, dim = next(iter(interests.values())).shape
+    shown = slice(None, None, max(1, -(-users * num_interests // 4000)))
+    points = {view: project(own[shown].reshape(-1, dim)) for view, own in interests.items()}
+    tokens = [str(token) for _ in range(users)[shown] for token in range(num_interests)]
+    return draw_features(points, tokens, "interest")

@@ -6,7 +6,7 @@ import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from bivrec.plots.data import draw_features, draw_images, project
+from bivrec.plots.data import draw_features, draw_histories, draw_images, draw_interests, project
 from bivrec.plots.models import draw_allocation
 from bivrec.plots.style import label_text
 
@@ -42,3 +42,29 @@ def test_a_plane_of_few_points(generator, num_points):
     plane = project(generator.normal(size=(num_points, 8)).astype("float32"))
     assert plane.shape == (num_points, 2) and np.isfinite(plane).all()
     assert not project(np.ones((num_points, 8), "float32")).any()
+
+
+def test_a_single_group_has_no_legend_and_what_is_missing_no_point():
+    points = np.array([[0.0, 1.0], [2.0, 3.0], [np.nan, np.nan]])
+    figure = draw_features({"text": points, "image": points}, ["none"] * 3, "first genre")
+    assert [axis.get_legend() for axis in figure.axes] == [None, None]
+    drawn = np.ma.filled(figure.axes[0].collections[0].get_offsets(), np.nan)
+    assert np.isfinite(drawn).all(1).sum() == 2
+
+
+def test_interests_of_many_users_are_thinned(generator, monkeypatch):
+    monkeypatch.setattr("bivrec.plots.data.project", lambda points: points[:, :2])
+    interests = {"id": generator.normal(size=(5000, 3, 4)).astype("float32")}
+    figure = draw_interests(interests)
+    drawn = figure.axes[0].collections[0].get_offsets()
+    assert 2000 < len(drawn) <= 4000
+    assert np.allclose(drawn[:4], interests["id"][[0, 0, 0, 4], [0, 1, 2, 0], :2])
+    (few,) = draw_interests({"id": interests["id"][:4]}).axes
+    assert len(few.collections[0].get_offsets()) == 12
+
+
+def test_short_histories_have_ticks_between_powers_of_ten():
+    axis = draw_histories(np.array([5, 6, 7, 9, 12, 30]), np.arange(1, 7)).axes[0]
+    axis.figure.canvas.draw()
+    labels = {text.get_text() for text in axis.get_xticklabels()}
+    assert {"5", "10", "20"} <= labels
