@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile
@@ -14,6 +15,12 @@ from matplotlib.figure import Figure
 
 from bivrec.errors import DataError, SettingsError
 from bivrec.settings import profile_folder, project_root, repro_command
+
+# Columns of saved tables that hold text, also where it looks like numbers, as `007` or `true`
+TEXT_COLUMNS = (
+    "profile dataset protocol study condition model view split metric claim ours theirs verdict "
+    "diagnostic what told"
+).split()
 
 LEFT_OUT = "left-out.json"  # in build/, for a stage that a dataset has no features for
 
@@ -74,6 +81,11 @@ def save_output(
         (folder / name).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
+def read_csv(source: Path | StringIO) -> pd.DataFrame:
+    """A table that `save_output` wrote: text stays text, and empty text is empty."""
+    return pd.read_csv(source, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False)
+
+
 def read_output(
     stage: str, label: str, name: str, profile: str = "default", place: Place = "build"
 ) -> pd.DataFrame:
@@ -84,7 +96,7 @@ def read_output(
     if not path.is_file():
         raise SettingsError(f"{shown} is missing; `{repro_command(profile)}` makes it")
     try:
-        return pd.read_csv(path, keep_default_na=False)
+        return read_csv(path)
     except ValueError as error:
         problem = f"{shown} is damaged ({type(error).__name__})"
         raise SettingsError(f"{problem}; remove {shown.parent}; `make repro` remakes it") from None

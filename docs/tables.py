@@ -9,6 +9,8 @@ import pandas as pd
 from common import PROFILES, ROOT, results_folder
 from render import FIGURES, markdown
 
+from bivrec.outputs import read_csv
+
 COLUMNS = ["claim", "dataset", "ours", "theirs", "effect on NDCG@20", "adjusted p", "verdict"]
 VERDICTS = ("holds", "fails", "open")
 INTRODUCTION = """\
@@ -30,7 +32,7 @@ def render_claims() -> str:
     for profile, name in PROFILES.items():
         path = results_folder(profile) / "08_report" / "all" / "claims.csv"
         if path.is_file():
-            claims = pd.read_csv(path, keep_default_na=False)
+            claims = read_csv(path)
             parts += [f'<h2 id="{profile}">{name}</h2>', render_verdicts(claims)]
     return re.sub(r"<td>(holds|fails|open)</td>", r'<td class="\1">\1</td>', "\n".join(parts))
 
@@ -56,7 +58,7 @@ def render_card(path: Path) -> str:
     name = path.parent.name
     counts = json.loads((path.parent / "statistics.json").read_text("utf-8"))
     figures = ", ".join(f"{count:,} {what}" for what, count in counts.items())
-    table = render_table(pd.read_csv(path, keep_default_na=False))
+    table = render_table(read_csv(path))
     alt = html.escape(f"{FIGURES['histories']} ({name})")
     image = f'<img src="results/01_data_prep/{name}/histories.png" alt="{alt}">'
     return f'<h2 id="{name}">{name}</h2><p>{figures}.</p>{table}<p>{image}</p>'

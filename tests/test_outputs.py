@@ -7,6 +7,7 @@ from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 from bivrec.data.domain import Domain
@@ -113,3 +114,18 @@ def test_figures_and_records_have_the_same_bytes_twice(tmp_path, monkeypatch):
     monkeypatch.delenv("BIVREC_RESULTS")
     save_output({"z": 1}, "c.json")
     assert not (tmp_path / "c.json").exists() and not os.path.exists("c.json")
+
+
+@pytest.mark.parametrize(
+    "name", ["2018", "007", "1.0", "1e5", "true", "NA", "nan", "null", "inf", "-", ""]
+)
+def test_saved_text_comes_back_as_text(project, name):
+    """Names of datasets, models and claims that look like another type; figures are numbers."""
+    table = pd.DataFrame({"dataset": [name] * 2, "model": name, "claim": name, "seed": [0, 1]})
+    table["value"] = [0.5, 1.0]
+    folder = project.root / "build/03_training/mine"
+    folder.mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BIVREC_BUILD", str(folder))
+        save_output(table, "runs.csv", "build")
+    pd.testing.assert_frame_equal(read_output("03_training", "mine", "runs.csv"), table)

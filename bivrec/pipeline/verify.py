@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from bivrec.errors import SettingsError
+from bivrec.outputs import read_csv
 from bivrec.pipeline.provenance import GIT
 from bivrec.settings import project_root
 
@@ -42,7 +43,7 @@ def _read_runs() -> tuple[pd.DataFrame, pd.DataFrame]:
     if not path.is_file():
         raise SettingsError("results/runs.csv is missing; `make repro` makes it")
     sources = (StringIO(shown.stdout), path)
-    return tuple(pd.read_csv(source, keep_default_na=False) for source in sources)
+    return tuple(read_csv(source) for source in sources)
 
 
 def _mean_figures(runs: pd.DataFrame) -> pd.Series:
