@@ -80,7 +80,7 @@ def draw_interests(interests: dict[str, Float[ndarray, "user interest dim"]]) ->
     """The users' interests on planes of t-SNE, a panel per view, coloured by interest token. Of
     many users evenly spaced ones are drawn: at most 1,000 interests, since t-SNE is slow."""
     users, num_interests, dim = next(iter(interests.values())).shape
-    shown = slice(None, None, max(1, -(-users * num_interests // 1000)))
+    shown = slice(None, None, -(-users // max(1, 1000 // num_interests)))
     points = {view: project(own[shown].reshape(-1, dim)) for view, own in interests.items()}
     tokens = [str(token) for _ in range(users)[shown] for token in range(num_interests)]
     return draw_features(points, tokens, "interest")

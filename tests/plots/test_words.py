@@ -58,7 +58,7 @@ def test_interests_of_many_users_are_thinned(generator, monkeypatch):
     figure = draw_interests(interests)
     drawn = figure.axes[0].collections[0].get_offsets()
     assert 900 < len(drawn) <= 1000
-    assert np.allclose(drawn[:4], interests["id"][[0, 0, 0, 15], [0, 1, 2, 0], :2])
+    assert np.allclose(drawn[:4], interests["id"][[0, 0, 0, 16], [0, 1, 2, 0], :2])
     (few,) = draw_interests({"id": interests["id"][:4]}).axes
     assert len(few.collections[0].get_offsets()) == 12
 
