@@ -70,7 +70,9 @@ def add_history_noise(
     generator = np.random.Generator(np.random.PCG64(derive_seed(seed, kind, str(share))))
     nothing, noisy = np.empty(0, dtype="int64"), []
     for history, wanted in itertools.zip_longest(histories, targets, fillvalue=nothing):
-        others = np.setdiff1d(np.arange(num_items), np.concatenate([history, wanted]))
+        other = np.ones(num_items, dtype=bool)
+        other[history] = other[wanted] = False
+        others = np.flatnonzero(other)
         noisy.append(HISTORY_NOISE[kind](history, share, others, generator))
     return tuple(noisy)
 
