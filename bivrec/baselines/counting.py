@@ -6,10 +6,12 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from numpy import ndarray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 from bivrec.model.base import Scores
 from bivrec.settings import ItemKNN
+
+ROWS_AT_ONCE = 1024  # of the items' similarities that are held densely
 
 
 class Popularity:
@@ -34,19 +36,29 @@ class ItemNeighbours:
         users = np.repeat(np.arange(len(train)), [len(row) for row in train])
         ones, entries = np.ones(len(users), "float32"), (users, np.concatenate(train))
         seen = csr_array((ones, entries), shape=(len(train), num_items))
-        common = (seen.T @ seen).toarray()
+        common = (seen.T @ seen).tocoo()
         norm = np.sqrt(common.diagonal()).clip(1e-6)
-        np.fill_diagonal(common, 0)
-        self.similarity = torch.from_numpy(common / norm / norm[:, None])
+        row, column = common.row, common.col
+        values = np.where(row == column, 0, common.data / norm[column] / norm[row])
+        similarity = csr_array((values, (row, column)), shape=common.shape)
         if settings.num_neighbours:
-            top = self.similarity.topk(min(settings.num_neighbours, num_items), 1)
-            zeros = torch.zeros_like(self.similarity)
-            self.similarity = zeros.scatter_(1, top.indices, top.values)
+            similarity = _keep_nearest(similarity, settings.num_neighbours)
+        self.similarity = similarity  # sparse: most pairs of a large catalogue share no user
 
     def score(self, histories: Sequence[Int64[ndarray, "_"]]) -> Scores:
         rows = []
         for history in histories:
-            newest = torch.from_numpy(history[-self.settings.num_recent :][::-1].copy())
+            newest = history[-self.settings.num_recent :][::-1]
             weights = self.settings.decay ** torch.arange(len(newest), dtype=torch.float)
-            rows.append(weights @ self.similarity[newest])
+            rows.append(weights @ torch.from_numpy(self.similarity[newest].toarray()))
         return {"id": torch.stack(rows)}
+
+
+def _keep_nearest(similarity: csr_array, num_neighbours: int) -> csr_array:
+    """The matrix with the largest values of each row alone."""
+    rows = []
+    for start in range(0, similarity.shape[0], ROWS_AT_ONCE):
+        dense = torch.from_numpy(similarity[start : start + ROWS_AT_ONCE].toarray())
+        top = dense.topk(min(num_neighbours, dense.shape[1]), 1)
+        rows.append(csr_array(torch.zeros_like(dense).scatter_(1, top.indices, top.values).numpy()))
+    return vstack(rows, format="csr")
