@@ -1,7 +1,5 @@
 """Noise: what it changes, what it leaves, and how its effect is measured."""
 
-import time
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +11,6 @@ from bivrec.settings import load_settings
 from bivrec.studies.noise import (
     MAX_SHIFT,
     add_feature_noise,
-    add_history_noise,
     add_noise_to_fold,
     breaking_points,
     compare_losses,
@@ -49,15 +46,6 @@ def test_history_noise(planted, kind):
     assert same(add_noise_to_fold(planted, 0, kind, 0.0)[0].test.histories, cases.histories)
     every = add_noise_to_fold(planted, 0, kind, 1.0, training=True)[0]
     assert all(len(history) >= 1 for history in (*every.test.histories, *every.train))
-
-
-def test_history_noise_of_many_users_and_items_costs_seconds(generator):
-    """On the catalogue of Electronics, 63,001 items: of 192,403 users a hundredth."""
-    histories = [generator.integers(63_001, size=8) for _ in range(1924)]
-    started = time.process_time()
-    noisy = add_history_noise(histories, "insert", 0.3, 63_001, 0)
-    assert time.process_time() - started < 5
-    assert len(noisy) == 1924 and all(max(row) < 63_001 for row in noisy)
 
 
 def test_training_has_noise_on_request_only(planted):
