@@ -72,3 +72,13 @@ def test_features_of_one_modality(run_cells, modality):
 def test_noise_with_short_histories(run_cells):
     saved = run_cells("05_noise")
     assert {"noise.png", "runs.csv", "claims.csv"} <= set(saved)
+
+
+@pytest.mark.slow
+def test_cold_start_without_neighbours(run_cells):
+    """A catalogue too large for ItemKNN leaves it out of studies.models."""
+    users = {"num_users": 160, "mean_length": 16}
+    larger = {f"datasets.planted.planted.{key}": value for key, value in users.items()}
+    saved = run_cells("06_cold_start", **larger)
+    assert "itemknn-recency" not in set(saved["runs.csv"]["model"])
+    assert {"cold-start.png", "new-items.png", "claims.csv"} <= set(saved)
