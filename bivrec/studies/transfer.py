@@ -1,6 +1,7 @@
 """Transfer: the multimodal view of one domain continues in another."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import torch
 
 from bivrec.data.domain import Domain
+from bivrec.errors import LeftOut
 from bivrec.experiment.registry import Trained, build_model
 from bivrec.experiment.runs import rank_models
 from bivrec.experiment.training import train_models
@@ -43,6 +45,28 @@ def shared_items(source: pd.DataFrame, target: pd.DataFrame) -> pd.DataFrame:
     two datasets may both number their items from 0."""
     keys = ["item", "title"]
     return target.merge(source.loc[source["title"] != "", keys].drop_duplicates(), on=keys)
+
+
+def check_common_space(source: Domain, target: Domain) -> None:
+    """Raises LeftOut unless both domains have the same modalities, in vectors of the same length:
+    only then can the source's view read the target's items."""
+    ours, theirs = (domain.settings.features.modalities for domain in (source, target))
+    if set(ours) != set(theirs):
+        problem = f"{source.name} has {_list(ours)}, {target.name} has {_list(theirs)}"
+        raise LeftOut(f"{problem}; set features.modality to what both have")
+    seed = target.settings.studies.retrained_seeds[0]
+    for modality in ours:
+        ours_long, theirs_long = (
+            domain.item_features(modality, seed).values.shape[1] for domain in (source, target)
+        )
+        if ours_long != theirs_long:
+            problem = f"the {modality} vectors of {source.name} have {ours_long} numbers"
+            remedy = f"give both the same features.{modality}_encoder"
+            raise LeftOut(f"{problem}, those of {target.name} {theirs_long}; {remedy}")
+
+
+def _list(modalities: Sequence[str]) -> str:
+    return " and ".join(modalities) or "no features"
 
 
 def carry_view(
@@ -92,7 +116,9 @@ def transfer(source: Domain, target: Domain) -> pd.DataFrame:
     """Ranks of the target's test users, by start (column model) and share of the target's training
     users (column share).
 
-    Share 0 is zero-shot: the carried views only, since a fresh ID view knows nothing."""
+    Share 0 is zero-shot: the carried views only, since a fresh ID view knows nothing. Raises
+    LeftOut if the domains' features differ in kind."""
+    check_common_space(source, target)
     settings = target.settings
     jobs = [
         (source, target, name, seed, share)

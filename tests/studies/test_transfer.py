@@ -1,13 +1,16 @@
 """A view carried to another domain."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
 
 from bivrec.data.domain import Domain
+from bivrec.errors import LeftOut
 from bivrec.experiment.runs import rank_models
 from bivrec.experiment.training import train_models
-from bivrec.studies.transfer import adapt, carry_view, shared_items
+from bivrec.studies.transfer import adapt, carry_view, shared_items, transfer
 
 TOKENS = "views.multimodal.clusters.tokens"
 
@@ -47,3 +50,26 @@ def test_items_are_shared_if_their_ids_and_titles_are():
     others = pd.DataFrame({"item": [0, 1, 2, 3], "title": ["Heat", "", "Solaris", "Alien"]})
     assert shared_items(films, others)["item"].tolist() == [0]
     assert len(shared_items(films, films[["item", "title"]][1:2])) == 0
+
+
+def test_domains_whose_features_differ_in_kind_are_left_out(monkeypatch):
+    both, text = Domain("planted"), Domain("planted-other", {"features.modality": "text"})
+    with pytest.raises(LeftOut, match="planted has text and image, planted-other has text; set"):
+        transfer(both, text)
+    with pytest.raises(LeftOut, match="planted-other has text, planted has text and image; set"):
+        transfer(text, both)
+    read = Domain.item_features
+
+    def half(domain, modality, seed):
+        features = read(domain, modality, seed)
+        return replace(
+            features, values=features.values[:, : 32 if domain.name == "planted" else 99]
+        )
+
+    monkeypatch.setattr(Domain, "item_features", half)
+    sentence = (
+        "the text vectors of planted have 32 numbers, those of planted-other 64; "
+        "give both the same features.text_encoder"
+    )
+    with pytest.raises(LeftOut, match=sentence):
+        transfer(both, Domain("planted-other"))
