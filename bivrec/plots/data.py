@@ -20,7 +20,8 @@ def draw_histories(lengths: Int64[ndarray, "user"], popularity: Int64[ndarray, "
     """Left: the users' history lengths. Right: each item's number of interactions, in order."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 2.8))
     colour, median = COLOURS["bivrec"], np.median(lengths)
-    sns.histplot(lengths, log_scale=True, ax=left, color=colour, edgecolor="white")
+    bins = np.log10(_whole_bins(lengths))
+    sns.histplot(lengths, log_scale=True, bins=bins, ax=left, color=colour, edgecolor="white")
     left.axvline(median, color=INK, lw=1)
     left.annotate(f" median {int(median)}", (median, left.get_ylim()[1] * 0.93), color=INK)
     left.set(xlabel="items in a history", ylabel="users")
@@ -30,6 +31,16 @@ def draw_histories(lengths: Int64[ndarray, "user"], popularity: Int64[ndarray, "
     right.plot(np.arange(1, len(popularity) + 1), np.sort(popularity)[::-1], color=colour)
     right.set(xscale="log", yscale="log", xlabel="item, by popularity", ylabel="interactions")
     return figure
+
+
+def _whole_bins(lengths: Int64[ndarray, "user"]) -> Float[ndarray, "edge"]:
+    """Edges of bins on a logarithmic scale. Where they are narrower than one item, they move to
+    the middle between whole numbers, so that no bin is empty for lack of one."""
+    edges = 10 ** np.histogram_bin_edges(np.log10(lengths), "auto")
+    if np.diff(edges).min() >= 1:
+        return edges
+    edges[[0, -1]] = lengths.min(), lengths.max() + 1
+    return np.unique(np.ceil(edges)) - 0.5
 
 
 def draw_images(images: Sequence[Image.Image], titles: Sequence[str], columns: int = 6) -> Figure:

@@ -68,3 +68,11 @@ def test_short_histories_have_ticks_between_powers_of_ten():
     axis.figure.canvas.draw()
     labels = {text.get_text() for text in axis.get_xticklabels()}
     assert {"5", "10", "20"} <= labels
+
+
+def test_no_bar_is_empty_between_short_histories():
+    lengths = np.repeat(np.arange(5, 31), np.arange(2600, 0, -100))
+    bars = draw_histories(lengths, np.arange(1, 7)).axes[0].patches
+    heights = [bar.get_height() for bar in bars]
+    assert min(heights) > 0 and sum(heights) == len(lengths)
+    assert heights[:4] == [2600, 2500, 2400, 2300]
