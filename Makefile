@@ -62,7 +62,7 @@ fetch-%: setup
 repro: data $(addprefix fetch-,$(DATASETS))  ## every result; PROFILE=smoke: on generated data, in minutes; PROFILE=full or wide: hours; DATASETS="baby clothing": on these
 	@$(if $(DATASETS),python -m bivrec choose $(DATASETS))
 	@python -m bivrec check '$(PROFILE)'
-	@since=$$(date -u '+%Y-%m-%d %H:%M') && dvc repro 'report@$(PROFILE)' && python -m bivrec summary '$(PROFILE)' "$$since"
+	@since=$$(date -u '+%Y-%m-%d %H:%M:%S') && dvc repro 'report@$(PROFILE)' && python -m bivrec summary '$(PROFILE)' "$$since"
 
 verify: setup  ## compares results/ with what is committed, within the spread over seeds
 	@python -m bivrec verify

@@ -24,7 +24,7 @@ USAGE = """python -m bivrec COMMAND
   fetch DATASET [accept]       a published dataset
   choose DATASET ...           the datasets that params.yaml studies
   verify                       results/ against the committed ones
-  summary PROFILE SINCE        the stages that ran since a minute (UTC)
+  summary PROFILE SINCE        the stages that ran since then (UTC)
   store                        the files of dvcstore/ against their names"""
 
 

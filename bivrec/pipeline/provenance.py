@@ -72,7 +72,7 @@ def record_stage(profile: str, stage: str, seconds: float) -> None:
     for maker in makers:
         maker["stages"].pop(stage, None)
     same = next((maker for maker in makers if here.items() <= maker.items()), here | {"stages": {}})
-    date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    date = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     same["stages"][stage] = {"date": date, "seconds": round(seconds, 1)}
     makers = [maker for maker in makers if maker["stages"] and maker is not same] + [same]
     total = sum(run["seconds"] for maker in makers for run in maker["stages"].values())
@@ -81,10 +81,12 @@ def record_stage(profile: str, stage: str, seconds: float) -> None:
 
 
 def summary(profile: str, since: str) -> str:
-    """The stages that ran since a minute (UTC, as in provenance.json), and where to look."""
+    """The stages that ended after a time (UTC, as in provenance.json), and where to look."""
     stages = [item for maker in _read_makers(profile) for item in maker["stages"].items()]
     ran = sorted(
-        (run["date"], name, run["seconds"]) for name, run in stages if run["date"] >= since
+        (run["date"], name, run["seconds"])
+        for name, run in stages
+        if run["date"].removesuffix(" UTC") > since
     )
     total = sum(seconds for *_, seconds in ran)
     lines = ["Nothing had to run: every result is up to date."]

@@ -11,13 +11,33 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode, ScalarNode
 
 from bivrec.errors import SettingsError
 from bivrec.settings.paths import project_root
 from bivrec.settings.schema import Modality, Settings, Variant
 
 MAX_PARAMS = 1 << 20  # characters
+TAG = "tag:yaml.org,2002:"  # of YAML's own types
+
+
+class _KeyNotText(ConstructorError):
+    """A key that YAML reads as another type than text."""
+
+
+class _TextKeys(SafeConstructor):
+    """Refuses keys that YAML reads as other types than text, as it does 2018, 1.5 and true."""
+
+    def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[str, Any]:
+        for key, _ in node.value:
+            if key.tag not in (f"{TAG}str", f"{TAG}merge"):
+                shown = f"`{key.value}`" if isinstance(key, ScalarNode) else "in brackets"
+                problem = f"the key {shown} is read as {key.tag.removeprefix(TAG)}, not as text"
+                remedy = "write a name that begins with a letter"
+                raise _KeyNotText(None, None, f"{problem}; {remedy}", key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 @cache
@@ -26,7 +46,9 @@ def _parse(text: str, name: str) -> Any:
     before they are followed."""
     parts, size = [], 0
     try:
-        for part in json.JSONEncoder(default=str).iterencode(YAML(typ="safe").load(text)):
+        yaml = YAML(typ="safe")
+        yaml.Constructor = _TextKeys
+        for part in json.JSONEncoder(default=str).iterencode(yaml.load(text)):
             parts.append(part)
             if (size := size + len(part)) > MAX_PARAMS:
                 raise ValueError(f"its aliases expand to more than {MAX_PARAMS:,} characters")
@@ -35,7 +57,8 @@ def _parse(text: str, name: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         reason = _one_line(getattr(error, "problem", None) or error)
         line = f", line {mark.line + 1}" if mark else ""
-        raise SettingsError(f"{name}{line} is not YAML: {reason}") from None
+        problem = "" if isinstance(error, _KeyNotText) else " is not YAML"
+        raise SettingsError(f"{name}{line}{problem}: {reason}") from None
     except RecursionError:
         reason = "it is nested too deeply"
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
@@ -90,7 +113,8 @@ def _sentence(error: ValidationError, where: str) -> str:
     """The first problem as one sentence; unknown keys come first."""
     unknown = ("unexpected_keyword_argument", "extra_forbidden")
     first = min(error.errors(), key=lambda problem: problem["type"] not in unknown)
-    key, value = ".".join(map(str, first["loc"])), json.dumps(first["input"], default=str)
+    key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    value = json.dumps(first["input"], default=str)
     if first["type"] in unknown:
         sections = [section.type for section in Settings.__dataclass_fields__.values()]
         known = [k for section in sections for k in getattr(section, "__dataclass_fields__", ())]

@@ -2,9 +2,10 @@
 keys."""
 
 import math
+import re
 from typing import Annotated, Any, Literal, dataclass_transform
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 View = Literal["id", "multimodal"]
@@ -36,6 +37,18 @@ Seeds = Annotated[tuple[Whole, ...], Field(min_length=1)]
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Names = Annotated[tuple[Name, ...], Field(min_length=1)]
+
+
+def _check_dataset_name(name: Any) -> Any:
+    """DVC splits names at dots; YAML and the command line read `2018` and `true` as other types."""
+    if not re.fullmatch("[a-z][a-z0-9_-]{0,63}", str(name)) or name in ("true", "false", "null"):
+        rule = "begins with a small letter, and goes on with small letters, digits, _ and -"
+        raise ValueError(f"a dataset's name {rule} (64 at most), and is not true, false or null")
+    return name
+
+
+DatasetName = Annotated[str, BeforeValidator(_check_dataset_name)]
+TransferName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,131}$")]  # one-to-other
 
 FileName = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$")
@@ -69,16 +82,16 @@ class Machine(Section):
 class Transfer(Section):
     """A pair of domains: models train on the source and rank the target's catalogue."""
 
-    source: Name
-    target: Name
+    source: DatasetName
+    target: DatasetName
 
 
 class Studies(Section):
     """What the pipeline runs, and by which figure the validation users choose."""
 
     stages: tuple[Stage, ...]
-    datasets: tuple[Name, ...]
-    transfers: dict[Name, Transfer]
+    datasets: tuple[DatasetName, ...]
+    transfers: dict[TransferName, Transfer]
     seeds: Seeds
     retrained_seeds: Seeds
     models: Names
@@ -364,7 +377,7 @@ class Settings(Section):
     machine: Machine
     profiles: dict[Name, dict[str, Any]]
     studies: Studies
-    datasets: dict[Name, Dataset]
+    datasets: dict[DatasetName, Dataset]
     split: Split
     features: Features
     model: Model

@@ -6,7 +6,7 @@ import pytest
 
 from bivrec.errors import DataError, SettingsError
 from bivrec.pipeline.checks import choose
-from bivrec.pipeline.cli import main
+from bivrec.pipeline.cli import main, typed
 from bivrec.settings import check_params
 
 
@@ -59,3 +59,61 @@ def test_the_files_of_a_study_are_told_to_dvc(root, tmp_path, monkeypatch):
     )
     with pytest.raises(DataError, match=message):
         record_raw_files("default")
+
+
+def name_it(project, name):
+    """The dataset `mine` under another name, in quotes, chosen with another of its source."""
+    project.replace("params.yaml", "  mine: {", f'  "{name}": {{')
+
+
+@pytest.mark.parametrize("name", ["no", "x_2-" + "x" * 60])
+def test_a_dataset_of_any_allowed_name_is_chosen(project, name):
+    name_it(project, name)
+    assert f"[{name}, plain-example], with 2 transfers" in choose([name, "plain-example"])
+    studies = check_params().studies
+    assert studies.datasets == (name, "plain-example")
+    assert {pair.source for pair in studies.transfers.values()} == set(studies.datasets)
+    assert typed(name) == name, "a stage's parameter stays text"
+
+
+@pytest.mark.parametrize(
+    "name", ["my.data", "a.", "2018", "007", "1e5", "1a", "true", "null", "_a", "Baby", "x" * 65]
+)
+def test_a_name_that_dvc_or_yaml_reads_otherwise_is_refused(project, refuses, name):
+    """DVC looks up `datasets.my.data`, and finds nothing; `dataset=2018` is a number to a stage."""
+    name_it(project, name)
+    told = refuses(["choose", name])
+    assert f'params.yaml: datasets.{name}: "{name}" is refused: a dataset\'s name begins' in told
+    assert told.endswith(
+        "small letters, digits, _ and - (64 at most), and is not true, false or null"
+    )
+
+
+@pytest.mark.parametrize("name", ["2018", "2018.5", "[my.data]", '"true"'])
+def test_such_a_name_among_the_studied_is_refused(project, refuses, name):
+    project.replace("params.yaml", "datasets: [movies-classic,", f"datasets: [{name},")
+    told = refuses(["check"])
+    assert "params.yaml: studies.datasets.0: " in told and "is refused: a dataset's name" in told
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("2018", "int"),
+        ("007", "int"),
+        ("1.5", "float"),
+        ("1e5", "float"),
+        ("true", "bool"),
+        ("null", "null"),
+        ("~", "null"),
+        ("2018-01-01", "timestamp"),
+    ],
+)
+@pytest.mark.parametrize("section", ["datasets", "models"])
+def test_keys_that_are_no_text_are_refused(project, refuses, section, key, kind):
+    lines = (project.root / "params.yaml").read_text().splitlines()
+    line = next(n for n, text in enumerate(lines, 1) if text.startswith(f"{section}:"))
+    project.write("params.yaml", "\n".join([*lines[:line], f"  {key}: {{}}", *lines[line:]]))
+    told = refuses(["check"])
+    problem = f"params.yaml, line {line + 1}: the key `{key}` is read as {kind}, not as text"
+    assert told == f"ERROR: {problem}; write a name that begins with a letter"

@@ -1,6 +1,8 @@
 """What made a result, and what ran."""
 
 import json
+from functools import partial
+from pathlib import Path
 
 from bivrec.pipeline import provenance
 
@@ -49,3 +51,21 @@ def test_the_summary_lists_what_ran(small):
     assert shown[1].split() == ["03/a", "1", "min", "1", "s"]
     assert "results/08_report/all/08_report.ipynb" in shown[2]
     assert provenance.summary("default", "2999-01-01 00:00").startswith("Nothing had to run")
+
+
+def test_the_summary_leaves_out_what_ran_before_within_the_same_minute(small, monkeypatch):
+    """The first run's stage ended in the very second in which the second run starts."""
+
+    def record(stage, second):
+        (small.root / "results" / stage).mkdir(parents=True)
+        monkeypatch.setattr(provenance.time, "gmtime", lambda: (2026, 1, 2, 3, 4, second, 4, 2, 0))
+        provenance.record_stage("default", stage, 1.0)
+
+    record("03/a", 5)
+    shown = partial(provenance.summary, "default")
+    assert shown("2026-01-02 03:04:05").startswith("Nothing had to run")
+    record("03/b", 7)
+    assert [line.split()[0] for line in shown("2026-01-02 03:04:05").splitlines()[1:-1]] == ["03/b"]
+    assert shown("2026-01-02 03:04:04").startswith("2 stages ran")
+    makefile = Path(__file__).parents[2] / "Makefile"
+    assert "date -u '+%Y-%m-%d %H:%M:%S'" in makefile.read_text()

@@ -64,7 +64,10 @@ SETTINGS = {
         extra("x: " + "[" * 3000 + "]" * 3000),
         "is not a tree of settings (it is nested too deeply)",
     ),
-    "a key that is a list": (extra("? [a, b]\n: 1"), "is not a tree of settings (keys must be str"),
+    "a key that is a list": (
+        extra("? [a, b]\n: 1"),
+        "the key in brackets is read as seq, not as text",
+    ),
     "a date for a number": (
         settings("  dim: 64", "  dim: 2001-01-01"),
         'model.dim: "2001-01-01" is refused',
