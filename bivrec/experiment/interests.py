@@ -11,6 +11,8 @@ from bivrec.data.types import EvalCases
 from bivrec.experiment.registry import Trained
 from bivrec.model.base import pad
 
+ROWS_AT_ONCE = 256  # histories that a model encodes together
+
 
 @torch.no_grad()
 def read_interests(trained: Trained, cases: EvalCases) -> dict[str, dict[str, Tensor]]:
@@ -23,16 +25,20 @@ def read_interests(trained: Trained, cases: EvalCases) -> dict[str, dict[str, Te
     model = trained.model.eval()
     histories = pad(cases.histories, model.max_length, model.multiple)
     items, mask = (x.to(model.device) for x in histories)
-    rows, last, tables = torch.arange(len(items)), mask.sum(1) - 1, model.tables()
+    tables, found = model.tables(), {}
+    for some, present in zip(items.split(ROWS_AT_ONCE), mask.split(ROWS_AT_ONCE)):
+        rows, last = torch.arange(len(some)), present.sum(1) - 1
+        for view, (interests, logits) in model.encode(some, present, tables).items():
+            found.setdefault(view, []).append((interests[rows, last], logits.softmax(-1)))
     return {
         view: {
-            "interests": interests[rows, last],
-            "shares": logits.softmax(-1),
+            "interests": torch.cat([interests for interests, _ in parts]),
+            "shares": torch.cat([shares for _, shares in parts], 1),
             "table": tables[view],
             "items": items,
             "mask": mask,
         }
-        for view, (interests, logits) in model.encode(items, mask, tables).items()
+        for view, parts in found.items()
     }
 
 

@@ -1,9 +1,13 @@
 """The interests of trained models."""
 
+import itertools
+
 import numpy as np
+import torch
 
 from bivrec.data.domain import Domain
-from bivrec.experiment.interests import interest_recovery
+from bivrec.experiment import interests
+from bivrec.experiment.interests import interest_recovery, read_interests
 from bivrec.experiment.training import train_model
 
 
@@ -24,3 +28,17 @@ def test_items_without_kinds_have_no_recovery(planted, monkeypatch):
     monkeypatch.setattr(Domain, "kinds", np.full(planted.sequences.num_items, ""))
     none = interest_recovery(planted, [trained])
     assert len(none) == 0 and list(none) == ["model", "view", "seed", "agreement"]
+
+
+def test_the_interests_of_many_users_are_read_in_parts(planted, monkeypatch):
+    trained, cases = train_model(planted, "plain-interests", 0), planted.fold(0).test
+    whole = read_interests(trained, cases)
+    encode, sizes = trained.model.encode, []
+    monkeypatch.setattr(interests, "ROWS_AT_ONCE", 5)
+    monkeypatch.setattr(
+        trained.model, "encode", lambda rows, *rest: sizes.append(len(rows)) or encode(rows, *rest)
+    )
+    parts = read_interests(trained, cases)
+    assert max(sizes) == 5 and sum(sizes) == len(cases)
+    for view, key in itertools.product(whole, whole["id"]):
+        assert torch.allclose(parts[view][key], whole[view][key], atol=1e-5), (view, key)
