@@ -242,3 +242,14 @@ def test_markup_without_end_is_read_in_linear_time(baby, part):
     record = {"asin": "B000000000", "title": part * (500_000 // len(part))}
     write_gzip(baby / "meta_Baby.json.gz", [json.dumps(record)])
     assert len(read_amazon(baby, BABY).items)  # in quadratic time this takes hours
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\n\n"])
+def test_byte_order_marks_line_ends_and_blank_lines(baby, mark, end):
+    expected = read_amazon(baby, BABY)
+    for path in baby.glob("*.gz"):
+        lines = gzip.decompress(path.read_bytes()).splitlines()
+        path.write_bytes(gzip.compress(mark + end.join([*lines, b""])))
+    read = read_amazon(baby, BABY)
+    assert read.interactions.equals(expected.interactions) and read.items.equals(expected.items)

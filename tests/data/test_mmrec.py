@@ -147,3 +147,11 @@ def test_a_row_of_zeros_is_a_missing_vector(mmrec, monkeypatch):
     np.save(mmrec / "image_feat.npy", np.zeros_like(array))
     with pytest.raises(DataError, match="every vector of the 2 items is zero, which marks"):
         read_vectors(dataset, "image", ["3", "2"])
+
+
+def test_lines_that_end_in_a_carriage_return_alone_are_named(mmrec):
+    path = mmrec / "baby.inter"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r"))
+    told = "baby-mmrec/baby.inter has lines that end in a carriage return alone; save it with"
+    with pytest.raises(DataError, match=told):
+        read_mmrec(mmrec, Folder(folder="baby-mmrec"))

@@ -134,3 +134,11 @@ def test_a_title_of_two_lines(films, end):
     path.write_text(text, newline="")
     first = read_movielens(films, FILMS).items.iloc[0]
     assert (first["title"], first["year"]) == (f"Film{end}The 1", 1991)
+
+
+def test_dat_files_with_a_byte_order_mark(dat):
+    expected = read_movielens_dat(dat, Folder(folder="ml-1m"))
+    for path in dat.iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    read = read_movielens_dat(dat, Folder(folder="ml-1m"))
+    assert read.interactions.equals(expected.interactions) and read.items.equals(expected.items)

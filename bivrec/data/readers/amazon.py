@@ -123,8 +123,8 @@ def _describe(record: dict[str, Any]) -> tuple[str, str, str]:
 def gzip_lines(
     path: Path, remedy: str, max_bytes: int = MAX_UNPACKED
 ) -> Iterator[tuple[str, bytes]]:
-    """Each line of a gzip file with its file and number. Raises DataError if the file is truncated,
-    has a line longer than MAX_LINE, or unpacks to more than `max_bytes`."""
+    """Each line of a gzip file with its file and number, but for blank ones. Raises DataError if
+    the file is truncated, has a line longer than MAX_LINE, or unpacks to more than `max_bytes`."""
     name, number, size = short_path(path), 0, 0
     try:
         with gzip.open(path) as file:
@@ -135,7 +135,8 @@ def gzip_lines(
                     raise DataError(f"{where} is longer than {MAX_LINE:,} bytes; {remedy}")
                 if size > max_bytes:
                     raise DataError(f"{name} unpacks to more than {max_bytes:,} bytes; {remedy}")
-                yield where, line
+                if line.strip():
+                    yield where, line
     except FileNotFoundError:
         raise DataError(f"{name} is missing; {remedy}") from None
     except (OSError, EOFError, zlib.error) as error:
@@ -149,7 +150,7 @@ def _parse_record(line: bytes, where: str, remedy: str) -> dict[str, Any]:
         record = json.loads(line)
     except ValueError:
         try:
-            record = ast.literal_eval(line.decode("utf-8"))
+            record = ast.literal_eval(line.decode("utf-8-sig"))
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             problem = f"is neither JSON nor a Python literal: {line[:40]!r}"
             raise DataError(f"{where} {problem}; {remedy}") from None

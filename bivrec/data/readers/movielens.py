@@ -1,5 +1,6 @@
 """MovieLens' CSV and .dat files."""
 
+import codecs
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from bivrec.settings import Folder, MovieLens
 
 FILMS = {"movieId": "whole number", "title": "text", "genres": "text"}
 
-TITLE = r"(?s)^(?P<title>.*?)\s*(?:\((?P<year>[0-9]{4})(?:[–-][0-9]{0,4})?\))?$"
+TITLE = r"(?s)^(?P<title>.*?)\s*(?:\((?P<year>[0-9]{4})(?:[–-] ?[0-9]{0,4} ?)?\))?$"
 
 
 def read_movielens(folder: Path, settings: MovieLens, remedy: str = RESTORE) -> Raw:
@@ -46,7 +47,8 @@ def read_movielens_dat(folder: Path, settings: Folder, remedy: str = RESTORE) ->
 def _read_dat(path: Path, columns: dict[str, str], remedy: str) -> pl.DataFrame:
     content = None
     if path.is_file():
-        content = path.read_bytes().replace(b"::", b"\t").decode("latin-1").encode()
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8).replace(b"::", b"\t")
+        content = content.decode("latin-1").encode()
     if content == b"":
         raise DataError(f"{short_path(path)} is empty, not a table; {remedy}")
     return read_table(path, columns, remedy, "\t", content)
