@@ -24,6 +24,8 @@ TEXT_COLUMNS = (
 
 LEFT_OUT = "left-out.json"  # in build/, for a stage that a dataset has no features for
 
+NUMBERS = ("value", "mean", "low", "high", "p")  # columns of numbers, one of which may be missing
+
 Place = Literal["results", "top", "build", "log", "partial"]
 
 
@@ -82,8 +84,10 @@ def save_output(
 
 
 def read_csv(source: Path | StringIO) -> pd.DataFrame:
-    """A table that `save_output` wrote: text stays text, and empty text is empty."""
-    return pd.read_csv(source, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False)
+    """A table that `save_output` wrote: text stays text, empty text is empty, and an empty number
+    is none."""
+    text, missing = dict.fromkeys(TEXT_COLUMNS, str), dict.fromkeys(NUMBERS, "")
+    return pd.read_csv(source, dtype=text, keep_default_na=False, na_values=missing)
 
 
 def read_output(

@@ -29,9 +29,9 @@ from bivrec.data.readers.common import raw_folder
 from bivrec.data.readers.registry import read_dataset
 from bivrec.data.readers.vectors import are_published, modalities_of
 from bivrec.data.sequences import build_sequences, check_counts, load_sequences, save_sequences
-from bivrec.data.splits import split_sequences
+from bivrec.data.splits import usable_fold
 from bivrec.data.types import Fold, Raw, Sequences
-from bivrec.errors import DataError, LeftOut
+from bivrec.errors import LeftOut, SettingsError
 from bivrec.outputs import output_folder, save_output
 from bivrec.settings import (
     Dataset,
@@ -127,20 +127,13 @@ class Domain:
 
     def fold(self, seed: int) -> Fold:
         """The fold of a seed; raises DataError if nobody trains, validates or tests in it."""
-        split, num_users = self.settings.split, self.sequences.num_users
-        fold = split_sequences(self.sequences, split, seed)
-        for part, users in (
-            ("trains", fold.train),
-            ("validates", fold.validation),
-            ("tests", fold.test),
-        ):
-            if not len(users):
-                where = f"in fold {seed % split.num_folds} ({split.protocol})"
-                problem = f"{self.name}: of its {num_users} users nobody {part} {where}"
-                raise DataError(
-                    f"{problem}; lower split.num_folds, {split.num_folds}, or add users"
-                )
-        return fold
+        return usable_fold(self.sequences, self.settings.split, seed, self.name)
+
+    @property
+    def encoded_folds(self) -> list[int]:
+        """The folds for which text is encoded: those that studies and tuning train on."""
+        seeds = (*self.settings.studies.seeds, *self.settings.tuning.seeds)
+        return list(dict.fromkeys(seed % self.settings.split.num_folds for seed in seeds))
 
     def item_features(self, modality: Modality, seed: int) -> ItemFeatures:
         """One modality as encoded. Text differs between folds, since only training users' tags
@@ -149,7 +142,13 @@ class Domain:
             return self.encode_text([seed])[0] if modality == "text" else self.encode_images()
         folder = self.prepared_folder("02_feature_encoding")
         if self.varies_with_fold(modality):
-            folder = folder / f"seed-{seed % self.settings.split.num_folds}"
+            fold = seed % self.settings.split.num_folds
+            if fold not in self.encoded_folds:
+                problem = (
+                    f"{self.name}: its text is not encoded for fold {fold}, that of seed {seed}"
+                )
+                raise SettingsError(f"{problem}; list the seed in studies.seeds")
+            folder = folder / f"seed-{fold}"
         return load_features(folder, modality)
 
     def varies_with_fold(self, modality: Modality) -> bool:
@@ -202,8 +201,11 @@ class Domain:
         the dataset lacks."""
         variant = pick(self.settings.ablations | self.settings.models, name, "model")
         has = modalities_of(self.dataset, self.settings.features)
-        if len(has) < 2 and not can_do_with(self.settings, variant, has):
+        used = has.intersection(self.settings.features.modalities)
+        if len(used) < 2 and not can_do_with(self.settings, variant, has):
             problem = f"{name} reads features that {self.name} lacks"
+            if len(has) == 2:
+                problem = f"{name} reads features, and features.modality is none"
             raise LeftOut(f"{problem}; 03_training leaves it out, and so do studies that need it")
         return variant
 
@@ -214,9 +216,12 @@ def _open(name: str, changes: str, profile: str) -> Domain:
 
 
 def prepare(domain: Domain) -> Sequences:
-    """A dataset's sequences from its raw files, with its known counts checked; a stage saves
-    them."""
-    sequences = build_sequences(domain.raw, domain.settings.split, domain.name)
+    """A dataset's sequences from its raw files, with its known counts and its folds checked; a
+    stage saves them."""
+    split = domain.settings.split
+    sequences = build_sequences(domain.raw, split, domain.name)
+    for seed in domain.settings.studies.seeds:
+        usable_fold(sequences, split, seed, domain.name)
     if expected := domain.dataset.expected:
         print(check_counts(expected, domain.raw.interactions, sequences, domain.name))
     if folder := output_folder("build"):
@@ -245,11 +250,10 @@ def data_card(domain: Domain) -> pd.DataFrame:
 
 
 def encode(domain: Domain) -> dict[str, list[ItemFeatures]]:
-    """A dataset's features by modality, text once for each fold of `studies.seeds`; a stage saves
+    """A dataset's features by modality, text once for each fold that is trained on; a stage saves
     them."""
-    settings, folder = domain.settings, output_folder("build")
-    folds = list(dict.fromkeys(seed % settings.split.num_folds for seed in settings.studies.seeds))
-    encoded = {}
+    settings, folder, encoded = domain.settings, output_folder("build"), {}
+    folds = domain.encoded_folds
     for modality in settings.features.modalities[::-1]:
         if modality == "text":
             encoded[modality] = domain.encode_text(folds)

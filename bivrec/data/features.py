@@ -203,7 +203,8 @@ def load_features(folder: Path, modality: Modality) -> ItemFeatures:
     """What `save_features` wrote; raises DataError if it is missing or damaged."""
     path = folder / f"{modality}.npz"
     if not path.is_file():
-        where = f"build/{folder.parent.name}"
+        stage = folder.parents[folder.name.startswith("seed-")]
+        where = f"build/{stage.name}"
         raise DataError(f"the {modality} features in {where} are missing; `make repro` makes them")
     with reading(path), open(path, "rb") as file, np.load(file, allow_pickle=False) as saved:
         return ItemFeatures(saved["values"].astype("float32"), saved["mask"], str(saved["source"]))

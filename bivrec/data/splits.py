@@ -6,6 +6,7 @@ from numpy import ndarray
 
 from bivrec.data.sequences import hash_pairs
 from bivrec.data.types import EvalCases, Fold, Sequences
+from bivrec.errors import DataError
 from bivrec.settings import Split
 
 
@@ -18,6 +19,25 @@ def fold_of_users(users: Int64[ndarray, "user"], num_folds: int) -> Int64[ndarra
 def split_sequences(sequences: Sequences, split: Split, seed: int) -> Fold:
     """The fold of a seed, by the protocol that `split` names."""
     return PROTOCOLS[split.protocol](sequences, split, seed)
+
+
+def usable_fold(sequences: Sequences, split: Split, seed: int, name: str) -> Fold:
+    """`split_sequences`; raises DataError if nobody trains, validates or tests in the fold."""
+    fold = split_sequences(sequences, split, seed)
+    parts = {
+        "trains on two items": any(len(row) > 1 for row in fold.train),
+        "validates": len(fold.validation),
+        "tests": len(fold.test),
+    }
+    for part, someone in parts.items():
+        if not someone:
+            where = f"in fold {seed % split.num_folds} ({split.protocol})"
+            problem = f"{name}: of its {sequences.num_users} users nobody {part} {where}"
+            remedy = "set split.protocol: by_user"
+            if split.protocol == "by_user":
+                remedy = f"lower split.num_folds, {split.num_folds}"
+            raise DataError(f"{problem}; {remedy}, or add users")
+    return fold
 
 
 def split_by_user(sequences: Sequences, split: Split, seed: int) -> Fold:

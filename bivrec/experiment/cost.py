@@ -57,8 +57,9 @@ def count_costs(domain: Domain, name: str, num_batches: int = 10) -> dict[str, f
     averaged weights, frozen features, and the most that a batch saves for its backward pass;
     temporaries are not counted.
     """
-    model = build_model(domain, name, 0).train()
-    train, settings = domain.fold(0).train, model.settings.training
+    seed = domain.settings.studies.seeds[0]
+    model = build_model(domain, name, seed).train()
+    train, settings = domain.fold(seed).train, model.settings.training
     batches = draw_batches(train, settings, model.max_length, model.multiple, 0, model.device)
     weights, buffers = storages_of(model.parameters()), storages_of(model.buffers())
     most = 0

@@ -6,13 +6,27 @@ from typing import Any
 import pandas as pd
 
 from bivrec.data.domain import Domain
+from bivrec.errors import LeftOut
 from bivrec.evaluation import mean_over_users, paired_test, rank_cases, user_metrics
 from bivrec.experiment.registry import Trained
 from bivrec.outputs import progress
 
 RUN_COLUMNS = "profile dataset protocol study condition model view seed split metric value".split()
 
+COMPARED = "ours theirs metric mean low high p users".split()
+
 CURVE_COLUMNS = "step loss seconds targets view metric value model seed".split()
+
+
+def require_both_views(*domains: Domain) -> None:
+    """Raises LeftOut for a domain on which BivRec has one view: most studies compare the two."""
+    for domain in domains:
+        settings = domain.settings
+        if len(settings.model.views) < 2:
+            problem = f"{domain.name}: model.views is {list(settings.model.views)}"
+            if not settings.features.modalities:
+                problem = f"{domain.name}: no features are read, so BivRec has its ID view alone"
+            raise LeftOut(f"{problem}, and this study compares its two views")
 
 
 def learning_curves(models: Sequence[Trained]) -> pd.DataFrame:
@@ -66,3 +80,13 @@ def compare(
     ]
     names = {"ours": " ".join(ours), "theirs": " ".join(theirs), "metric": metric}
     return names | paired_test(*tables, metric)
+
+
+def compare_pairs(
+    ranks: pd.DataFrame, pairs: Sequence[tuple[tuple[str, str], tuple[str, str]]], metric: str
+) -> pd.DataFrame:
+    """`compare` of those pairs that the ranks hold, a row each."""
+    ranked = set(zip(ranks["model"], ranks["view"]))
+    rows = [compare(ranks, *pair, metric) for pair in pairs if ranked.issuperset(pair)]
+    numbers = dict.fromkeys(("mean", "low", "high", "p"), float) | {"users": int}
+    return pd.DataFrame(rows, columns=COMPARED).astype(numbers)

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bivrec.data.domain import Domain
+from bivrec.errors import SettingsError
 from bivrec.experiment.training import train_model
 from bivrec.experiment.workers import run_jobs
 from bivrec.settings import grid_of
@@ -17,6 +18,10 @@ def tune(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
     that test nothing: one row a model, trial, seed and view.
     """
     settings = domain.settings.tuning
+    for name in names:
+        if domain.variant(name).family in ("popularity", "itemknn"):
+            raise SettingsError(f"params.yaml: tuning.models: {name} is not trained; remove it")
+    _check_folds(domain)
     jobs = [
         (domain, name, number, seed, trial)
         for name in names
@@ -24,6 +29,18 @@ def tune(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
         for seed in settings.seeds
     ]
     return pd.DataFrame([row for rows in run_jobs(_tuning_work, jobs, domain) for row in rows])
+
+
+def _check_folds(domain: Domain) -> None:
+    """Raises SettingsError if the default study tests users who would choose its settings."""
+    settings = domain.settings
+    seeds, tested = settings.tuning.seeds, settings.studies.seeds
+    num_folds = settings.split.num_folds
+    shared = {(seed + 1) % num_folds for seed in seeds} & {seed % num_folds for seed in tested}
+    rotates = settings.split.protocol == "by_user" and not domain.planted
+    if shared and rotates and domain.profile == "default":
+        problem = f"tuning.seeds {list(seeds)} choose by users of folds {sorted(shared)}"
+        raise SettingsError(f"params.yaml: {problem}, which studies.seeds test; set other seeds")
 
 
 def _tuning_work(job: tuple[Domain, str, int, int, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -35,7 +52,10 @@ def _tuning_work(job: tuple[Domain, str, int, int, dict[str, Any]]) -> list[dict
     record, metric = train_model(changed, name, seed).record, domain.settings.studies.primary_metric
     curve = record.curve
     best = curve[(curve["step"] == record.best_step) & (curve["metric"] == metric)]
-    row = {"dataset": domain.name, "model": name, "trial": number, **trial, "seed": seed}
+    shown = {
+        key: value if isinstance(value, int | float) else str(value) for key, value in trial.items()
+    }
+    row = {"dataset": domain.name, "model": name, "trial": number, **shown, "seed": seed}
     row["best_step"] = record.best_step
     return [
         row | {"view": view, "metric": metric, "value": value}

@@ -77,7 +77,7 @@ def draw_features(
     order = [*top, "other"][: groups.nunique()]
     last = list(panels)[-1]
     for name, axis in panels.items():
-        x, y = points[name].T
+        x, y = points[name][:, 0], points[name][:, -1]  # on a line if they have one number each
         look = {"palette": "colorblind", "s": 9, "lw": 0}
         look["legend"] = name == last and groups.nunique() > 1
         sns.scatterplot(x=x, y=y, hue=groups, hue_order=order, ax=axis, **look)

@@ -149,7 +149,7 @@ def draw_transfer(table: pd.DataFrame, metric: str) -> Figure:
         position = np.array([shares.index(share) for share in line["share"]]) + 0.05 * (number - 3)
         axis.vlines(position, line["low"], line["high"], color=colours[start], lw=1.2)
         axis.plot(position, line["mean"], marker="o", ms=4, **look)
-    names = ["zero-shot" if share == 0 else f"{share:.0%}" for share in shares]
+    names = ["zero-shot" if share == 0 else f"{100 * share:g}%" for share in shares]
     axis.set_xticks(range(len(shares)), names)
     axis.set(xlabel="target's training users", ylim=(0, None))
     axis.set(ylabel=f"{metric.upper()}, target's test users")

@@ -181,10 +181,10 @@ def can_do_with(settings: Settings, variant: Variant, has: Collection[Modality])
 def without_modalities(settings: Settings, has: Collection[Modality]) -> Settings:
     """The settings for a dataset that has features of these modalities only, without the models and
     ablations that need others; without any features the ID view remains."""
-    used = set(settings.features.modalities)
-    if used <= set(has):
+    used = set(settings.features.modalities) & set(has)
+    if len(used) == 2:
         return settings
-    modality = "".join(used & set(has)) or "none"
+    modality = "".join(used) or "none"
     changes: dict[str, Any] = {"features.modality": modality}
     if modality == "none":
         changes["model.views"] = ["id"]
@@ -192,7 +192,14 @@ def without_modalities(settings: Settings, has: Collection[Modality]) -> Setting
     changes = {}
     for part in ("models", "ablations"):
         names, variants = getattr(settings.studies, part), getattr(settings, part)
-        possible = [name for name in names if can_do_with(narrow, variants[name], has)]
+        possible = [
+            name
+            for name in names
+            if name not in variants or can_do_with(narrow, variants[name], has)
+        ]
+        if part == "models" and not possible:
+            problem = f"each of studies.models, {list(names)}, reads features that are not there"
+            raise SettingsError(f"params.yaml: {problem}; add one that reads ids, as popularity")
         changes[f"studies.{part}"] = possible
     return vary(narrow, Variant(family="bivrec", settings=changes))
 
@@ -254,4 +261,5 @@ def _check_dataset(name: str, profile: str, path: Path | None) -> None:
 
 
 def _folds(settings: Settings) -> set[int]:
-    return {seed % settings.split.num_folds for seed in settings.studies.seeds}
+    seeds = (*settings.studies.seeds, *settings.tuning.seeds)
+    return {seed % settings.split.num_folds for seed in seeds}

@@ -2,63 +2,35 @@
 keys."""
 
 import math
-import re
 from typing import Annotated, Any, Literal, dataclass_transform
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-View = Literal["id", "multimodal"]
-Modality = Literal["text", "image"]
-Stage = Literal[
-    "03_training", "04_ablations", "05_noise", "06_cold_start", "07_cross_dataset", "10_protocols"
-]
-Protocol = Literal["by_user", "leave_one_out", "by_time", "by_interactions"]
-NoiseKind = Literal[
-    "replace",
-    "insert",
-    "delete",
-    "shuffle",
-    "blur",
-    "swap",
-    "no_text",
-    "no_image",
-    "replace_and_swap",
-]
-Metric = Annotated[str, Field(pattern=r"^(ndcg|recall|hr|comirec_ndcg)@(10|20|50)$")]
-
-Whole = Annotated[int, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-PartOfOne = Annotated[float, Field(gt=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Seeds = Annotated[tuple[Whole, ...], Field(min_length=1)]
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-Names = Annotated[tuple[Name, ...], Field(min_length=1)]
-
-
-def _check_dataset_name(name: Any) -> Any:
-    """DVC splits names at dots; YAML and the command line read `2018` and `true` as other types."""
-    if not re.fullmatch("[a-z][a-z0-9_-]{0,63}", str(name)) or name in ("true", "false", "null"):
-        rule = "begins with a small letter, and goes on with small letters, digits, _ and -"
-        raise ValueError(f"a dataset's name {rule} (64 at most), and is not true, false or null")
-    return name
-
-
-DatasetName = Annotated[str, BeforeValidator(_check_dataset_name)]
-TransferName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,131}$")]  # one-to-other
-
-FileName = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$")
-]  # a name inside one folder, never a path
-
-Checksum = Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")]
-
-Choices = dict[
-    str, Annotated[tuple[Any, ...], Field(min_length=1)]
-]  # dotted settings, and what each may be
+from bivrec.settings.types import (
+    BelowOne,
+    Checksum,
+    Choices,
+    Count,
+    Counts,
+    DatasetName,
+    FileName,
+    Levels,
+    Metric,
+    Modality,
+    Name,
+    Names,
+    NoiseKind,
+    PartOfOne,
+    Positive,
+    Protocol,
+    Seeds,
+    Stage,
+    TransferName,
+    View,
+    Weight,
+    Whole,
+)
 
 
 @dataclass_transform(frozen_default=True)
@@ -97,7 +69,7 @@ class Studies(Section):
     models: Names
     ablations: tuple[Name, ...]
     grids: tuple[Name, ...]
-    protocols: tuple[Protocol, ...]
+    protocols: Annotated[tuple[Protocol, ...], Field(min_length=1)]
     primary_metric: Metric
 
     def __post_init__(self):
@@ -192,6 +164,11 @@ class Split(Section):
     ties: Literal["hash", "file"]
     mask_history: bool
     min_interactions: Annotated[int, Field(ge=3)]
+
+    def __post_init__(self):
+        held_out = self.protocol in ("by_user", "by_interactions")
+        if held_out and self.history_share * self.min_interactions < 1:
+            raise ValueError("history_share of min_interactions is less than an item; raise one")
 
 
 class Features(Section):
@@ -306,6 +283,10 @@ class Training(Section):
     num_negatives: Whole
     evaluate_every: Count
 
+    def __post_init__(self):
+        if self.num_negatives == 1:
+            raise ValueError("num_negatives is 1, which may be the target; set 0 (all) or more")
+
 
 class Variant(Section):
     """A model: its family, and the settings in which it differs from params.yaml."""
@@ -341,7 +322,7 @@ class Noise(Section):
     """Levels of the noise study: shares, for `blur` standard deviations; 0 is clean. `trained`
     lists the levels at which models are also trained."""
 
-    levels: dict[NoiseKind, Annotated[tuple[Weight, ...], Field(min_length=2)]]
+    levels: Annotated[dict[NoiseKind, Levels], Field(min_length=1)]
     trained: dict[NoiseKind, tuple[Positive, ...]]
 
     def __post_init__(self):
@@ -358,9 +339,9 @@ class Noise(Section):
 class ColdStart(Section):
     """Groups of the cold-start study."""
 
-    history_lengths: tuple[Count, ...]
-    history_cuts: tuple[Count, ...]
-    item_counts: tuple[Count, ...]
+    history_lengths: Counts
+    history_cuts: Counts
+    item_counts: Counts
     new_items_share: PartOfOne
 
 

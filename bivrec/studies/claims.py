@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from bivrec.evaluation import holm, interval_table
-from bivrec.experiment.runs import compare
+from bivrec.experiment.runs import COMPARED, compare
 
 Pair = tuple[str, str]  # a model and one of its views
 
@@ -71,6 +71,8 @@ def check_claims(
         rows += _test_claims(scores, part, metric, name)
     same = ["dataset", "ours", "theirs"]
     table = pd.concat([pd.DataFrame(rows), further], ignore_index=True)
+    if not len(table):
+        return pd.DataFrame(columns=["claim", "dataset", *COMPARED, "adjusted p", "verdict"])
     table = table.drop_duplicates(["claim", *same])
     tests = table.drop_duplicates([*same, "mean", "p"])  # one pair may stand for two claims
     tests = tests[[*same, "mean", "p"]].assign(**{"adjusted p": holm(tests["p"].to_numpy())})

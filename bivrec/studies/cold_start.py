@@ -16,6 +16,7 @@ from bivrec.data.types import EvalCases, Fold
 from bivrec.evaluation import rank_cases
 from bivrec.experiment.interests import read_interests
 from bivrec.experiment.registry import Trained, build_model
+from bivrec.experiment.runs import to_runs
 from bivrec.experiment.workers import run_jobs
 from bivrec.settings import vary
 from bivrec.training.loop import fit
@@ -95,7 +96,8 @@ def _select_targets(
     ]
     rows = [row for row in rows if len(row[1]) and len(row[2])]
     users = np.array([user for user, *_ in rows], dtype="int64")
-    return EvalCases(users, *(tuple(row[column] for row in rows) for column in (1, 2)))
+    histories, chosen = (tuple(row[column] for row in rows) for column in (1, 2))
+    return EvalCases(users, histories, chosen, cases.mask_history)
 
 
 def without_new_items(fold: Fold, new: Bool[ndarray, "catalogue"]) -> Fold:
@@ -109,6 +111,15 @@ def without_new_items(fold: Fold, new: Bool[ndarray, "catalogue"]) -> Fold:
         validation=_select_targets(fold.validation, new, ~new),
         test=_select_targets(fold.test, new, new),
     )
+
+
+def can_hold_out(domain: Domain, seed: int) -> bool:
+    """Whether a seed's fold without the new items still trains and validates, and tests some."""
+    new = new_items(domain)
+    fold = without_new_items(domain.fold(seed), new)
+    trains = any(len(row) > 1 for row in fold.train)
+    enough = (~new).sum() >= domain.settings.model.num_interests
+    return bool(trains and enough and len(fold.validation) and len(fold.test))
 
 
 def _renumber(fold: Fold, number: ndarray) -> Fold:
@@ -177,10 +188,22 @@ def _rank_new_items(job: tuple[Domain, str, int]) -> pd.DataFrame:
 def rank_new_items(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
     """Ranks of the new items in the whole catalogue, by models trained without them.
 
-    Of BivRec also with lent ID vectors (model `bivrec, lent`: see `lend_vectors`)."""
-    seeds = domain.settings.studies.retrained_seeds
+    Of BivRec also with lent ID vectors (model `bivrec, lent`: see `lend_vectors`). Leaves out seeds
+    whose folds have too few items: the table may have no rows."""
+    seeds = [seed for seed in domain.settings.studies.retrained_seeds if can_hold_out(domain, seed)]
     jobs = [(domain, name, seed) for name in names for seed in seeds]
+    if not jobs:
+        return pd.DataFrame(columns=["view", "user", "item", "rank", "model", "seed"])
     return pd.concat(run_jobs(_rank_new_items, jobs, domain), ignore_index=True)
+
+
+def cold_start_runs(domain: Domain, grouped: pd.DataFrame, unmet: pd.DataFrame) -> pd.DataFrame:
+    """The ranks by group, and those of new items, in the columns of runs.csv."""
+    condition = grouped["kind"] + ": " + grouped["group"].astype(str)
+    tables = [grouped.assign(condition=condition).drop(columns=["kind", "group"])]
+    if len(unmet):
+        tables.append(unmet.assign(condition="new items"))
+    return to_runs(domain, "cold_start", pd.concat(tables))
 
 
 def interest_use(domain: Domain, models: Sequence[Trained], edges: Sequence[int]) -> pd.DataFrame:

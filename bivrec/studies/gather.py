@@ -7,11 +7,12 @@ from functools import cache
 import pandas as pd
 
 from bivrec.data.domain import Domain
+from bivrec.errors import SettingsError
 from bivrec.experiment.cost import cost_runs
 from bivrec.experiment.runs import RUN_COLUMNS, rank_models, to_runs
 from bivrec.experiment.training import train_models
 from bivrec.outputs import LEFT_OUT, read_output
-from bivrec.settings import load_settings, profile_folder, training_profile
+from bivrec.settings import load_settings, profile_folder, project_root, training_profile
 from bivrec.studies.diagnosis import diagnose
 
 
@@ -27,7 +28,8 @@ def _planted(profile: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _read_all(profile: str, name: str, labels: list[tuple[str, str]]) -> pd.DataFrame:
     tables = [read_output(stage, label, name, profile) for stage, label in labels]
-    return pd.concat(tables or [pd.DataFrame()], ignore_index=True)
+    filled = [table for table in tables if len(table)]
+    return pd.concat(filled or [pd.DataFrame()], ignore_index=True)
 
 
 def stage_labels(profile: str) -> list[tuple[str, str]]:
@@ -52,6 +54,9 @@ def gather_runs(whole_study: bool, profile: str = "default") -> pd.DataFrame:
     runs = [_read_all(profile, "runs.csv", stage_labels(profile))]
     if (trained := training_profile(profile, studies)) != profile:
         runs += [read_output("03_training", name, "runs.csv", trained) for name in studies.datasets]
+    if not any(map(len, runs)):
+        where = profile_folder("build", profile).relative_to(project_root())
+        raise SettingsError(f"every study is left out; {where}/*/*/{LEFT_OUT} say why")
     return pd.concat(runs).sort_values(RUN_COLUMNS[:-1], kind="stable", ignore_index=True)
 
 

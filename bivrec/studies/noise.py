@@ -16,6 +16,7 @@ from bivrec.data.domain import Domain, Features
 from bivrec.data.types import EvalCases, Fold
 from bivrec.evaluation import bootstrap_means, paired_test, rank_cases, user_metrics
 from bivrec.experiment.registry import Trained
+from bivrec.experiment.runs import to_runs
 from bivrec.experiment.training import train_model
 from bivrec.experiment.workers import run_jobs
 from bivrec.model.embedding import ItemTable
@@ -175,7 +176,8 @@ def _train_noisy(job: tuple[Domain, str, int, str, float]) -> pd.DataFrame:
 def train_noisy(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
     """Test ranks of models trained under each noise of `noise.trained`, for each retrained seed.
 
-    Column `tested` says whether the test users are `noisy` in the same way, or `clean`."""
+    Column `tested` says whether the test users are `noisy` in the same way, or `clean`. Without any
+    such noise the table is empty."""
     settings = domain.settings
     jobs = [
         (domain, name, seed, kind, level)
@@ -184,7 +186,22 @@ def train_noisy(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
         for name in names
         for seed in settings.studies.retrained_seeds
     ]
-    return pd.concat(run_jobs(_train_noisy, jobs, domain), ignore_index=True)
+    tables = run_jobs(_train_noisy, jobs, domain)
+    if not tables:
+        return pd.DataFrame()
+    ranks = pd.concat(tables, ignore_index=True)
+    level = ranks["noise"] + "=" + ranks["level"].astype(str)
+    return ranks.assign(condition=level + ", tested " + ranks["tested"])
+
+
+def noise_runs(domain: Domain, ranks: pd.DataFrame, hard: pd.DataFrame) -> pd.DataFrame:
+    """The ranks of `rank_noisy` and those of `train_noisy` in the columns of runs.csv."""
+    condition = ranks["noise"] + "=" + ranks["level"].astype(str)
+    tables = [ranks.assign(condition=condition)]
+    if len(hard):
+        tables.append(hard.assign(condition="trained " + hard["condition"]).drop(columns="tested"))
+    tables = [table.drop(columns=["noise", "level"]) for table in tables]
+    return pd.concat([to_runs(domain, "noise", table) for table in tables])
 
 
 def noise_curves(ranks: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -192,7 +209,11 @@ def noise_curves(ranks: pd.DataFrame, metric: str) -> pd.DataFrame:
 
     `value`: the mean over users and seeds. `retained`: its share of the value at the first level;
     `low` and `high` bound the 95 % interval of that ratio over resampled users."""
-    names, tables = ["noise", "model", "view"], []
+    names = ["noise", "model", "view"]
+    columns = [*names, "level", "value", "retained", "low", "high"]
+    if not len(ranks):
+        return pd.DataFrame(columns=columns)
+    tables = []
     for key, users in user_metrics(ranks).groupby(names, sort=False):
         levels = users.pivot(index=["seed", "user"], columns="level", values=metric)
         draws = np.stack([bootstrap_means(levels[level].to_numpy(), 2000) for level in levels], 1)
@@ -202,7 +223,7 @@ def noise_curves(ranks: pd.DataFrame, metric: str) -> pd.DataFrame:
         curve = {"level": means.index, "value": means, "retained": means / means.iloc[0]}
         curve = pd.DataFrame(curve | {"low": low, "high": high})
         tables.append(curve.assign(**dict(zip(names, key))))
-    table = pd.concat(tables)[[*names, "level", "value", "retained", "low", "high"]]
+    table = pd.concat(tables)[columns]
     order = list(dict.fromkeys(ranks["noise"]))
     return table.sort_values(
         "noise", key=lambda noise: noise.map(order.index), kind="stable", ignore_index=True

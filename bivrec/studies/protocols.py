@@ -7,7 +7,7 @@ import pandas as pd
 
 from bivrec.data.domain import Domain
 from bivrec.evaluation import bootstrap_interval, user_metrics
-from bivrec.experiment.runs import rank_models
+from bivrec.experiment.runs import rank_models, require_both_views
 from bivrec.experiment.training import train_models
 
 
@@ -22,8 +22,12 @@ def rank_protocols(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
     """Test ranks of the models, trained and judged under each of `studies.protocols` (column
     protocol)."""
     studies, tables = domain.settings.studies, []
-    for protocol in studies.protocols:
-        other = protocol_domain(domain, protocol)
+    require_both_views(domain)
+    domains = {protocol: protocol_domain(domain, protocol) for protocol in studies.protocols}
+    for other in domains.values():  # before anything is trained
+        for seed in studies.retrained_seeds:
+            other.fold(seed)
+    for protocol, other in domains.items():
         models = train_models(other, names, studies.retrained_seeds)
         tables.append(rank_models(other, models, protocol=protocol))
     return pd.concat(tables, ignore_index=True)

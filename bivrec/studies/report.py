@@ -25,6 +25,7 @@ def main_table(
 
     `low` and `high` bound the first metric's 95 % interval over users."""
     keys = ["dataset", "model", "view"]
+    metrics = list(dict.fromkeys(metrics))
     first, *others = (
         interval_table(ranks, metric, keys).rename(columns={"mean": metric}) for metric in metrics
     )
@@ -41,6 +42,7 @@ def cost_table(runs: pd.DataFrame, ranks: pd.DataFrame, metric: str) -> pd.DataF
     seconds where the profile records them."""
     training = runs[(runs["study"] == "training") & (runs["split"] == "train")]
     cost = training.pivot_table(index=["dataset", "model"], columns="metric", values="value")
+    cost = cost.reindex(columns=cost.columns.union(["flops_per_step", "best_step", "targets"]))
     cost["GFLOP a step"] = cost["flops_per_step"] / 1e9
     cost["GFLOP to best"] = cost["GFLOP a step"] * cost["best_step"]
     cost = cost.drop(columns=["flops_per_step", "targets"]).reset_index()

@@ -11,7 +11,7 @@ import torch
 from bivrec.data.domain import Domain
 from bivrec.errors import LeftOut
 from bivrec.experiment.registry import Trained, build_model
-from bivrec.experiment.runs import rank_models
+from bivrec.experiment.runs import rank_models, require_both_views
 from bivrec.experiment.training import train_models
 from bivrec.experiment.workers import run_jobs
 from bivrec.training.loop import fit
@@ -54,10 +54,11 @@ def check_common_space(source: Domain, target: Domain) -> None:
     if set(ours) != set(theirs):
         problem = f"{source.name} has {_list(ours)}, {target.name} has {_list(theirs)}"
         raise LeftOut(f"{problem}; set features.modality to what both have")
-    seed = target.settings.studies.retrained_seeds[0]
+    seeds = target.settings.studies.retrained_seeds
     for modality in ours:
         ours_long, theirs_long = (
-            domain.item_features(modality, seed).values.shape[1] for domain in (source, target)
+            [domain.item_features(modality, seed).values.shape[1] for seed in seeds][0]
+            for domain in (source, target)
         )
         if ours_long != theirs_long:
             problem = f"the {modality} vectors of {source.name} have {ours_long} numbers"
@@ -76,8 +77,8 @@ def carry_view(
 
     All its weights are copied; none depends on item ids. It reads the target's features in the
     source's principal components. In `bivrec` an untrained ID view stands beside it."""
-    donor = train_models(source, [name], [seed])[0].model
     model = build_model(target, into, seed, target.features(seed, basis=source))
+    donor = train_models(source, [name], [seed])[0].model
     view = {key: value for key, value in donor.state_dict().items() if ".multimodal." in key}
     model.load_state_dict(model.state_dict() | view)
     return Trained(f"{name} of {source.name}", seed, model)
@@ -87,10 +88,11 @@ def adapt(target: Domain, trained: Trained, share: float, num_steps: int) -> Tra
     """The model after `num_steps` of training on a share of the target's training users (at least
     one). All models of a seed train on the same users."""
     fold, seed, settings = target.fold(trained.seed), trained.seed, target.settings
+    train = [row for row in fold.train if len(row) > 1]
     model = copy.deepcopy(trained.model)
     generator = np.random.Generator(np.random.PCG64(derive_seed(seed, "adapt")))
-    users = generator.permutation(len(fold.train))[: max(1, round(share * len(fold.train)))]
-    few = replace(fold, train=tuple(fold.train[user] for user in sorted(users)))
+    users = generator.permutation(len(train))[: max(1, round(share * len(train)))]
+    few = replace(fold, train=tuple(train[user] for user in sorted(users)))
     torch.manual_seed(derive_seed(seed, "adapt", "noise"))
     batches, metric = derive_seed(seed, "adapt", "batches"), settings.studies.primary_metric
     record = fit(model, few, settings.training, batches, metric, num_steps)
@@ -118,6 +120,7 @@ def transfer(source: Domain, target: Domain) -> pd.DataFrame:
 
     Share 0 is zero-shot: the carried views only, since a fresh ID view knows nothing. Raises
     LeftOut if the domains' features differ in kind."""
+    require_both_views(source, target)
     check_common_space(source, target)
     settings = target.settings
     jobs = [

@@ -1,0 +1,60 @@
+"""What a setting may be: choices, numbers in a range, names."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+View = Literal["id", "multimodal"]
+Modality = Literal["text", "image"]
+Stage = Literal[
+    "03_training", "04_ablations", "05_noise", "06_cold_start", "07_cross_dataset", "10_protocols"
+]
+Protocol = Literal["by_user", "leave_one_out", "by_time", "by_interactions"]
+NoiseKind = Literal[
+    "replace", "insert", "delete", "shuffle", "blur", "swap", "no_text", "no_image",
+    "replace_and_swap",
+]  # fmt: skip
+Metric = Annotated[str, Field(pattern=r"^(ndcg|recall|hr|comirec_ndcg)@(10|20|50)$")]
+
+Whole = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+PartOfOne = Annotated[float, Field(gt=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Levels = Annotated[tuple[Weight, ...], Field(min_length=2)]
+Seeds = Annotated[tuple[Whole, ...], Field(min_length=1)]
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Names = Annotated[tuple[Name, ...], Field(min_length=1)]
+
+
+def _check_dataset_name(name: Any) -> Any:
+    """DVC splits names at dots; YAML and the command line read `2018` and `true` as other types."""
+    if not re.fullmatch("[a-z][a-z0-9_-]{0,63}", str(name)) or name in ("true", "false", "null"):
+        rule = "begins with a small letter, and goes on with small letters, digits, _ and -"
+        raise ValueError(f"a dataset's name {rule} (64 at most), and is not true, false or null")
+    return name
+
+
+DatasetName = Annotated[str, BeforeValidator(_check_dataset_name)]
+TransferName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,131}$")]  # one-to-other
+
+FileName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$")
+]  # a name inside one folder, never a path
+
+Checksum = Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")]
+
+Values = Annotated[tuple[Any, ...], Field(min_length=1)]
+Choices = Annotated[dict[str, Values], Field(min_length=1)]  # dotted settings, what each may be
+
+
+def _rising(counts: tuple[int, ...]) -> tuple[int, ...]:
+    if list(counts) != sorted(set(counts)):
+        raise ValueError("the numbers must rise")
+    return counts
+
+
+Counts = Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(_rising)]
