@@ -43,6 +43,12 @@ class Sequences:
         return len(self.catalogue)
 
     @property
+    def titles(self) -> pd.Series:
+        """Each item's title; where it has none, its published id."""
+        ids, titles = self.catalogue.get("id", self.catalogue["item"]), self.catalogue["title"]
+        return titles.where(titles.str.strip() != "", "item " + ids.astype(str))
+
+    @property
     def lengths(self) -> Int64[ndarray, "user"]:
         return np.diff(self.starts)
 

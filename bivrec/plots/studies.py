@@ -53,8 +53,9 @@ def draw_noise(curves: pd.DataFrame, metric: str) -> Figure:
 
     A panel per noise, a line per model and view of `noise_curves`."""
     kinds, styles = list(dict.fromkeys(curves["noise"])), style_views(curves)
-    rows = -(-len(kinds) // 3)
-    figure, axes = plt.subplots(rows, 3, figsize=(10.5, 2.5 * rows), sharey=True, squeeze=False)
+    rows, columns = -(-len(kinds) // 3), min(len(kinds), 3)
+    size = (3 * columns + 1.5, max(2.5 * rows, 3.2))  # room for the labels beside a single panel
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
     for axis in axes.flat[len(kinds) :]:
         axis.axis("off")
     for kind, axis in zip(kinds, axes.flat):

@@ -255,3 +255,12 @@ def test_counts_are_held_against_those_known(dat):
     assert check_counts(
         make(of="published", items=9, strict=False), raw.interactions[:8], sequences, "ml-1m"
     ).startswith("ml-1m has 1 users, not 7, 8 items, not 9, 8 inter")
+
+
+def test_an_item_without_a_title_goes_by_its_published_id():
+    catalogue = pd.DataFrame({"item": [0, 1, 2], "title": ["Heat", "", " "]})
+    empty = np.zeros(0, dtype="int64")
+    sequences = Sequences(empty, np.zeros(1, dtype="int64"), empty, empty, catalogue, NO_TAGS)
+    assert sequences.titles.tolist() == ["Heat", "item 1", "item 2"]
+    named = replace(sequences, catalogue=catalogue.assign(id=["B01", "B02", "B03"]))
+    assert named.titles.tolist() == ["Heat", "item B02", "item B03"]
