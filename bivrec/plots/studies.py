@@ -54,7 +54,7 @@ def draw_noise(curves: pd.DataFrame, metric: str) -> Figure:
     A panel per noise, a line per model and view of `noise_curves`."""
     kinds, styles = list(dict.fromkeys(curves["noise"])), style_views(curves)
     rows, columns = -(-len(kinds) // 3), min(len(kinds), 3)
-    size = (3 * columns + 1.5, max(2.5 * rows, 3.2))  # room for the labels beside a single panel
+    size = (3 * columns + 1.5, max(2.5 * rows, 3.8))  # room for the label beside one row
     figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
     for axis in axes.flat[len(kinds) :]:
         axis.axis("off")

@@ -63,6 +63,22 @@ def test_noise_has_a_line_per_model_and_view():
     assert figure.axes[0].get_xlabel() == "features swapped"
 
 
+@pytest.mark.parametrize("noises", [["swap"], ["swap", "blur"], ["swap", "blur", "no_text", "x"]])
+def test_noise_leaves_no_column_empty_and_no_label_cut(noises):
+    levels = [
+        table_of(noise=noise, level=level, retained=1 - level)
+        for noise in noises
+        for level in (0.0, 0.5)
+    ]
+    figure = draw_noise(pd.concat(levels), "recall@20")
+    figure.canvas.draw()
+    columns = figure.axes[0].get_subplotspec().get_gridspec().ncols
+    assert columns == min(3, len(noises))
+    (label,) = (text for text in figure.texts if "retained" in text.get_text())
+    box = label.get_window_extent()
+    assert 0 <= box.y0 and box.y1 <= figure.bbox.y1
+
+
 def test_tradeoff_has_a_point_per_model():
     table = table_of(dataset="a", cost=[1, 1, 2, 2, 3]).rename(columns={"mean": "quality"})
     (axis,) = draw_tradeoff(table[table["view"] != "id"], "ndcg@20", "GFLOP").axes
