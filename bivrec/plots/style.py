@@ -58,10 +58,10 @@ def set_theme() -> None:
 def label_text(text: str, width: int = 24) -> str:
     """A title or genre as a label: its first `width` characters on one line.
 
-    `$` is escaped, since matplotlib reads text between two of them as mathematics; characters
-    that cannot be printed become spaces."""
-    line = "".join(letter if letter.isprintable() else " " for letter in str(text))
-    return line[:width].replace("$", r"\$")
+    `$` is escaped, since matplotlib reads text between two of them as mathematics, and a leading
+    `_`, which keeps a label out of a legend; characters that cannot be printed become spaces."""
+    line = "".join(letter if letter.isprintable() else " " for letter in str(text))[:width]
+    return ("\u200b" if line.startswith("_") else "") + line.replace("$", r"\$")
 
 
 def colour_of(model: str) -> str:

@@ -37,6 +37,15 @@ def test_titles_and_genres_are_no_mathematics():
     assert r"Ca\$\$h 2" in [text.get_text() for text in figure.axes[0].get_legend().texts]
 
 
+def test_words_of_every_script_are_drawn():
+    words = ["_hidden", r"\frac{", "100 %", "😀", "עברית", "a\u2028b"]
+    points = {"text": np.arange(2.0 * len(words)).reshape(-1, 2)}
+    figure = draw_features(points, words, "first genre")
+    figure.canvas.draw()
+    shown = [text.get_text().strip("\u200b") for text in figure.axes[0].get_legend().texts]
+    assert shown == [*words[:-1], "a b"]
+
+
 @pytest.mark.parametrize("num_points", [1, 2, 3, 12])
 def test_a_plane_of_few_points(generator, num_points):
     plane = project(generator.normal(size=(num_points, 8)).astype("float32"))
