@@ -125,3 +125,11 @@ def test_every_form_of_a_year(plain):
             "item,year\n" + "".join(f"Ü{n},{year}\n" for n, year in enumerate(forms))
         )
         assert not read_plain(plain, Folder(folder="mine")).items["year"].any()
+
+
+def test_lines_that_end_in_a_carriage_return_alone_are_named(plain):
+    path = plain / "interactions.csv"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r"))
+    told = "mine/interactions.csv has lines that end in a carriage return alone; save it with"
+    with pytest.raises(DataError, match=told):
+        read_plain(plain, Folder(folder="mine"))

@@ -62,6 +62,9 @@ def short_path(path: Path) -> str:
 
 def wrong_columns(path: Path, columns: Collection[str], problem: str, remedy: str) -> DataError:
     """The error for a table that has other columns than its format."""
+    if any("\r" in column for column in columns):
+        ends = f"{short_path(path)} has lines that end in a carriage return alone"
+        return DataError(f"{ends}; save it with the line ends of Unix or Windows")
     shown = " ".join(",".join(columns).split())[:80]
     return DataError(f"{short_path(path)} has the columns {shown}, {problem}; {remedy}")
 

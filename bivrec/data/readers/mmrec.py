@@ -51,8 +51,7 @@ def _find_columns(path: Path, remedy: str) -> dict[str, str]:
     if line.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{short_path(path)} is UTF-16 text, not UTF-8; save it as UTF-8")
     if any("\r" in column for column in header):
-        problem = f"{short_path(path)} has lines that end in a carriage return alone"
-        raise DataError(f"{problem}; save it with the line ends of Unix or Windows")
+        raise wrong_columns(path, header, "", remedy)
     for name, separator in SEPARATORS.items():
         if len(header) == 1 and separator in header[0]:
             problem = f"separated by {name}s, not tabs"
