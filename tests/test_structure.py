@@ -190,10 +190,6 @@ def test_notebooks_are_thin(notebook):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True,
-    reason="results/ are of commit b6b5564; `make repro` on this code writes dvc.lock anew",
-)
 def test_the_lock_matches_the_sources(tmp_path):
     """`dvc repro` would run nothing but what a clone lacks: dvc.lock belongs to these sources,
     settings and data. Asks a copy without build/, so that earlier builds here do not matter."""

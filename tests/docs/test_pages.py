@@ -47,7 +47,7 @@ def test_a_missing_link_is_noticed(tmp_path):
 
 
 def test_readme_is_short(root):
-    assert len((root / "README.md").read_bytes()) <= 12_000
+    assert len((root / "README.md").read_bytes()) <= 8_192
 
 
 @pytest.mark.slow
