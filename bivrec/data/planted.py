@@ -98,15 +98,18 @@ def make_planted(settings: Planted) -> PlantedRaw:
 
 
 def _make_history(settings: Planted, generator: np.random.Generator) -> list[int]:
-    """The items of one user, in order."""
+    """The items of one user, in order; `alternating` users like all kinds and move at each step."""
     num_kinds, per_kind, mean = settings.num_kinds, settings.items_per_kind, settings.mean_length
     num_liked = generator.integers(2, min(4, num_kinds) + 1)
+    num_liked = num_kinds if settings.alternating else num_liked
     liked = generator.choice(num_kinds, size=num_liked, replace=False)
     length = int(generator.integers(mean // 2, mean * 3 // 2))
     newest = {kind: int(generator.integers(per_kind)) for kind in liked}
     kind, history = liked[0], []
     for step in range(length):
-        if generator.random() < 0.35:
+        if settings.alternating:
+            kind = generator.choice(liked)
+        elif generator.random() < 0.35:
             distance = np.arange(len(liked)) / (len(liked) - 1) - step / length
             drift = np.exp(-(distance**2) * 4)
             kind = generator.choice(liked, p=drift / drift.sum())

@@ -63,10 +63,12 @@ class BivRec(SequentialModel):
         """The same for the whole row as its only prefix, with the patches that it owns."""
         return self.encode_every(*align_newest(items, mask), tables, every_prefix=False)
 
-    def patch_mask(self, mask: Mask) -> Bool[Tensor, "batch patch"]:
+    def patch_mask(
+        self, mask: Mask, every_prefix: bool | None = None
+    ) -> Bool[Tensor, "batch patch"]:
         """Which of the patches of `encode_batch` are real, in the order of their logits."""
         scales = self.settings.model.scales
-        if not self.causal:
+        if not (self.causal if every_prefix is None else every_prefix):
             mask = align_newest(mask.long(), mask)[1]
             return torch.cat([by_residue(mask, scale)[:, -1] for scale in scales], 1)
         return torch.cat([by_residue(mask, scale).flatten(1) for scale in scales], 1)
@@ -131,7 +133,9 @@ class BivRec(SequentialModel):
         total = torch.zeros((), device=mask.device)
         if model.information_weight and model.pooling == "cluster":
             for parts in encoded.values():
-                information = mutual_information(parts["logits"], mask)
+                information = mutual_information(
+                    parts["logits"], mask, model.information == "history"
+                )
                 total = total - model.information_weight * information
         if self.cross_view is None:
             return total

@@ -42,11 +42,12 @@ def sum_over_prefixes(
 class ClusterAttention(nn.Module):
     r"""Each patch gives its value to the F nearest of K learned tokens, one token per interest.
 
-    $u_k = \mathrm{LN}\big(T_k + W \frac{\sum_j A_{jk} v_j}{1 + \sum_j A_{jk}} + \sum_s x^s_t\big)$,
+    $u_k = \mathrm{LN}\big(T_k + W \frac{\sum_j A_{jk} v_j}{1 + \sum_j A_{jk}}
+    + \sum_s A^s_{tk} x^s_t\big)$,
 
     summed over the patches that the prefix owns, at all scales. Ours: the last term, the newest
-    patch of every scale (`last_state`), and cosine similarity. Padding gives nothing; noise is
-    drawn in training only.
+    patch of every scale for the interests that own it (`newest`), and cosine similarity. Padding
+    gives nothing; noise is drawn in training only.
     """
 
     def __init__(self, settings: Model):
@@ -113,20 +114,38 @@ class ClusterAttention(nn.Module):
         shares = self.allocate(logits) * layout.mask[..., None].to(x.dtype)
         pooled = self.pool_patches(shares, self.value(patches), layout)
         interests = self.tokens + self.dropout(self.out(pooled))
-        if self.settings.last_state:
-            newest = sum(layout.at_prefixes(part) for part in layout.split(x))
-            interests = interests + newest[:, :, None]
+        if self.settings.newest != "none":
+            owned = shares if self.settings.newest == "owners" else torch.ones_like(shares)
+            interests = interests + self.newest_patches(owned, x, layout)
         return self.norms[2](interests), logits
+
+    def newest_patches(
+        self,
+        shares: Float[Tensor, "batch patch interest"],
+        x: Float[Tensor, "batch patch dim"],
+        layout: PatchLayout,
+    ) -> Float[Tensor, "batch prefix interest dim"]:
+        r"""$\sum_s A^s_{tk} x^s_t$: each prefix's newest patches, to the interests they go to."""
+        scales = zip(layout.split(shares), layout.split(x))
+        return sum(
+            layout.at_prefixes(share)[..., None] * layout.at_prefixes(part)[:, :, None]
+            for share, part in scales
+        )
 
 
 def mutual_information(
-    logits: Float[Tensor, "batch patch interest"], mask: Bool[Tensor, "batch patch"]
+    logits: Float[Tensor, "batch patch interest"],
+    mask: Bool[Tensor, "batch patch"],
+    within: bool = True,
 ) -> Float[Tensor, ""]:
     r"""$H(\bar p) - \overline{H(p_j)}$ of patches and interests in nats, at most $\log K$ (ours).
 
     It is high when each patch clearly belongs to one interest and all interests are in use.
     """
-    shares = logits[mask].softmax(-1)
-    mean = shares.mean(0)
-    entropy = -(shares * shares.clamp_min(1e-9).log()).sum(-1).mean()
-    return -(mean * mean.clamp_min(1e-9).log()).sum() - entropy
+    if not within:
+        logits, mask = logits.flatten(0, 1)[None], mask.flatten()[None]
+    weight = (mask / mask.sum(1, keepdim=True).clamp_min(1))[..., None]
+    shares = logits.softmax(-1)
+    mean = (shares * weight).sum(1)
+    entropy = -(shares * shares.clamp_min(1e-9).log() * weight).sum((1, 2))
+    return (-(mean * mean.clamp_min(1e-9).log()).sum(1) - entropy).mean()

@@ -86,6 +86,7 @@ class Planted(Section):
     num_users: Annotated[int, Field(ge=20)]
     mean_length: Annotated[int, Field(ge=8)]
     seed: int
+    alternating: bool = False
 
 
 class MovieLens(Section):
@@ -208,7 +209,8 @@ class Model(Section):
     final_temperature: Positive | None
     assignment: Literal["hard", "soft"]
     information_weight: Weight
-    last_state: bool
+    information: Literal["history", "batch"]
+    newest: Literal["owners", "all", "none"]
     readout: Literal["log_sum_exp", "hard"]
     dropout: BelowOne
 

@@ -80,7 +80,8 @@ def share_by_loop(logits, settings):
         {"assignment": "soft"},
         {"pooling": "mean"},
         {"pooling": "attention"},
-        {"last_state": False},
+        {"newest": "all"},
+        {"newest": "none"},
         {"similarity": "dot"},
     ],
 )
@@ -96,16 +97,18 @@ def test_cluster_attention_by_loop(changes):
         [layout.at_prefixes(part)[0] for part in layout.split(y)] for y in (x, logits)
     )
     for t in range(real):
-        total, count, newest = torch.zeros(settings.num_interests, DIM), 0, torch.zeros(DIM)
+        total, count, newest = torch.zeros(settings.num_interests, DIM), 0, 0
         for number, scale in enumerate(SCALES):
-            newest = newest + patches[number][t]
+            owned = share_by_loop(logits[number][t], settings)
+            owned = {"owners": owned, "all": torch.ones_like(owned), "none": 0 * owned}
+            newest = newest + owned[settings.newest][:, None] * patches[number][t]
             for j in range(t % scale, t + 1, scale):
                 share = share_by_loop(logits[number][j], settings)
                 value = clusters.value(clusters.norms[0](patches[number][j]))
                 total, count = total + share[:, None] * value, count + share
         expected = clusters.tokens + clusters.out(total / (1 + count[:, None]))
-        expected = expected + (newest if settings.last_state else 0)
-        assert torch.allclose(interests[0, t], clusters.norms[2](expected), atol=1e-5)
+        expected = clusters.norms[2](expected + newest)
+        assert torch.allclose(interests[0, t], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])

@@ -1,0 +1,179 @@
+"""How a user's interests differ, and what the recommendations owe to them."""
+
+import copy
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int64
+from numpy import ndarray
+from torch import Tensor
+from torch.nn.functional import normalize, one_hot
+
+from bivrec.data.domain import Domain
+from bivrec.data.types import EvalCases
+from bivrec.evaluation import paired_test, rank_cases, user_metrics
+from bivrec.experiment.registry import Trained
+from bivrec.experiment.runs import RUN_COLUMNS, label_run
+from bivrec.model.base import LastInterests, pad
+from bivrec.model.bivrec import BivRec
+from bivrec.model.clusters import ClusterAttention
+from bivrec.model.losses import combine
+
+TOP = 20  # length of the lists that are compared
+ROWS_AT_ONCE = 256  # histories whose scores are held together
+
+UserValues = dict[str, Float[Tensor, "batch"]]
+
+
+def has_structure(trained: Trained) -> bool:
+    """Whether a model allocates patches to several interests."""
+    settings = getattr(getattr(trained.model, "settings", None), "model", None)
+    several = bool(settings) and settings.pooling == "cluster" and settings.num_interests > 1
+    return several and isinstance(trained.model, BivRec)
+
+
+def interest_structure(trained: Trained, cases: EvalCases) -> pd.DataFrame:
+    """How the interests of each user differ, one row per user and view.
+
+    cosine: mean over pairs of the user's interests. overlap: share of items that the top 20 of two
+    interests have in common, mean over pairs. effective_interests: the exponential of the entropy
+    of the history's allocation, 1 to K. other_interests: share of the final top 20 (of both views
+    together, if there are two) whose best interest is not the one that is best for most of them.
+    same_interest: share of the patches that both views allocate to the same interest.
+    """
+    tables = []
+    for start in range(0, len(cases), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        for view, values in _measure(trained.model.eval(), cases.histories[rows]).items():
+            columns = {name: x.cpu().numpy() for name, x in values.items()}
+            tables.append(pd.DataFrame({"view": view, "user": cases.users[rows], **columns}))
+    return pd.concat(tables, ignore_index=True)
+
+
+@torch.inference_mode()
+def _measure(model: BivRec, histories: Sequence[Int64[ndarray, "_"]]) -> dict[str, UserValues]:
+    items, mask = (x.to(model.device) for x in pad(histories, model.max_length, model.multiple))
+    tables = model.tables()
+    encoded = model.encode_rows(items, mask, tables)
+    owned = model.patch_mask(mask, every_prefix=False)
+    scores = {
+        view: parts["interests"][:, 0] @ tables[view].T for view, parts in encoded.items()
+    }  # batch interest catalogue
+    for row, history in enumerate(histories):
+        for x in scores.values():
+            x[row, :, torch.from_numpy(history)] = -torch.inf
+    best = {view: x.amax(1) for view, x in scores.items()}
+    final = (combine(best) if len(best) == 2 else next(iter(best.values()))).topk(TOP, 1).indices
+    nearest = {view: parts["logits"].argmax(-1) for view, parts in encoded.items()}
+    measured = {}
+    for view, parts in encoded.items():
+        unit = normalize(parts["interests"][:, 0], dim=-1)
+        top = torch.zeros_like(scores[view]).scatter_(2, scores[view].topk(TOP, 2).indices, 1.0)
+        measured[view] = {
+            "cosine": mean_of_pairs(unit @ unit.mT),
+            "overlap": mean_of_pairs(top @ top.mT / TOP),
+            "effective_interests": effective_number(nearest[view], owned, top.shape[1]),
+            "other_interests": share_of_others(scores[view].argmax(1).gather(1, final)),
+        }
+        if len(nearest) == 2:
+            same = nearest["id"] == nearest["multimodal"]
+            measured[view]["same_interest"] = (same & owned).sum(1) / owned.sum(1)
+    return measured
+
+
+def mean_of_pairs(x: Float[Tensor, "batch interest interest"]) -> Float[Tensor, "batch"]:
+    """The mean over the pairs of different interests."""
+    first, second = torch.triu_indices(*x.shape[1:], offset=1)
+    return x[:, first, second].mean(1)
+
+
+def effective_number(
+    nearest: Int64[Tensor, "batch patch"], owned: Bool[Tensor, "batch patch"], num_interests: int
+) -> Float[Tensor, "batch"]:
+    """The exponential of the entropy of the interests to which a history's patches are nearest."""
+    usage = (one_hot(nearest, num_interests) * owned[..., None]).sum(1)
+    return torch.special.entr(usage / usage.sum(1, keepdim=True)).sum(1).exp()
+
+
+def share_of_others(interest: Int64[Tensor, "batch item"]) -> Float[Tensor, "batch"]:
+    """The share of items whose interest is not the most frequent one of its row."""
+    return 1 - one_hot(interest).sum(1).amax(1) / interest.shape[1]
+
+
+class PooledZeroed(ClusterAttention):
+    """Interests without what the patches give them."""
+
+    def pool_patches(self, *given):
+        return torch.zeros_like(super().pool_patches(*given))
+
+
+class AllocationRandomised(ClusterAttention):
+    """Each patch goes to F interests at random."""
+
+    def allocate(self, logits):
+        generator = torch.Generator().manual_seed(0)
+        chosen = torch.rand(logits.shape, generator=generator).topk(self.settings.num_nearest, -1)
+        return torch.zeros_like(logits).scatter_(-1, chosen.indices.to(logits.device), 1.0)
+
+
+class InterestsMerged(BivRec):
+    """A user's interests replaced by their mean."""
+
+    def encode_last(self, *rows) -> LastInterests:
+        return {view: u.mean(1, keepdim=True) for view, u in super().encode_last(*rows).items()}
+
+
+CONTROLS = {
+    "pooled patches zeroed": PooledZeroed,
+    "allocation randomised": AllocationRandomised,
+    "interests merged": InterestsMerged,
+}
+
+
+def apply_control(model: BivRec, control: str) -> BivRec:
+    """A copy of a trained model with one thing taken out."""
+    model = copy.deepcopy(model)
+    if issubclass(CONTROLS[control], BivRec):
+        model.__class__ = CONTROLS[control]
+    else:
+        for view in model.views.values():
+            view.clusters.__class__ = CONTROLS[control]
+    return model
+
+
+def rank_controls(domain: Domain, models: Sequence[Trained], split: str = "test") -> pd.DataFrame:
+    """Ranks under each control, whose name is the condition; rows as in `rank_models`."""
+    tables = []
+    for trained in filter(has_structure, models):
+        cases = getattr(domain.fold(trained.seed), split)
+        labels = {"model": trained.name, "seed": trained.seed, "split": split}
+        for control in CONTROLS:
+            ranks = rank_cases(apply_control(trained.model, control), cases)
+            tables.append(ranks.assign(**labels, condition=control))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def compare_controls(ranks: pd.DataFrame, controls: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """What a metric gains under each control, paired over users: model, view, condition, test."""
+    keys, tables = ["model", "view"], [user_metrics(ranks), user_metrics(controls)]
+    trained = dict(list(tables[0].groupby(keys)))
+    rows = []
+    for (condition, *key), users in tables[1].groupby(["condition", *keys], sort=False):
+        columns = ["seed", "user", metric]
+        test = paired_test(users[columns], trained[tuple(key)][columns], metric)
+        rows.append({"condition": condition, **dict(zip(keys, key)), **test})
+    return pd.DataFrame(rows)
+
+
+def structure_runs(domain: Domain, models: Sequence[Trained], study: str) -> pd.DataFrame:
+    """The structure of the test users' interests in the columns of runs.csv."""
+    rows = []
+    for trained in filter(has_structure, models):
+        table = interest_structure(trained, domain.fold(trained.seed).test)
+        means = table.drop(columns="user").groupby("view").mean()
+        run = label_run(domain, study) | {"condition": "", "split": "test"}
+        run |= {"model": trained.name, "seed": trained.seed}
+        for (view, metric), value in means.stack().items():
+            rows.append(run | {"view": view, "metric": metric, "value": value})
+    return pd.DataFrame(rows, columns=RUN_COLUMNS)

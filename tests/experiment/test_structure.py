@@ -1,0 +1,108 @@
+"""How a user's interests differ, against loops and limits."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from bivrec.data.domain import Domain
+from bivrec.evaluation import user_metrics
+from bivrec.experiment.registry import Trained, build_model
+from bivrec.experiment.runs import rank_models
+from bivrec.experiment.structure import (
+    CONTROLS,
+    TOP,
+    apply_control,
+    compare_controls,
+    effective_number,
+    has_structure,
+    interest_structure,
+    rank_controls,
+    share_of_others,
+    structure_runs,
+)
+
+CHANGES = {"model.num_interests": 3, "model.num_nearest": 1}
+
+
+@pytest.fixture(scope="module")
+def domain():
+    return Domain("planted", CHANGES)
+
+
+@pytest.fixture(scope="module")
+def trained(domain):
+    return Trained("bivrec", 0, build_model(domain, "bivrec", 0).eval())
+
+
+def test_numbers_of_interests_by_hand():
+    nearest, owned = torch.tensor([[0, 0, 1, 2], [1, 1, 1, 0]]), torch.ones(2, 4, dtype=torch.bool)
+    owned[1, 3] = False
+    entropy = -(0.5 * math.log(0.5) + 2 * 0.25 * math.log(0.25))
+    assert effective_number(nearest, owned, 3).tolist() == pytest.approx([math.exp(entropy), 1.0])
+    assert share_of_others(nearest).tolist() == pytest.approx([0.5, 0.25])
+
+
+def test_structure_by_loop(domain, trained):
+    cases = domain.fold(0).test
+    table = interest_structure(trained, cases).set_index(["view", "user"])
+    history, user, model = cases.histories[3], cases.users[3], trained.model
+    items = torch.from_numpy(history[-model.max_length :])[None]
+    tables, mask = model.tables(), torch.ones_like(items, dtype=torch.bool)
+    items = torch.nn.functional.pad(items, (0, -items.shape[1] % model.multiple))
+    mask = torch.nn.functional.pad(mask, (0, -mask.shape[1] % model.multiple))
+    lists = {}
+    for view, interests in model.encode_last(items, mask, tables).items():
+        scores = interests[0] @ tables[view].T
+        scores[:, history] = -torch.inf
+        lists[view] = [set(row.topk(TOP).indices.tolist()) for row in scores]
+        pairs = [(0, 1), (0, 2), (1, 2)]
+        cosines = [torch.cosine_similarity(*interests[0, [a, b]], dim=0).item() for a, b in pairs]
+        overlaps = [len(lists[view][a] & lists[view][b]) / TOP for a, b in pairs]
+        row = table.loc[(view, user)]
+        assert row["cosine"] == pytest.approx(np.mean(cosines), abs=1e-5)
+        assert row["overlap"] == pytest.approx(np.mean(overlaps), abs=1e-5)
+    assert table["effective_interests"].between(1, 3 + 1e-5).all()
+    assert table["other_interests"].between(0, 1 - 1 / 3).all()
+
+
+def test_merged_interests_are_their_mean(trained):
+    rows = torch.zeros(1, 4).long(), torch.ones(1, 4).bool(), trained.model.tables()
+    merged = apply_control(trained.model, "interests merged").encode_last(*rows)
+    for view, interests in trained.model.encode_last(*rows).items():
+        assert torch.equal(merged[view], interests.mean(1, keepdim=True))
+
+
+def test_controls_leave_the_model_as_it_was(domain, trained):
+    history = domain.fold(0).test.histories[:4]
+    before = trained.model.score(history)["both"]
+    for control in CONTROLS:
+        assert not torch.equal(apply_control(trained.model, control).score(history)["both"], before)
+    assert torch.equal(trained.model.score(history)["both"], before)
+
+
+def test_runs_hold_each_measure(domain, trained):
+    runs = structure_runs(domain, [trained], "training")
+    wanted = {"cosine", "overlap", "effective_interests", "other_interests", "same_interest"}
+    assert set(runs["metric"]) == wanted and not runs.isna().any().any()
+
+
+def test_a_control_is_compared_on_the_same_users(domain, trained):
+    ranks = rank_models(domain, [trained])
+    controls = rank_controls(domain, [trained])
+    table = compare_controls(ranks, controls, "ndcg@20").set_index(["condition", "view"])
+    assert len(table) == len(CONTROLS) * 3
+    means = [user_metrics(x[x["view"] == "id"])["ndcg@20"].mean() for x in (ranks, controls)]
+    merged = controls[controls["condition"] == "interests merged"]
+    means[1] = user_metrics(merged[merged["view"] == "id"])["ndcg@20"].mean()
+    assert table.loc[("interests merged", "id"), "mean"] == pytest.approx(means[1] - means[0])
+
+
+def test_one_interest_has_no_structure(domain):
+    one = Domain("planted", {"model.num_interests": 1})
+    models = [Trained("bivrec", 0, build_model(one, "bivrec", 0))]
+    models.append(Trained("popularity", 0, build_model(domain, "popularity", 0)))
+    assert not any(map(has_structure, models))
+    assert not len(structure_runs(domain, models, "training"))
+    assert not len(rank_controls(domain, models))
