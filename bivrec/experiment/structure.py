@@ -12,9 +12,9 @@ from torch.nn.functional import normalize, one_hot
 
 from bivrec.data.domain import Domain
 from bivrec.data.types import EvalCases
-from bivrec.evaluation import paired_test, rank_cases, user_metrics
+from bivrec.evaluation import bootstrap_interval, rank_cases
 from bivrec.experiment.registry import Trained
-from bivrec.experiment.runs import RUN_COLUMNS, label_run
+from bivrec.experiment.runs import RUN_COLUMNS, compare_pairs, label_run
 from bivrec.model.base import LastInterests, pad
 from bivrec.model.bivrec import BivRec
 from bivrec.model.clusters import ClusterAttention
@@ -155,25 +155,50 @@ def rank_controls(domain: Domain, models: Sequence[Trained], split: str = "test"
 
 
 def compare_controls(ranks: pd.DataFrame, controls: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """What a metric gains under each control, paired over users: model, view, condition, test."""
-    keys, tables = ["model", "view"], [user_metrics(ranks), user_metrics(controls)]
-    trained = dict(list(tables[0].groupby(keys)))
-    rows = []
-    for (condition, *key), users in tables[1].groupby(["condition", *keys], sort=False):
-        columns = ["seed", "user", metric]
-        test = paired_test(users[columns], trained[tuple(key)][columns], metric)
-        rows.append({"condition": condition, **dict(zip(keys, key)), **test})
-    return pd.DataFrame(rows)
+    """What a metric owes to what each control takes out: each model minus itself under it."""
+    if not len(controls):
+        return compare_pairs(ranks, [], metric)
+    under = controls.assign(model=controls["model"] + ", " + controls["condition"])
+    keys = pd.DataFrame({"model": controls["model"], "under": under["model"]})
+    keys = keys.assign(view=controls["view"]).drop_duplicates()
+    pairs = [((row.model, row.view), (row.under, row.view)) for row in keys.itertuples()]
+    return compare_pairs(pd.concat([ranks, under[ranks.columns]]), pairs, metric)
 
 
-def structure_runs(domain: Domain, models: Sequence[Trained], study: str) -> pd.DataFrame:
-    """The structure of the test users' interests in the columns of runs.csv."""
+def structure_of_users(domain: Domain, models: Sequence[Trained]) -> pd.DataFrame:
+    """The measures of `interest_structure`, long, for the test users of each model that has them:
+    model, seed, view, user, measure, value."""
+    keys = ["model", "seed", "view", "user"]
+    tables = [
+        interest_structure(t, domain.fold(t.seed).test).assign(model=t.name, seed=t.seed)
+        for t in filter(has_structure, models)
+    ]
+    users = pd.concat(tables) if tables else pd.DataFrame(columns=keys)
+    return users.melt(keys, var_name="measure").dropna(ignore_index=True)
+
+
+def structure_runs(domain: Domain, users: pd.DataFrame, study: str) -> pd.DataFrame:
+    """Means of `structure_of_users` in the columns of runs.csv."""
+    keys = ["model", "seed", "view", "measure"]
+    means = (
+        users.groupby(keys, as_index=False)["value"].mean().rename(columns={"measure": "metric"})
+    )
+    return means.assign(**label_run(domain, study), condition="", split="test")[RUN_COLUMNS]
+
+
+def judge_structure(users: pd.DataFrame, num_interests: int) -> pd.DataFrame:
+    """Means of `structure_of_users`, and whether they meet their bounds.
+
+    Bounds: an overlap of at most 0.5, effective interests of at least K / 2, at least a quarter of
+    the list from other interests. The verdict is *holds* or *fails* where the whole 95 % interval
+    over users lies on one side of the bound, else *open*; "" without a bound."""
+    bounds = {"overlap": (-1, 0.5), "effective_interests": (1, num_interests / 2)}
+    bounds["other_interests"] = (1, 0.25)  # the side on which the mean shall lie, and the bound
     rows = []
-    for trained in filter(has_structure, models):
-        table = interest_structure(trained, domain.fold(trained.seed).test)
-        means = table.drop(columns="user").groupby("view").mean()
-        run = label_run(domain, study) | {"condition": "", "split": "test"}
-        run |= {"model": trained.name, "seed": trained.seed}
-        for (view, metric), value in means.stack().items():
-            rows.append(run | {"view": view, "metric": metric, "value": value})
-    return pd.DataFrame(rows, columns=RUN_COLUMNS)
+    for (model, view, measure), values in users.groupby(["model", "view", "measure"])["value"]:
+        mean, low, high = bootstrap_interval(values.to_numpy())
+        side, bound = bounds.get(measure, (0, 0))
+        worst, best = sorted(side * (x - bound) for x in (low, high))
+        verdict = "holds" if worst >= 0 else "fails" if best < 0 else "open"
+        rows.append((model, view, measure, mean, low, high, verdict if side else ""))
+    return pd.DataFrame(rows, columns="model view measure mean low high verdict".split())

@@ -133,9 +133,7 @@ class BivRec(SequentialModel):
         total = torch.zeros((), device=mask.device)
         if model.information_weight and model.pooling == "cluster":
             for parts in encoded.values():
-                information = mutual_information(
-                    parts["logits"], mask, model.information == "history"
-                )
+                information = mutual_information(parts["logits"], mask)
                 total = total - model.information_weight * information
         if self.cross_view is None:
             return total

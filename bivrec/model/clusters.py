@@ -134,18 +134,15 @@ class ClusterAttention(nn.Module):
 
 
 def mutual_information(
-    logits: Float[Tensor, "batch patch interest"],
-    mask: Bool[Tensor, "batch patch"],
-    within: bool = True,
+    logits: Float[Tensor, "batch patch interest"], mask: Bool[Tensor, "batch patch"]
 ) -> Float[Tensor, ""]:
-    r"""$H(\bar p) - \overline{H(p_j)}$ of patches and interests in nats, at most $\log K$ (ours).
+    r"""$H(\bar p) - \overline{H(p_j)}$ of a row's patches and interests, mean over rows (ours).
 
-    It is high when each patch clearly belongs to one interest and all interests are in use.
+    In nats, at most $\log K$. It is high when each patch clearly belongs to one interest and each
+    history uses all interests.
     """
-    if not within:
-        logits, mask = logits.flatten(0, 1)[None], mask.flatten()[None]
-    weight = (mask / mask.sum(1, keepdim=True).clamp_min(1))[..., None]
+    weights = mask / mask.sum(1, keepdim=True).clamp_min(1)  # batch patch
     shares = logits.softmax(-1)
-    mean = (shares * weight).sum(1)
-    entropy = -(shares * shares.clamp_min(1e-9).log() * weight).sum((1, 2))
-    return (-(mean * mean.clamp_min(1e-9).log()).sum(1) - entropy).mean()
+    mean = (shares * weights[..., None]).sum(1)  # batch interest
+    of_mean, of_patches = (-(x * x.clamp_min(1e-9).log()).sum(-1) for x in (mean, shares))
+    return (of_mean - (of_patches * weights).sum(1)).mean()

@@ -15,8 +15,9 @@ from numpy import ndarray
 INK, GREY = "#2b2b2b", "#9a9a9a"
 
 COLOURS = {  # distinct for colour-blind readers too
-    "bivrec": "#0072B2", "bivrec-one-target": "#111111", "pure-id": "#56B4E9",
-    "pure-mm": "#009E73", "sasrec": "#D55E00", "sasrec-fused": "#E69F00", "sasrec-sum": "#CC79A7",
+    "bivrec": "#0072B2", "bivrec-one-target": "#111111", "bivrec-paper": "#8A2BE2",
+    "pure-id": "#56B4E9", "pure-mm": "#009E73",
+    "sasrec": "#D55E00", "sasrec-fused": "#E69F00", "sasrec-sum": "#CC79A7",
     "gru4rec": "#0247A9", "gru4rec-fused": "#2497FD", "comirec-sa": "#79036D",
     "comirec-sa-fused": "#FCBEC7", "fdsa": "#4E3320", "nova": "#B7A94F", "dif-sr": "#6EDFF7",
     "mmmlp": "#BDDD8E", "mmsrec": "#F2D161", "itemknn": "#8c6d31", "itemknn-recency": "#6b4c12",

@@ -209,7 +209,6 @@ class Model(Section):
     final_temperature: Positive | None
     assignment: Literal["hard", "soft"]
     information_weight: Weight
-    information: Literal["history", "batch"]
     newest: Literal["owners", "all", "none"]
     readout: Literal["log_sum_exp", "hard"]
     dropout: BelowOne

@@ -74,11 +74,10 @@ def gather_ranks(whole_study: bool, profile: str = "default") -> pd.DataFrame:
 
 
 def gather_claims(whole_study: bool, profile: str = "default") -> pd.DataFrame:
-    """The tests of claims that the studies 04 to 07 made."""
+    """The tests of claims that the notebooks 03 to 07 made."""
     if not whole_study:
         return pd.DataFrame()
-    without = ("03_training", "10_protocols")
-    labels = [(stage, label) for stage, label in stage_labels(profile) if stage not in without]
+    labels = [pair for pair in stage_labels(profile) if pair[0] != "10_protocols"]
     return _read_all(profile, "claims.csv", labels)
 
 

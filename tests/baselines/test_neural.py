@@ -14,7 +14,7 @@ def batch_for(name: str, items: torch.Tensor) -> Batch:
     """Rows supervised as the model trains: at every position, or at the last."""
     mask = torch.ones_like(items, dtype=torch.bool)
     last = mask.sum(1) - 1
-    if name == "bivrec-one-target":
+    if name in ("bivrec-one-target", "bivrec-paper"):
         supervised = torch.arange(items.shape[1]) == last[:, None]
         return Batch(items, mask, items + 1, supervised, last)
     return Batch(items, mask, items + 1, mask, last // 2)

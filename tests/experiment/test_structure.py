@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -18,8 +19,10 @@ from bivrec.experiment.structure import (
     effective_number,
     has_structure,
     interest_structure,
+    judge_structure,
     rank_controls,
     share_of_others,
+    structure_of_users,
     structure_runs,
 )
 
@@ -83,7 +86,7 @@ def test_controls_leave_the_model_as_it_was(domain, trained):
 
 
 def test_runs_hold_each_measure(domain, trained):
-    runs = structure_runs(domain, [trained], "training")
+    runs = structure_runs(domain, structure_of_users(domain, [trained]), "training")
     wanted = {"cosine", "overlap", "effective_interests", "other_interests", "same_interest"}
     assert set(runs["metric"]) == wanted and not runs.isna().any().any()
 
@@ -91,18 +94,43 @@ def test_runs_hold_each_measure(domain, trained):
 def test_a_control_is_compared_on_the_same_users(domain, trained):
     ranks = rank_models(domain, [trained])
     controls = rank_controls(domain, [trained])
-    table = compare_controls(ranks, controls, "ndcg@20").set_index(["condition", "view"])
+    table = compare_controls(ranks, controls, "ndcg@20").set_index(["ours", "theirs"])
     assert len(table) == len(CONTROLS) * 3
     means = [user_metrics(x[x["view"] == "id"])["ndcg@20"].mean() for x in (ranks, controls)]
     merged = controls[controls["condition"] == "interests merged"]
     means[1] = user_metrics(merged[merged["view"] == "id"])["ndcg@20"].mean()
-    assert table.loc[("interests merged", "id"), "mean"] == pytest.approx(means[1] - means[0])
+    loss = table.loc[("bivrec id", "bivrec, interests merged id"), "mean"]
+    assert loss == pytest.approx(means[0] - means[1])
+
+
+def test_verdicts_on_the_bounds():
+    values = {
+        "overlap": [0.4, 0.5],
+        "effective_interests": [1.0, 1.5],
+        "other_interests": [0.2, 0.5],
+    }
+    rows = [
+        ("bivrec", 0, "id", user, measure, value)
+        for measure, pair in values.items()
+        for user, value in enumerate(pair)
+    ]
+    users = pd.DataFrame(rows, columns="model seed view user measure value".split())
+    judged = judge_structure(users, num_interests=4).set_index("measure")
+    assert judged["verdict"].to_dict() == {
+        "overlap": "holds",
+        "effective_interests": "fails",
+        "other_interests": "open",
+    }
+    assert judged.loc["overlap", "mean"] == pytest.approx(0.45)
 
 
 def test_one_interest_has_no_structure(domain):
-    one = Domain("planted", {"model.num_interests": 1})
+    one = Domain("planted", {"model.num_interests": 1, "model.num_nearest": 1})
     models = [Trained("bivrec", 0, build_model(one, "bivrec", 0))]
     models.append(Trained("popularity", 0, build_model(domain, "popularity", 0)))
     assert not any(map(has_structure, models))
-    assert not len(structure_runs(domain, models, "training"))
-    assert not len(rank_controls(domain, models))
+    users = structure_of_users(domain, models)
+    assert not len(structure_runs(domain, users, "training"))
+    assert not len(judge_structure(users, 1))
+    controls = rank_controls(domain, models)
+    assert not len(compare_controls(rank_models(domain, models), controls, "ndcg@20"))
