@@ -132,7 +132,10 @@ def bootstrap_means(
 def bootstrap_interval(
     values: Float64[ndarray, "user"], draws: int = 2000
 ) -> tuple[float, float, float]:
-    """Mean and 95 % percentile interval over resampled users."""
+    """Mean and 95 % percentile interval over resampled users; no interval (NaN) for one user or for
+    equal values, which show no spread."""
+    if np.ptp(values) == 0:
+        return float(values[0]), np.nan, np.nan
     means = bootstrap_means(np.asarray(values, dtype="float64"), draws)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(np.mean(values)), float(low), float(high)
@@ -169,7 +172,8 @@ def holm(p_values: Float64[ndarray, "test"]) -> Float64[ndarray, "test"]:
 
 
 def interval_table(ranks: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:
-    """Mean over users and seeds with its 95 % interval over users, for every value of `by`."""
+    """Mean over users and seeds with its interval (`bootstrap_interval`), for every value of
+    `by`."""
     groups = user_metrics(ranks).groupby(list(by), sort=False)
     rows = [(*key, *bootstrap_interval(group[metric].to_numpy())) for key, group in groups]
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high"])

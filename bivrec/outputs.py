@@ -19,7 +19,7 @@ from bivrec.settings import profile_folder, project_root, repro_command
 # Columns of saved tables that hold text, also where it looks like numbers, as `007` or `true`
 TEXT_COLUMNS = (
     "profile dataset protocol study condition model view split metric claim ours theirs verdict "
-    "diagnostic what told"
+    "diagnostic what"
 ).split()
 
 LEFT_OUT = "left-out.json"  # in build/, for a stage that a dataset has no features for

@@ -188,6 +188,19 @@ def test_bootstrap_covers_and_repeats(generator):
     assert high - low == pytest.approx(2 * 1.96 * values.std() / math.sqrt(400), rel=0.15)
 
 
+@pytest.mark.parametrize("values", [[0.3], [0.5, 0.5, 0.5]])
+def test_one_user_or_equal_values_have_no_interval(values):
+    mean, *interval = bootstrap_interval(np.array(values))
+    assert mean == values[0] and np.isnan(interval).all()
+
+
+def test_a_group_of_one_user_has_no_interval_in_a_table():
+    ranks = pd.concat([ranks_of([1], [9]).assign(group="a"), ranks_of([3]).assign(group="b")])
+    table = interval_table(ranks, "ndcg@10", ["group"]).set_index("group")
+    assert table.loc["b", "mean"] == pytest.approx(1 / math.log2(3 + 1))
+    assert table[["low", "high"]].isna().any(axis=1).to_dict() == {"a": False, "b": True}
+
+
 def test_paired_difference_needs_the_same_users():
     ours = pd.DataFrame({"seed": 0, "user": [1, 2, 3], "m": [0.5, 0.6, 0.7]})
     theirs = pd.DataFrame({"seed": 0, "user": [3, 2, 1], "m": [0.6, 0.5, 0.4]})

@@ -21,6 +21,11 @@ from bivrec.plots.style import (
 )
 
 
+def _marker(points: pd.Series | pd.DataFrame) -> str:
+    """A line through one point is invisible without a marker."""
+    return "o" if len(points) == 1 else ""
+
+
 def draw_curves(curves: pd.DataFrame, metric: str) -> Figure:
     """Training loss by step, a line per model; validation metric by step, a line per model and
     view. Seeds are averaged."""
@@ -29,12 +34,14 @@ def draw_curves(curves: pd.DataFrame, metric: str) -> Figure:
     for model, rows in curves.drop_duplicates(["model", "seed", "step"]).groupby(
         "model", sort=False
     ):
-        left.plot(rows.groupby("step")["loss"].mean(), color=colour_of(model))
+        means = rows.groupby("step")["loss"].mean()
+        left.plot(means, color=colour_of(model), marker=_marker(means))
     left.set(xlabel="step", ylabel="training loss, nats")
     judged = curves[curves["metric"] == metric]
     for pair, style in style_views(judged).items():
         rows = judged[(judged["model"] == pair[0]) & (judged["view"] == pair[1])]
-        right.plot(rows.groupby("step")["value"].mean(), **style)
+        means = rows.groupby("step")["value"].mean()
+        right.plot(means, **style, marker=_marker(means))
     right.set(xlabel="step", ylabel=f"{metric.upper()}, validation users", ylim=(0, None))
     add_legend(right)
     return figure
@@ -48,7 +55,8 @@ def draw_cost(curves: pd.DataFrame, metric: str, cost: str) -> Figure:
     for model, rows in judged.groupby("model", sort=False):
         means = rows.groupby("step")[[cost, "value"]].mean()
         width = 2.4 if model.startswith("bivrec") else 1.2
-        axis.plot(means[cost], means["value"], color=colour_of(model), label=model, lw=width)
+        look = {"color": colour_of(model), "label": model, "lw": width}
+        axis.plot(means[cost], means["value"], **look, marker=_marker(means))
     axis.set(xscale="log", xlabel=f"{cost}, one training", ylim=(0, None))
     axis.set(ylabel=f"{metric.upper()}, validation users")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -80,17 +80,20 @@ def _default_cell(settings: Settings, keys: list[str]) -> dict[str, str]:
     return values
 
 
-def _frame_cell(axis: Axes, cells: pd.DataFrame, row: str, column: str) -> None:
-    if row in cells.index and column in cells.columns:
-        corner = cells.columns.get_loc(column), cells.index.get_loc(row)
-        frame = plt.Rectangle(corner, 1, 1, fill=False, ec="#D55E00", lw=3, clip_on=False)
-        axis.add_patch(frame)
+def _frame_cell(axis: Axes, cells: pd.DataFrame, row: str, column: str) -> bool:
+    """Frames a cell; False if there is none in that row and column."""
+    if row not in cells.index or column not in cells.columns:
+        return False
+    corner = cells.columns.get_loc(column), cells.index.get_loc(row)
+    frame = plt.Rectangle(corner, 1, 1, fill=False, ec="#D55E00", lw=3, clip_on=False)
+    axis.add_patch(frame)
+    return True
 
 
 def draw_grid(table: pd.DataFrame, name: str, settings: Settings, metric: str) -> Figure:
     """A grid of one or two settings as heat maps of the metric, a panel per view.
 
-    The cell of the study's default setting is framed."""
+    The cell of the study's own setting is framed, if the grid has it."""
     across, *down = settings.grids[name]
     default = _default_cell(settings, [across, *down])
     rows, table = down[0] if down else "metric", table.assign(metric="")
@@ -98,15 +101,15 @@ def draw_grid(table: pd.DataFrame, name: str, settings: Settings, metric: str) -
     figure, panels = start_panels(views, 3.0, 0.45 * table[rows].nunique() + 1.5)
     look = {"annot": True, "fmt": ".3f", "annot_kws": {"fontsize": 8}, "cmap": "viridis"}
     look |= {"cbar": False, "vmin": table["value"].min(), "vmax": table["value"].max()}
+    title = f"{name}: {metric.upper()}, test users"
     for view, axis in panels.items():
         cells = table[table["view"] == view]
         cells = cells.pivot_table(index=rows, columns=across, values="value", sort=False)
         sns.heatmap(cells, ax=axis, **look)
-        _frame_cell(axis, cells, default.get(rows, ""), default[across])
+        framed = _frame_cell(axis, cells, default.get(rows, ""), default[across])
         axis.set(title=VIEW_NAMES[view], xlabel=across.split(".")[1])
         axis.set(ylabel=rows.split(".")[1] if down else "")
-    title = f"{name}: {metric.upper()}, test users; framed: the study's own setting"
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title + "; framed: the study's own setting" * framed, fontsize=9)
     return figure
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bivrec.errors import SettingsError
@@ -66,9 +67,13 @@ def summarise(runs: pd.DataFrame) -> dict[str, Any]:
 
 
 def side_by_side_table(main: pd.DataFrame) -> pd.DataFrame:
-    """NDCG@20 and its interval: a row per model and view, best mean first; a column per dataset."""
+    """NDCG@20 and its interval, if any: a row per model and view, best mean first; a column per
+    dataset."""
     numbers = main[["ndcg@20", "low", "high"]].to_numpy()
-    texts = [f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in numbers]
+    texts = [
+        f"{mean:.3f}" + ("" if np.isnan(low) else f" ({low:.3f} to {high:.3f})")
+        for mean, low, high in numbers
+    ]
     cells = main.assign(cell=texts)
     keys = ["model", "view"]
     order = main.groupby(keys)["ndcg@20"].mean().sort_values(ascending=False).index

@@ -136,6 +136,25 @@ def test_a_title_of_two_lines(films, end):
     assert (first["title"], first["year"]) == (f"Film{end}The 1", 1991)
 
 
+@pytest.mark.parametrize(
+    ("years", "title"),
+    [
+        ("(1999)", "Film, The 1"),
+        ("(1999-)", "Film, The 1"),
+        ("(1999- )", "Film, The 1"),
+        ("(1999-2003)", "Film, The 1"),
+        ("(1999–2003)", "Film, The 1"),
+        ("(1999 - 2003)", "Film, The 1"),
+        ("(2001) (1999-2003) ", "Film, The 1 (2001)"),
+    ],
+)
+def test_the_year_of_a_series_is_its_first(films, years, title):
+    path = films / "movies.csv"
+    path.write_text(path.read_text().replace("Film, The 1 (1991)", f"Film, The 1 {years}"))
+    first = read_movielens(films, FILMS).items.iloc[0]
+    assert (first["title"], first["year"]) == (title, 1999)
+
+
 def test_dat_files_with_a_byte_order_mark(dat):
     expected = read_movielens_dat(dat, Folder(folder="ml-1m"))
     for path in dat.iterdir():

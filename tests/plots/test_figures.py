@@ -1,5 +1,6 @@
 """Figures show every row of their tables under its own label."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
@@ -56,6 +57,17 @@ def test_curves_are_named_by_model_and_view():
     assert legend_of(axis.get_legend()) == ["bivrec", "bivrec-one-target", "sasrec"]
 
 
+def test_a_curve_of_one_point_is_visible():
+    """A training with one look at the validation users; another model has two."""
+    once = table_of(step=1, seed=0, loss=1.0, value=0.1, seconds=1.0).assign(metric="ndcg@20")
+    twice = pd.concat([once, once.assign(step=2)]).replace("sasrec", "gru4rec")
+    curves = pd.concat([once[once["model"] == "sasrec"], twice[twice["model"] == "gru4rec"]])
+    figures = draw_curves(curves, "ndcg@20"), draw_cost(curves, "ndcg@20", "seconds")
+    for axis in (axis for figure in figures for axis in figure.axes):
+        markers = {len(line.get_xdata()): line.get_marker() for line in axis.lines}
+        assert markers == {1: "o", 2: ""}
+
+
 def test_noise_has_a_line_per_model_and_view():
     levels = [table_of(noise="swap", level=level, retained=1 - level) for level in (0.0, 0.5)]
     figure = draw_noise(pd.concat(levels), "ndcg@20")
@@ -90,8 +102,18 @@ def test_a_grid_frames_the_default():
     grid = {"model.num_interests": [1, 2, 4]}
     settings = load_settings("planted", {"model.num_interests": 2, "grids": {"small": grid}})
     table = pd.DataFrame({"model.num_interests": ["1", "2", "4"], "view": "id"})
-    (axis,) = draw_grid(table.assign(value=[0.1, 0.2, 0.3]), "small", settings, "ndcg@20").axes
-    assert [patch.get_x() for patch in axis.patches] == [1]
+    figure = draw_grid(table.assign(value=[0.1, 0.2, 0.3]), "small", settings, "ndcg@20")
+    assert [patch.get_x() for patch in figure.axes[0].patches] == [1]
+    assert figure.get_suptitle().endswith("test users; framed: the study's own setting")
+
+
+def test_a_grid_without_the_default_speaks_of_no_frame():
+    grid = {"model.num_interests": [2, 4]}
+    settings = load_settings("planted", {"model.num_interests": 8, "grids": {"small": grid}})
+    table = pd.DataFrame({"model.num_interests": ["2", "4"], "view": "id", "value": [0.1, 0.2]})
+    figure = draw_grid(table, "small", settings, "ndcg@20")
+    assert not figure.axes[0].patches
+    assert figure.get_suptitle() == "small: NDCG@20, test users"
 
 
 def test_differences_stand_in_the_order_of_their_labels():
@@ -99,6 +121,32 @@ def test_differences_stand_in_the_order_of_their_labels():
     id_view, both = draw_differences(table, "ndcg@20").axes
     assert [text.get_text() for text in id_view.get_yticklabels()] == ["c", "b", "a"]
     assert id_view.get_title() == "ID view" and both.get_title() == "both views"
+
+
+def bars_of(axis) -> list[float]:
+    """The heights of the bars that can be seen."""
+    segments = [s for c in axis.collections if hasattr(c, "get_segments") for s in c.get_segments()]
+    heights = [float(segment[1, 1] - segment[0, 1]) for segment in segments if len(segment) == 2]
+    return [height for height in heights if np.isfinite(height)]
+
+
+def test_a_mean_without_an_interval_has_no_bar():
+    table = table_of(kind="items", group="0-5", start="from scratch", share=0.1, dataset="a")
+    table.loc[table["model"] == "sasrec", ["low", "high"]] = np.nan
+    costs = table.rename(columns={"mean": "quality"}).assign(cost=1.0)
+    figures = (
+        draw_groups(table, "ndcg@20"),
+        draw_transfer(table, "ndcg@20"),
+        draw_tradeoff(costs, "ndcg@20", "GFLOP"),
+    )
+    for figure in figures:
+        figure.canvas.draw()
+        assert bars_of(figure.axes[0]) == pytest.approx([0.8] * 4)
+    (axis,) = draw_models(table, "ndcg@20").axes
+    axis.figure.canvas.draw()
+    segments, (*_, dots) = axis.collections[0].get_segments(), axis.collections
+    assert [np.isfinite(s).all() and len(s) == 2 for s in segments] == [True] * 4 + [False]
+    assert len(dots.get_offsets()) == 5
 
 
 def test_groups_and_transfers_have_a_line_each():

@@ -31,6 +31,11 @@ def test_models_stand_side_by_side():
     ]
 
 
+def test_a_mean_without_an_interval_stands_alone():
+    main = main_of(("a", "bivrec", "id", 0.25)).assign(low=float("nan"), high=float("nan"))
+    assert side_by_side_table(main)["a"].tolist() == ["0.250"]
+
+
 def test_the_best_views_are_one_a_model_by_their_mean_over_datasets():
     main = main_of(
         *(("a", "bivrec", view, value) for view, value in (("id", 0.4), ("both", 0.3))),

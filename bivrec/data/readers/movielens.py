@@ -13,7 +13,7 @@ from bivrec.settings import Folder, MovieLens
 
 FILMS = {"movieId": "whole number", "title": "text", "genres": "text"}
 
-TITLE = r"(?s)^(?P<title>.*?)\s*(?:\((?P<year>[0-9]{4})(?:[–-] ?[0-9]{0,4} ?)?\))?$"
+TITLE = r"(?s)^(?P<title>.*?)\s*(?:\((?P<year>[0-9]{4})(?: ?[–-] ?[0-9]{0,4} ?)?\))?$"
 
 
 def read_movielens(folder: Path, settings: MovieLens, remedy: str = RESTORE) -> Raw:
