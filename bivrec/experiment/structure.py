@@ -18,7 +18,7 @@ from bivrec.experiment.runs import RUN_COLUMNS, compare_pairs, label_run
 from bivrec.model.base import LastInterests, pad
 from bivrec.model.bivrec import BivRec
 from bivrec.model.clusters import ClusterAttention
-from bivrec.model.losses import combine
+from bivrec.model.losses import combine, read_out
 
 TOP = 20  # length of the lists that are compared
 ROWS_AT_ONCE = 256  # histories whose scores are held together
@@ -63,8 +63,9 @@ def _measure(model: BivRec, histories: Sequence[Int64[ndarray, "_"]]) -> dict[st
     for row, history in enumerate(histories):
         for x in scores.values():
             x[row, :, torch.from_numpy(history)] = -torch.inf
-    best = {view: x.amax(1) for view, x in scores.items()}
-    final = (combine(best) if len(best) == 2 else next(iter(best.values()))).topk(TOP, 1).indices
+    together = {view: read_out(x, model.readout) for view, x in scores.items()}
+    final = combine(together) if len(together) == 2 else next(iter(together.values()))
+    final = final.topk(TOP, 1).indices
     nearest = {view: parts["logits"].argmax(-1) for view, parts in encoded.items()}
     measured = {}
     for view, parts in encoded.items():

@@ -71,6 +71,7 @@ class SequentialModel(nn.Module, ABC):
     settings: Settings
     max_length: int
     multiple: int = 1  # row lengths are multiples of it
+    readout: str = "hard"  # how scores come from several interests, see `losses.read_out`
     interest_softmax = staticmethod(losses.interest_softmax)  # `kernels.use_fast` replaces it
 
     @property
@@ -132,5 +133,7 @@ class SequentialModel(nn.Module, ABC):
         tables = self.tables()
         interests = self.encode_last(items, mask, tables)
         self.train(training)
-        scores = {view: losses.score_catalogue(u, tables[view]) for view, u in interests.items()}
+        scores = {
+            view: losses.read_out(u @ tables[view].T, self.readout) for view, u in interests.items()
+        }
         return scores | ({"both": losses.combine(scores)} if len(scores) == 2 else {})

@@ -35,7 +35,7 @@ class BivRec(SequentialModel):
         super().__init__()
         model = settings.model
         self.settings, self.max_length = settings, model.max_length
-        self.multiple = max(model.scales)
+        self.multiple, self.readout = max(model.scales), model.readout
         self.causal = settings.training.supervision == "every_position"
         self.items = nn.ModuleDict(
             {view: ItemTable(view, num_items, features, model.dim) for view in model.views}
@@ -120,7 +120,7 @@ class BivRec(SequentialModel):
         targets, total = batch.targets[batch.supervised], 0
         for view, interests in self.supervised_interests(encoded, batch).items():
             table = tables[view]
-            if self.settings.model.readout == "hard":
+            if self.readout == "hard":
                 interests = choose_interest(interests, table, targets)
             negatives = self.sample_negatives(batch, len(table))
             loss = self.interest_softmax(interests, table, targets, negatives)

@@ -16,9 +16,8 @@ def interest_softmax(
 ) -> Float[Tensor, ""]:
     r"""Mean over rows of $-\log \sum_k e^{u_k \cdot e_y} / \sum_k \sum_i e^{u_k \cdot e_i}$.
 
-    One interest gives the usual cross-entropy over the catalogue; several give the smooth form of
-    the score that ranks, the maximum over interests. `negatives` are distinct items sampled
-    uniformly from the catalogue that stand for the rest of it (a sampled softmax).
+    One interest gives the usual cross-entropy over the catalogue. `negatives` are distinct items
+    sampled uniformly from the catalogue that stand for the rest of it (a sampled softmax).
     """
     target_scores = torch.einsum("rkd,rd->rk", interests, table[targets]).logsumexp(1)
     if negatives is None:
@@ -41,11 +40,14 @@ def choose_interest(
     return interests[torch.arange(len(interests)), nearest][:, None]
 
 
-def score_catalogue(
-    interests: Float[Tensor, "row interest dim"], table: Float[Tensor, "catalogue dim"]
+def read_out(
+    scores: Float[Tensor, "row interest catalogue"], readout: str
 ) -> Float[Tensor, "row catalogue"]:
-    r"""$\mathrm{score}(i) = \max_k u_k \cdot e_i$."""
-    return (interests @ table.T).amax(1)
+    r"""$\mathrm{score}(i) = \log \sum_k \exp(u_k \cdot e_i)$, as `interest_softmax` trains it.
+
+    Under the hard readout, $\max_k u_k \cdot e_i$: ComiRec's retrieval and the public code's.
+    """
+    return scores.amax(1) if readout == "hard" else scores.logsumexp(1)
 
 
 def combine(views: dict[str, Float[Tensor, "row catalogue"]]) -> Float[Tensor, "row catalogue"]:

@@ -15,7 +15,7 @@ from bivrec.model.losses import (
     interest_softmax,
     log_recommendations,
     mutual_learning,
-    score_catalogue,
+    read_out,
 )
 
 
@@ -73,13 +73,22 @@ def test_sampled_totals_are_right_in_the_mean():
 
 def test_hard_readout_and_scores_by_loop():
     interests, table, targets = torch.randn(4, 3, 5), torch.randn(7, 5), torch.tensor([0, 3, 6, 3])
-    nearest, scores = choose_interest(interests, table, targets), score_catalogue(interests, table)
+    nearest = choose_interest(interests, table, targets)
+    scores = {name: read_out(interests @ table.T, name) for name in ("hard", "log_sum_exp")}
     for row in range(4):
         products = [float(interests[row, k] @ table[targets[row]]) for k in range(3)]
         assert (nearest[row, 0] == interests[row, int(np.argmax(products))]).all()
         for item in range(7):
-            largest = max(float(interests[row, k] @ table[item]) for k in range(3))
-            assert abs(scores[row, item] - largest) < 1e-5
+            products = [float(interests[row, k] @ table[item]) for k in range(3)]
+            assert abs(scores["hard"][row, item] - max(products)) < 1e-5
+            assert abs(scores["log_sum_exp"][row, item] - np.logaddexp.reduce(products)) < 1e-5
+
+
+def test_what_ranks_is_what_the_softmax_trains():
+    interests, table, targets = torch.randn(4, 3, 5), torch.randn(7, 5), torch.tensor([0, 3, 6, 3])
+    log_chances = read_out(interests @ table.T, "log_sum_exp").log_softmax(1)
+    expected = -log_chances[torch.arange(4), targets].mean()
+    assert torch.allclose(interest_softmax(interests, table, targets), expected, atol=1e-6)
 
 
 def test_views_combined_by_hand():
