@@ -43,7 +43,10 @@ from bivrec.settings import (
     pick,
     profile_folder,
     project_root,
+    variants_of,
+    vary,
     without_modalities,
+    without_repeats,
 )
 
 Features = dict[str, tuple[torch.Tensor, torch.Tensor]]  # values and mask, by modality
@@ -72,21 +75,33 @@ class Domain:
         return load_settings(self.name, self.changes, profile=self.profile)
 
     @cached_property
-    def settings(self) -> Settings:
+    def _possible_settings(self) -> Settings:
         """The requested settings without what the dataset has no features for."""
         requested = self.requested_settings
         has = modalities_of(requested.datasets[self.name], requested.features)
         return without_modalities(requested, has)
 
+    @cached_property
+    def settings(self) -> Settings:
+        """The requested settings without what the dataset has no features for, and without the
+        ablations that change nothing here."""
+        return without_repeats(self._possible_settings)
+
     @property
     def left_out(self) -> str:
-        """What is left out for want of features, in words; empty if nothing is."""
-        used = self.settings.features.modalities
+        """What is left out for want of features or of a difference, in words; empty if nothing
+        is."""
+        used, left_out = self.settings.features.modalities, []
         lacks = [name for name in self.requested_settings.features.modalities if name not in used]
-        if not lacks:
-            return ""
-        views = [] if used else ["the multimodal view"]
-        return f"{', '.join(lacks + views)}, and every model and ablation that needs them"
+        if lacks:
+            views = [] if used else ["the multimodal view"]
+            needed = "and every model and ablation that needs them"
+            left_out.append(f"{', '.join(lacks + views)}, {needed}")
+        kept = self.settings.studies.ablations
+        again = [name for name in self._possible_settings.studies.ablations if name not in kept]
+        if again:
+            left_out.append(f"{', '.join(again)}, which would train the whole model again")
+        return "; ".join(left_out)
 
     @property
     def dataset(self) -> Dataset:
@@ -210,6 +225,24 @@ class Domain:
         return variant
 
 
+def check_variants(domain: Domain, num_items: int, names: Sequence[str] = ()) -> None:
+    """Raises SettingsError for the first model, ablation or trial that the dataset refuses: of
+    those that `studies` and `tuning` select, and of these names."""
+    settings, studies = domain.settings, domain.settings.studies
+    variants = {name: domain.variant(name) for name in names}
+    variants |= variants_of(settings, studies.models, studies.ablations, studies.grids)
+    has = modalities_of(domain.dataset, settings.features)
+    for key, variant in variants.items():
+        where = f"{key} on {domain.name}"
+        num_interests = vary(settings, variant, where).model.num_interests
+        if variant.family == "bivrec" and num_interests > num_items:
+            problem = f"model.num_interests (K) is {num_interests}, more than the {num_items} items"
+            raise SettingsError(f"params.yaml: {where}: {problem}; lower it")
+        if key.startswith("grids.") and not can_do_with(settings, variant, has):
+            problem = "the dataset lacks these features"
+            raise SettingsError(f"params.yaml: {where}: {problem}; remove the value")
+
+
 @cache
 def _open(name: str, changes: str, profile: str) -> Domain:
     return Domain(name, json.loads(changes), profile)
@@ -222,6 +255,7 @@ def prepare(domain: Domain) -> Sequences:
     sequences = build_sequences(domain.raw, split, domain.name)
     for seed in domain.settings.studies.seeds:
         usable_fold(sequences, split, seed, domain.name)
+    check_variants(domain, sequences.num_items)
     if expected := domain.dataset.expected:
         print(check_counts(expected, domain.raw.interactions, sequences, domain.name))
     if folder := output_folder("build"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from bivrec.data.domain import Domain, Features
+from bivrec.data.domain import Domain, Features, check_variants
 from bivrec.data.types import Fold
 from bivrec.experiment.checkpoints import describe_run, load_checkpoint
 from bivrec.experiment.registry import FAMILIES, Trained, build_model
@@ -54,7 +54,7 @@ def train_models(
     domain: Domain, names: Sequence[str], seeds: Sequence[int] | None = None, fresh: bool = False
 ) -> list[Trained]:
     """Every model on every seed, trained in parallel, or loaded if stage 03 trained it with this
-    code and these settings.
+    code and these settings. Refused settings are named before the first training.
 
     `seeds=None` means those of `studies.seeds`; `fresh` loads none. Planted has no checkpoints.
     """
@@ -63,7 +63,8 @@ def train_models(
     loaded = {} if fresh else {job: load_checkpoint(domain, *job) for job in jobs}
     trained = {job: Trained(*job, model) for job, model in loaded.items() if model is not None}
     order = list(FAMILIES)
-    missing = [job for job in jobs if job not in trained]
+    if missing := [job for job in jobs if job not in trained]:
+        check_variants(domain, domain.sequences.num_items, names)
     missing.sort(key=lambda job: order.index(domain.variant(job[0]).family))
     new = run_jobs(_train_work, [(domain, *job) for job in missing], domain)
     trained |= dict(zip(missing, new))

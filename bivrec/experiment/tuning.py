@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from bivrec.data.domain import Domain
+from bivrec.data.domain import Domain, check_variants
 from bivrec.errors import SettingsError
 from bivrec.experiment.training import train_model
 from bivrec.experiment.workers import run_jobs
@@ -22,6 +22,7 @@ def tune(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
         if domain.variant(name).family in ("popularity", "itemknn"):
             raise SettingsError(f"params.yaml: tuning.models: {name} is not trained; remove it")
     _check_folds(domain)
+    check_variants(domain, domain.sequences.num_items)
     jobs = [
         (domain, name, number, seed, trial)
         for name in names

@@ -7,7 +7,9 @@ from bivrec.settings.reading import (
     grid_of,
     load_settings,
     pick,
+    variants_of,
     vary,
     without_modalities,
+    without_repeats,
 )
 from bivrec.settings.schema import *

@@ -165,7 +165,7 @@ def load_settings(
 def vary(settings: Settings, variant: Variant, name: str = "variant") -> Settings:
     """The settings with a variant's changes."""
     tree = TypeAdapter(Settings).dump_python(settings, mode="json")
-    tree = merge(tree, variant.settings, f"params.yaml: {name}.settings")
+    tree = merge(tree, variant.settings, f"params.yaml: {name}")
     return _validate(tree, f"params.yaml with the settings of {name}")
 
 
@@ -204,9 +204,45 @@ def without_modalities(settings: Settings, has: Collection[Modality]) -> Setting
     return vary(narrow, Variant(family="bivrec", settings=changes))
 
 
+def without_repeats(settings: Settings) -> Settings:
+    """The settings without the ablations that change nothing, as `text-only` where text is all
+    there is: each would train the whole model again. An ablation without settings stays."""
+    tree = TypeAdapter(Settings).dump_python(settings, mode="json")
+    names = [
+        name
+        for name in settings.studies.ablations
+        if name not in settings.ablations
+        or not (changes := settings.ablations[name].settings)
+        or merge(tree, changes, f"params.yaml: ablations.{name}") != tree
+    ]
+    if len(names) == len(settings.studies.ablations):
+        return settings
+    return vary(settings, Variant(family="bivrec", settings={"studies.ablations": names}))
+
+
 def grid_of(choices: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
     """Every combination of the choices, each as dotted settings."""
     return [dict(zip(choices, values)) for values in itertools.product(*choices.values())]
+
+
+def variants_of(
+    settings: Settings, models: Collection[str], ablations: Collection[str], grids: Collection[str]
+) -> dict[str, Variant]:
+    """These models, ablations and every trial of these grids and of the tuning, each by its key in
+    params.yaml and, for a trial, its values."""
+    variants = {f"models.{name}": pick(settings.models, name, "model") for name in models}
+    for name in ablations:
+        variants[f"ablations.{name}"] = pick(settings.ablations, name, "ablation")
+    for name in grids:
+        for trial in grid_of(pick(settings.grids, name, "grid")):
+            variant = Variant(family="bivrec", settings=trial)
+            variants[f"grids.{name} {json.dumps(trial)}"] = variant
+    for name in settings.tuning.models:
+        model = pick(settings.models, name, "model")
+        for trial in grid_of(settings.tuning.grid):
+            variant = Variant(family=model.family, settings=model.settings | trial)
+            variants[f"tuning.grid {json.dumps(trial)} of {name}"] = variant
+    return variants
 
 
 _checked: set[str] = set()
@@ -243,11 +279,9 @@ def _check_dataset(name: str, profile: str, path: Path | None) -> None:
     """Checks every variant of a dataset under a profile, and that the default profile, whose
     prepared data the profile reads, prepares the same."""
     settings = load_settings(name, path=path, profile=profile)
-    for label, variant in {**settings.models, **settings.ablations}.items():
-        vary(settings, variant, label)
-    for label, choices in settings.grids.items():
-        for trial in grid_of(choices):
-            vary(settings, Variant(family="bivrec", settings=trial), f"grids.{label}")
+    variants = variants_of(settings, settings.models, settings.ablations, settings.grids)
+    for label, variant in variants.items():
+        vary(settings, variant, f"{label} on {name}")
     default = load_settings(name, path=path)
     same = all(
         getattr(settings, k) == getattr(default, k) for k in ("datasets", "split", "features")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from bivrec.data.domain import Domain
+from bivrec.data.domain import Domain, check_variants
 from bivrec.evaluation import bootstrap_interval, user_metrics
 from bivrec.experiment.runs import rank_models
 from bivrec.experiment.training import train_model
@@ -22,6 +22,7 @@ def train_grid(domain: Domain, name: str, metric: str) -> pd.DataFrame:
 
     Columns: trial, the settings as text, view, value (the metric's mean over test users and seeds),
     low and high (its 95 % interval over users)."""
+    check_variants(domain, domain.sequences.num_items)
     trials, jobs = grid_of(domain.settings.grids[name]), []
     for number, settings in enumerate(trials):
         label = f"grid-{name}-{number}"

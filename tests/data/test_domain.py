@@ -65,7 +65,15 @@ def test_ids_and_times_alone_run_the_id_view_and_what_is_left_out_is_reported(
     )
     assert domain.settings.model.views == ("id",) and encode(domain) == {}
     names = domain.settings.studies.models
-    assert set(names) == {"popularity", "itemknn", "itemknn-recency", "sasrec", "bivrec", "pure-id"}
+    assert set(names) == {
+        "popularity",
+        "itemknn",
+        "itemknn-recency",
+        "sasrec",
+        "bivrec",
+        "bivrec-paper",
+        "pure-id",
+    }
     with pytest.raises(
         SettingsError,
         match="sasrec-fused reads features that mine lacks; 03_training leaves it out",

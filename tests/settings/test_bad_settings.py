@@ -28,8 +28,8 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "\n".join(
 
 SETTINGS = {
     "F larger than K": (
-        settings("  num_nearest: 1", "  num_nearest: 9"),
-        "model: num_nearest (F) is 9, more than num_interests (K), 2",
+        settings("  num_nearest: 2", "  num_nearest: 9"),
+        "model: num_nearest (F) is 9, more than num_interests (K), 4",
     ),
     "L smaller than the largest scale": (
         settings("  max_length: 48", "  max_length: 2"),

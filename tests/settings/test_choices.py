@@ -2,10 +2,13 @@
 
 import pytest
 
-from bivrec.data.domain import Domain
+from bivrec.data.domain import Domain, prepare
 from bivrec.errors import LeftOut, SettingsError
 from bivrec.experiment.runs import require_both_views
+from bivrec.experiment.training import train_models
+from bivrec.experiment.tuning import tune
 from bivrec.settings import load_settings
+from bivrec.studies.grids import train_grid
 
 REFUSED = {
     "no noise": ({"noise.levels": {}}, "noise.levels"),
@@ -25,6 +28,64 @@ def test_a_choice_without_a_study_is_refused(case):
     with pytest.raises(SettingsError) as caught:
         load_settings(changes=changes)
     assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+TRIALS = {
+    "an ablation": (
+        {"ablations": {"many": {"family": "bivrec", "settings": {"model.num_interests": 130}}},
+         "studies.ablations": ["many"]},
+        "ablations.many on planted: model.num_interests (K) is 130, more than the 120 items",
+    ),
+    "a grid": (
+        {"grids": {"many": {"model.num_interests": [2, 130]}}, "studies.grids": ["many"]},
+        'grids.many {"model.num_interests": 130} on planted: model.num_interests (K) is 130, more',
+    ),
+    "scales of a grid": (
+        {"grids": {"long": {"model.scales": [[1], [1, 7]]}}, "studies.grids": ["long"]},
+        'grids.long {"model.scales": [1, 7]} on planted: model: scale 7 must divide the largest',
+    ),
+    "features of a grid": (
+        {"grids": {"some": {"features.modality": ["text", "none"]}}, "studies.grids": ["some"]},
+        'grids.some {"features.modality": "none"} on planted: the dataset lacks these features',
+    ),
+    "a trial of the tuning": (
+        {"tuning.models": ["bivrec"], "tuning.grid": {"model.num_interests": [2, 130]}},
+        'tuning.grid {"model.num_interests": 130} of bivrec on planted: model.num_interests (K)',
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("act", [
+    prepare,
+    lambda domain: train_models(domain, ["popularity", "bivrec"]),
+    lambda domain: train_grid(domain, "interests", "ndcg@20"),
+    lambda domain: tune(domain, ["sasrec"]),
+], ids=["prepare", "train_models", "train_grid", "tune"])  # fmt: skip
+@pytest.mark.parametrize("case", TRIALS)
+def test_what_the_dataset_refuses_is_named_before_the_first_training(case, act, monkeypatch):
+    monkeypatch.setattr("bivrec.experiment.training.fit", lambda *_, **__: pytest.fail("trained"))
+    changes, sentence = TRIALS[case]
+    with pytest.raises(SettingsError) as caught:
+        act(Domain("planted", changes))
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith("params.yaml")
+
+
+def test_an_ablation_that_changes_nothing_is_left_out_in_words():
+    whole = {"same": {"family": "bivrec", "settings": {}}}  # compares the model with itself
+    changes = {
+        "features.modality": "text",
+        "ablations.soft-assignment.settings": {},
+        "studies.ablations": ["text-only", "soft-assignment", "hard-readout"],
+    }
+    domain = Domain("planted", changes)  # fmt: skip
+    assert domain.settings.studies.ablations == ("soft-assignment", "hard-readout")
+    assert domain.left_out == "text-only, which would train the whole model again"
+    domain = Domain("planted", {"studies.ablations": ["text-only", "image-only"]})
+    assert domain.settings.studies.ablations == ("text-only", "image-only")
+    assert domain.left_out == ""
+    domain = Domain("planted", {"ablations": whole, "studies.ablations": ["same"]})
+    assert domain.settings.studies.ablations == ("same",)
 
 
 def test_without_features_bivrec_keeps_its_id_view_by_choice_too():

@@ -26,18 +26,18 @@ def params(root, tmp_path):
     ("old", "new", "told"),
     [
         (
-            "  num_interests: 2",
-            "  num_interest: 2",
+            "  num_interests: 4",
+            "  num_interest: 4",
             "model.num_interest: unknown key; did you mean 'num_interests'",
         ),
-        ("  num_interests: 2", "  num_interests: two", 'model.num_interests: "two" is refused'),
-        ("  num_interests: 2", "  num_interests: true", "model.num_interests: true is refused"),
-        ("  num_interests: 2", "  num_interests: 0", "model.num_interests: 0 is refused"),
-        ("  num_interests: 2", "", "num_interests: the key is missing"),
+        ("  num_interests: 4", "  num_interests: two", 'model.num_interests: "two" is refused'),
+        ("  num_interests: 4", "  num_interests: true", "model.num_interests: true is refused"),
+        ("  num_interests: 4", "  num_interests: 0", "model.num_interests: 0 is refused"),
+        ("  num_interests: 4", "", "num_interests: the key is missing"),
         (
-            "  num_nearest: 1",
+            "  num_nearest: 2",
             "  num_nearest: 9",
-            "num_nearest (F) is 9, more than num_interests (K), 2",
+            "num_nearest (F) is 9, more than num_interests (K), 4",
         ),
         ("  scales: [1, 2, 4]", "  scales: [1, 2, 3]", "scale 2 must divide the largest scale, 3"),
         ("  num_heads: 2", "  num_heads: 3", "dim 64 is not a multiple of num_heads 3"),
@@ -77,7 +77,25 @@ def params(root, tmp_path):
         (
             "model.num_nearest: [1, 2]}",
             "model.num_nearest: [1, 3]}",
-            "grids.interests: model: num_nearest (F) is 3, more than num_interests (K), 2",
+            'grids.interests {"model.num_interests": 2, "model.num_nearest": 3} on movies-classic: model: '
+            "num_nearest (F) is 3, more than num_interests (K), 2",
+        ),
+        (
+            "grids.scales: {model.scales: [[1], [1, 2], [1, 2, 4], [1, 4]]}   # divisors of 20",
+            "grids.scales: {model.scales: [[1], [1, 8]]}",
+            'params.yaml with the settings of grids.scales {"model.scales": [1, 8]} on baby: '
+            "model: scale 8 must divide the largest scale, 8, and max_length, 20",
+        ),
+        (
+            "    model.dropout: [0.2, 0.4]",
+            "    model.dropout: [0.2, 1.4]",
+            '"model.dropout": 1.4} of sasrec on movies-classic: model.dropout: 1.4 is refused',
+        ),
+        (
+            "tuning:                        # 09: the same search for every trained model, by "
+            "validation users who test nothing\n  models: [sasrec,",
+            "tuning:\n  models: [sasrek,",
+            "there is no model 'sasrek'",
         ),
         (
             "  models: [popularity,",
