@@ -77,8 +77,8 @@ def params(root, tmp_path):
         (
             "model.num_nearest: [1, 2]}",
             "model.num_nearest: [1, 3]}",
-            'grids.interests {"model.num_interests": 2, "model.num_nearest": 3} on movies-classic: model: '
-            "num_nearest (F) is 3, more than num_interests (K), 2",
+            'grids.interests {"model.num_interests": 2, "model.num_nearest": 3} on movies-classic: '
+            "model: num_nearest (F) is 3, more than num_interests (K), 2",
         ),
         (
             "grids.scales: {model.scales: [[1], [1, 2], [1, 2, 4], [1, 4]]}   # divisors of 20",
