@@ -138,11 +138,16 @@ def top_items(
 ) -> pd.DataFrame:
     """Each view's k best items to follow a history, best first.
 
-    Columns: view, rank, item, title, year, genres, target (whether it truly followed)."""
+    Columns: view, rank, item, title, year, genres, target (whether it truly followed), interest
+    (the one that scores the item best; -1 for both views together and models without several)."""
     tables = []
+    interests = score_interests(recommender, history)
     for view, scores in score_items(recommender, history).items():
         best = _best(scores, k)
+        own = interests.get(view, np.empty((0, 0)))
+        several = len(own) > 1
         table = item_table(recommender, best).assign(target=np.isin(best, targets))
+        table["interest"] = own[:, best].argmax(0) if several else -1
         table.insert(0, "rank", np.arange(1, len(best) + 1))
         table.insert(0, "view", view)
         tables.append(table)
@@ -158,35 +163,56 @@ def read_history(recommender: Recommender, history: History) -> dict[str, dict[s
     return read_interests(recommender.trained, cases)
 
 
-def allocate_patches(recommender: Recommender, history: History) -> pd.DataFrame:
-    """The patches of a history, by view and scale, oldest first, and their interests.
+def score_interests(
+    recommender: Recommender, history: History
+) -> dict[str, Float[ndarray, "interest catalogue"]]:
+    """The scores that each interest of a history gives to all items, by view; minus infinity for
+    the history's own items. Empty for models without interests."""
+    found = {}
+    for view, read in read_history(recommender, history).items():
+        found[view] = (read["interests"][0] @ read["table"].T).detach().cpu().numpy()
+        found[view][:, history] = -np.inf
+    return found
 
-    Columns: view, scale, first and last (positions in the history), interest (the one with the
-    largest share of the patch), share (without noise). Covers the items that the model reads."""
+
+def allocate_patches(recommender: Recommender, history: History) -> pd.DataFrame:
+    """The patches of a history, by view and scale, oldest first, and the F interests of each.
+
+    Columns: view, scale, first and last (positions in the history), interest, share (without
+    noise). A row per patch and interest, those with the largest share of the patch first. Covers
+    the items that the model reads."""
     rows, length = [], min(len(history), recommender.max_length)
     start = len(history) - length
     for view, read in read_history(recommender, history).items():
-        scales = recommender.trained.model.settings.model.scales
-        for scale, shares in zip(scales, read["shares"][:, 0, :length].cpu().numpy()):
+        settings = recommender.trained.model.settings.model
+        for scale, shares in zip(settings.scales, read["shares"][:, 0, :length].cpu()):
+            nearest = shares.topk(settings.num_nearest, -1)
             for last in range((length - 1) % scale, length, scale):
-                first, interest = max(0, last - scale + 1), int(shares[last].argmax())
-                share = float(shares[last, interest])
-                rows.append((view, scale, start + first, start + last, interest, share))
+                ends = (start + max(0, last - scale + 1), start + last)
+                owners = zip(nearest.indices[last].tolist(), nearest.values[last].tolist())
+                rows += [(view, scale, *ends, *owner) for owner in owners]
     return pd.DataFrame(rows, columns=["view", "scale", "first", "last", "interest", "share"])
 
 
-def nearest_items(recommender: Recommender, history: History, k: int = 6) -> pd.DataFrame:
-    """The k items with the largest inner product with each of the history's interests.
+def interest_lists(recommender: Recommender, history: History, k: int = 6) -> pd.DataFrame:
+    """What each interest of a history owns, and what it recommends.
 
-    Columns: view, interest, rank, item, title, year, genres."""
-    columns, tables = ["view", "interest", "rank", "item", "title", "year", "genres"], []
-    for view, read in read_history(recommender, history).items():
-        scores = read["interests"][0] @ read["table"].T  # [interest catalogue]
-        best = scores.topk(min(k, scores.shape[1])).indices.cpu().numpy()
-        for interest, numbers in enumerate(best):
-            table = item_table(recommender, numbers).assign(view=view, interest=interest)
-            tables.append(table.assign(rank=np.arange(1, len(numbers) + 1))[columns])
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+    Rows of kind `owned` are the newest k items whose patch of the smallest scale belongs to the
+    interest; those of kind `recommended` the k items that it scores best, without the history's
+    own. Columns: view, interest, kind, rank, item, title, year, genres."""
+    patches, rows = allocate_patches(recommender, history), []
+    patches = patches[patches["scale"] == patches["scale"].min()]
+    for view, scores in score_interests(recommender, history).items():
+        of_view = patches[patches["view"] == view]
+        for interest, own in enumerate(scores):
+            ends = of_view.loc[of_view["interest"] == interest, ["first", "last"]].to_numpy()
+            newest = [end for first, last in ends[::-1] for end in range(last, first - 1, -1)]
+            for kind, numbers in ("owned", history[newest[:k]]), ("recommended", _best(own, k)):
+                ranked = enumerate(numbers.tolist(), start=1)
+                rows += [(view, interest, kind, rank, number) for rank, number in ranked]
+    table = pd.DataFrame(rows, columns=["view", "interest", "kind", "rank", "item"])
+    items = item_table(recommender, table.pop("item").to_numpy(dtype="int64"))
+    return pd.concat([table, items], axis=1)
 
 
 def add_noise(

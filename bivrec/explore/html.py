@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import repeat
 
 import pandas as pd
-import seaborn as sns
 
-from bivrec.plots.style import VIEW_NAMES
+from bivrec.plots.style import VIEW_NAMES, shade_of
 
 STYLE = """<style>
 .bv table {border-collapse: collapse; font-size: 13px; line-height: 1.35}
@@ -17,18 +17,16 @@ STYLE = """<style>
 .bv .row {display: flex; gap: 2px; margin: 0 0 4px; overflow-x: auto}
 .bv .row {font-size: 12px; line-height: 22px}
 .bv .row > b {flex: 0 0 7em; white-space: nowrap; font-weight: normal}
-.bv .patch {flex: 1 1 0; min-width: 14px; height: 22px; overflow: hidden; text-align: center}
-.bv .patch, .bv .key {border-radius: 3px; color: #111}
+.bv .patch {flex: 1 1 0; min-width: 14px; overflow: hidden; text-align: center; border-radius: 3px}
+.bv .patch > i {display: block; height: 20px; line-height: 20px; font-style: normal; color: #111}
+.bv .key {border-radius: 3px; color: #111}
 .bv .key {padding: 0 6px}
 .bv .side {display: flex; flex-wrap: wrap; gap: 24px}
+.bv .interests {display: grid; gap: 24px}
+.bv .interests {grid-template-columns: repeat(auto-fit, minmax(210px, 1fr))}
 .bv h4 {margin: 10px 0 4px; font-size: 14px}
+.bv h5 {margin: 8px 0 2px; font-size: 13px; font-weight: normal; opacity: .8}
 </style>"""
-
-
-def shade(interest: int) -> str:
-    """An interest's colour, light enough for dark text on it."""
-    colour = sns.color_palette("colorblind")[interest % 10]
-    return "#" + "".join(f"{round(255 * (0.45 * part + 0.55)):02x}" for part in colour)
 
 
 def name_item(row) -> str:
@@ -42,12 +40,17 @@ def name_items(table: pd.DataFrame) -> list[str]:
     return [name_item(row) for row in table.itertuples()]
 
 
-def _table(rows: Iterable[Sequence], classes: Iterable[str], head: Sequence[str] = ()) -> str:
-    """An HTML table of escaped cells, with a class for each row."""
-    body = "".join(
-        f'<tr class="{name}">{"".join(f"<td>{escape(str(cell))}</td>" for cell in row)}</tr>'
-        for row, name in zip(rows, classes)
-    )
+def _table(
+    rows: Iterable[Sequence],
+    classes: Iterable[str],
+    head: Sequence[str] = (),
+    keys: Iterable[str] | None = None,
+) -> str:
+    """An HTML table of escaped cells, with a class for each row and a key, as HTML, at its end."""
+    body = ""
+    for row, name, key in zip(rows, classes, repeat("") if keys is None else keys):
+        cells = "".join(f"<td>{escape(str(cell))}</td>" for cell in row)
+        body += f'<tr class="{name}">{cells}{f"<td>{key}</td>" if key else ""}</tr>'
     names = "".join(f"<th>{name}</th>" for name in head)
     return f"<table>{f'<tr>{names}</tr>' if head else ''}{body}</table>"
 
@@ -65,37 +68,61 @@ def show_history(table: pd.DataFrame, max_length: int) -> str:
     return note + _table(rows, classes, ("#", "title", "genres"))
 
 
+def show_key(interest: int, text: str = "") -> str:
+    """An interest's number, or a text of its own, on its colour; nothing for -1."""
+    if interest < 0:
+        return ""
+    return f'<span class="key" style="background:{shade_of(interest)}">{text or interest}</span>'
+
+
 def show_patches(patches: pd.DataFrame, titles: Sequence[str]) -> str:
-    """The history cut at each scale, oldest on the left: a block per patch, with the colour and
-    number of its interest."""
+    """The history cut at each scale, oldest on the left: a block per patch, with the colours and
+    numbers of its interests, the nearest on top."""
     rows = []
     for scale, part in patches.groupby("scale"):
         blocks = ""
-        for patch in part.itertuples():
-            items = escape(" + ".join(titles[patch.first : patch.last + 1]), quote=True)
-            hint = f"{items}: interest {patch.interest}, share {patch.share:.2f}"
-            look = f"flex-grow:{patch.last - patch.first + 1};background:{shade(patch.interest)}"
-            blocks += f'<div class="patch" style="{look}" title="{hint}">{patch.interest}</div>'
+        for (first, last), owners in part.groupby(["first", "last"]):
+            pairs = list(zip(owners["interest"], owners["share"]))
+            shares = ", ".join(
+                f"interest {interest}, share {share:.2f}" for interest, share in pairs
+            )
+            hint = escape(f"{' + '.join(titles[first : last + 1])}: {shares}", quote=True)
+            cells = "".join(
+                f'<i style="background:{shade_of(interest)}">{interest}</i>'
+                for interest, _ in pairs
+            )
+            grow = f'style="flex-grow:{last - first + 1}"'
+            blocks += f'<div class="patch" {grow} title="{hint}">{cells}</div>'
         rows.append(f'<div class="row"><b>patches of {scale}</b>{blocks}</div>')
     return "".join(rows)
 
 
-def show_nearest(nearest: pd.DataFrame) -> str:
-    """The items nearest to each interest, side by side."""
+KINDS = {"owned": "newest items of the history", "recommended": "recommends"}
+
+
+def show_interests(lists: pd.DataFrame) -> str:
+    """The history's items that each interest owns, above the list it recommends; side by side."""
     parts = []
-    for interest, part in nearest.groupby("interest"):
-        key = f'<span class="key" style="background:{shade(interest)}">interest {interest}</span>'
-        parts.append(key + _table(([name] for name in name_items(part)), [""] * len(part)))
-    return _side_by_side(parts)
+    for interest, own in lists.groupby("interest"):
+        shown = show_key(interest, f"interest {interest}")
+        for kind, heading in KINDS.items():
+            names = name_items(own[own["kind"] == kind])
+            shown += f"<h5>{heading}</h5>" + _table(
+                ([name] for name in names or ["none"]), [""] * 99
+            )
+        parts.append(f"<div>{shown}</div>")
+    return f'<div class="interests">{"".join(parts)}</div>'
 
 
 def show_top(top: pd.DataFrame) -> str:
-    """The views' lists side by side; true targets are bold with a star."""
+    """The views' lists side by side; true targets are bold with a star. Where a view has several
+    interests, each item shows the one that scores it best."""
     parts = []
     for view, part in top.groupby("view", sort=False):
         stars = part["target"].map({True: "★ ", False: ""})
         rows = zip(part["rank"], stars + name_items(part))
-        table = _table(rows, part["target"].map({True: "target", False: ""}))
+        keys = map(show_key, part["interest"])
+        table = _table(rows, part["target"].map({True: "target", False: ""}), keys=keys)
         count = f"{part['target'].sum()} of {len(part)} are true targets"
         parts.append(f"<h4>{VIEW_NAMES[view]}</h4><div>{count}</div>{table}")
     return _side_by_side(parts)

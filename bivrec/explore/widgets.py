@@ -19,9 +19,9 @@ from bivrec.explore.api import (
     Recommender,
     add_noise,
     allocate_patches,
+    interest_lists,
     item_table,
     load,
-    nearest_items,
     top_items,
 )
 
@@ -53,10 +53,10 @@ class Explorer(widgets.VBox):
         self.saved = {name: saved_models(Domain(name, profile=profile)) for name in names}
         datasets = ["planted", dataset, *(name for name, models in self.saved.items() if models)]
         self._make_choices(list(dict.fromkeys(datasets)), dataset)
-        self.status, self.lists, self.patches, self.nearest, self.past = (
+        self.status, self.lists, self.patches, self.interests, self.past = (
             widgets.HTML() for _ in range(5)
         )
-        for part in (self.lists, self.patches, self.nearest, self.past):
+        for part in (self.lists, self.patches, self.interests, self.past):
             part.add_class("bv")
         super().__init__([widgets.HTML(html.STYLE), *self._arrange()])
         self._connect()
@@ -94,8 +94,8 @@ class Explorer(widgets.VBox):
         flow = widgets.Layout(flex_flow="row wrap")
         parts = (
             ("What comes next", self.lists),
-            ("Patches, and the interest each is given to", self.view, self.patches),
-            ("Items nearest to each interest", self.nearest),
+            ("Patches, and the interests that own each", self.view, self.patches),
+            ("Interests: what each owns and recommends", self.interests),
             ("History, oldest first", self.past),
         )
         shown = [widgets.HBox(row, layout=flow) for row in rows] + [self.status]
@@ -207,12 +207,12 @@ class Explorer(widgets.VBox):
         )
 
     def show_interests(self, model: Recommender, history: History, titles: list[str]) -> None:
-        """The patches and the items nearest to each interest, in the chosen or the only view."""
-        patches, nearest = allocate_patches(model, history), nearest_items(model, history)
+        """The patches, and what each interest owns and recommends, in the chosen or only view."""
+        patches, lists = allocate_patches(model, history), interest_lists(model, history)
         if patches.empty:
-            self.patches.value = self.nearest.value = "<p>This model has no interests.</p>"
+            self.patches.value = self.interests.value = "<p>This model has no interests.</p>"
             return
         views = set(patches["view"])
         view = self.view.value if self.view.value in views else max(views)
         self.patches.value = html.show_patches(patches[patches["view"] == view], titles)
-        self.nearest.value = html.show_nearest(nearest[nearest["view"] == view])
+        self.interests.value = html.show_interests(lists[lists["view"] == view])

@@ -13,7 +13,7 @@ from numpy import ndarray
 from PIL import Image
 from sklearn.manifold import TSNE
 
-from bivrec.plots.style import COLOURS, INK, label_text, start_panels
+from bivrec.plots.style import COLOURS, INK, INTEREST_COLOURS, label_text, start_panels
 
 
 def draw_histories(lengths: Int64[ndarray, "user"], popularity: Int64[ndarray, "item"]) -> Figure:
@@ -65,7 +65,10 @@ def project(points: Float[ndarray, "point dim"]) -> Float[ndarray, "point 2"]:
 
 
 def draw_features(
-    points: dict[str, Float[ndarray, "item 2"]], groups: Sequence[str], legend: str
+    points: dict[str, Float[ndarray, "item 2"]],
+    groups: Sequence[str],
+    legend: str,
+    palette: str | Sequence[str] = "colorblind",
 ) -> Figure:
     """Items on a plane, a panel per modality, coloured by group: the seven largest, then others.
 
@@ -78,7 +81,7 @@ def draw_features(
     last = list(panels)[-1]
     for name, axis in panels.items():
         x, y = points[name][:, 0], points[name][:, -1]  # on a line if they have one number each
-        look = {"palette": "colorblind", "s": 9, "lw": 0}
+        look = {"palette": palette, "s": 9, "lw": 0}
         look["legend"] = name == last and groups.nunique() > 1
         sns.scatterplot(x=x, y=y, hue=groups, hue_order=order, ax=axis, **look)
         axis.set(title=name, xticks=[], yticks=[], xlabel="", ylabel="")
@@ -94,4 +97,4 @@ def draw_interests(interests: dict[str, Float[ndarray, "user interest dim"]]) ->
     shown = slice(None, None, -(-users // max(1, 1000 // num_interests)))
     points = {view: project(own[shown].reshape(-1, dim)) for view, own in interests.items()}
     tokens = [str(token) for _ in range(users)[shown] for token in range(num_interests)]
-    return draw_features(points, tokens, "interest")
+    return draw_features(points, tokens, "interest", INTEREST_COLOURS)

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import pandas as pd
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from bivrec.plots.style import (
     draw_dots,
     label_text,
     label_views,
+    shade_of,
     start_panels,
     style_views,
 )
@@ -104,3 +107,63 @@ def draw_allocation(
         axis.grid(False)
     figure.colorbar(image, ax=axes, label="share of the patch", shrink=0.6)
     return figure
+
+
+LIST_LINES = 6  # items shown of each list of `draw_user`
+
+
+def draw_user(
+    patches: pd.DataFrame, lists: pd.DataFrame, titles: Sequence[str], newest: int = 24
+) -> Figure:
+    """One user's patches and interests in one view, from the tables of `explore.api`.
+
+    Left: the newest items of the history, oldest on top, and their patches at each scale with the
+    numbers and colours of the interests that own them, the nearest first. Right: for each
+    interest, the newest items that it owns and the items that it recommends."""
+    rows = -(-lists["interest"].nunique() // 2)
+    first = max(0, len(titles) - newest)
+    height = max(0.2 * (len(titles) - first), 2.4 * rows) + 0.4
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, height), width_ratios=(1, 1.9))
+    scales = sorted(patches["scale"].unique())
+    for (scale, *ends), owners in patches.groupby(["scale", "first", "last"]):
+        if ends[1] >= first:
+            top = max(ends[0], first)
+            _draw_patch(left, scales.index(scale), top, ends[1], owners["interest"].tolist())
+    labels = [label_text(title, 30) for title in titles[first:]]
+    left.set_yticks(range(first, len(titles)), labels, fontsize=7)
+    left.set_xticks(
+        [x + 0.46 for x in range(len(scales))], [f"patches\nof {scale}" for scale in scales]
+    )
+    left.set(xlim=(0, len(scales)), ylim=(len(titles) - 0.5, first - 0.5))
+    left.grid(False)
+    left.tick_params(length=0)
+    left.spines[:].set_visible(False)
+    right.set(xlim=(0, 2), ylim=(rows * (2 * LIST_LINES + 5), 0))
+    right.axis("off")
+    for interest, own in lists.groupby("interest"):
+        _write_lists(right, interest, own)
+    return figure
+
+
+def _draw_patch(axis: Axes, column: int, first: int, last: int, interests: Sequence[int]) -> None:
+    """A block per patch, divided among its interests."""
+    width = 0.92 / len(interests)
+    for number, interest in enumerate(interests):
+        x = column + number * width
+        size = (width, last - first + 0.92)
+        axis.add_patch(Rectangle((x, first - 0.46), *size, color=shade_of(interest), lw=0))
+        middle = (x + width / 2, (first + last) / 2)
+        axis.text(*middle, str(interest), ha="center", va="center", fontsize=7)
+
+
+def _write_lists(axis: Axes, interest: int, lists: pd.DataFrame) -> None:
+    """An interest's name on its colour, above what it owns and what it recommends."""
+    x, y = interest % 2, (interest // 2) * (2 * LIST_LINES + 5) + 0.5
+    box = {"facecolor": shade_of(interest), "lw": 0, "boxstyle": "round,pad=0.25"}
+    axis.text(x + 0.02, y, f"interest {interest}", va="center", fontsize=9, bbox=box)
+    for kind, heading in (("owned", "newest items it owns"), ("recommended", "it recommends")):
+        names = lists.loc[lists["kind"] == kind, "title"].tolist()[:LIST_LINES] or ["none"]
+        axis.text(x, y + 1.3, heading, va="center", fontsize=8, color="#595959", style="italic")
+        for line, name in enumerate(names):
+            axis.text(x, y + 2.3 + line, label_text(name, 38), va="center", fontsize=8)
+        y += LIST_LINES + 1.5

@@ -9,6 +9,7 @@ import seaborn as sns
 from jaxtyping import Int64
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from numpy import ndarray
 
@@ -23,6 +24,11 @@ COLOURS = {  # distinct for colour-blind readers too
     "mmmlp": "#BDDD8E", "mmsrec": "#F2D161", "itemknn": "#8c6d31", "itemknn-recency": "#6b4c12",
     "popularity": "#7f7f7f",
 }  # fmt: skip
+
+INTEREST_COLOURS = (  # by interest; neighbours are distinct
+    "#0173B2", "#DE8F05", "#029E73", "#CC78BC", "#949494", "#56B4E9", "#D55E00", "#ECE133",
+    "#CA9161", "#FBAFE4",
+)  # fmt: skip
 
 VIEW_NAMES = {"id": "ID view", "multimodal": "multimodal view", "both": "both views"}
 
@@ -68,6 +74,12 @@ def label_text(text: str, width: int = 24) -> str:
 def colour_of(model: str) -> str:
     """A model's colour, shared by its forms ("bivrec, lent"); dark grey for unknown models."""
     return COLOURS.get(model.split(",")[0], "#4d4d4d")
+
+
+def shade_of(interest: int) -> str:
+    """An interest's colour, light enough for dark text on it."""
+    colour = to_rgb(INTEREST_COLOURS[interest % len(INTEREST_COLOURS)])
+    return to_hex([0.45 * part + 0.55 for part in colour])
 
 
 def label_views(table: pd.DataFrame) -> dict[tuple[str, str], str]:

@@ -8,17 +8,21 @@ import numpy as np
 import pytest
 
 import bivrec
+from bivrec.data.domain import Domain
 from bivrec.errors import DataError
 from bivrec.experiment.checkpoints import save_checkpoint
+from bivrec.experiment.registry import Trained, build_model
 from bivrec.experiment.training import train_model
 from bivrec.explore.api import (
     Recommender,
     add_noise,
     allocate_patches,
+    interest_lists,
     item_table,
     load,
-    nearest_items,
+    read_history,
     recommend,
+    score_interests,
     score_items,
     top_items,
 )
@@ -121,11 +125,14 @@ def test_models_that_only_count(case):
     counts = np.bincount(train, minlength=popular.domain.sequences.num_items)
     first = popular.find(recommend(popular, ids_of(popular, case[0]), k=1))
     assert counts[first] == np.delete(counts, case[0]).max()
-    assert allocate_patches(popular, case[0]).empty and nearest_items(popular, case[0]).empty
+    assert allocate_patches(popular, case[0]).empty and interest_lists(popular, case[0]).empty
+    assert (top_items(popular, *case)["interest"] == -1).all()
 
 
 def test_tables(recommender, case):
     history, targets = case
+    best = recommender.find(recommend(recommender, ids_of(recommender, history), k=1))
+    targets = np.append(targets, best)
     titles = recommender.domain.sequences.catalogue["title"]
     table = item_table(recommender, history)
     assert table["item"].tolist() == ids_of(recommender, history)
@@ -139,29 +146,64 @@ def test_tables(recommender, case):
 
 def test_patches_cover_what_the_model_reads_once_at_every_scale(recommender, case):
     history, model = case[0], recommender.trained.model
+    num_interests, num_nearest = (
+        getattr(model.settings.model, name) for name in ("num_interests", "num_nearest")
+    )
     for given in (history, history[:3], history[:1], np.concatenate([history, np.arange(10)])):
         patches = allocate_patches(recommender, given)
         unread = max(0, len(given) - model.max_length)
-        for (_, scale), part in patches.groupby(["view", "scale"]):
-            ends = part[["first", "last"]].to_numpy()
+        for _, part in patches.groupby(["view", "scale"]):
+            assert part.groupby(["first", "last"])["interest"].nunique().eq(num_nearest).all()
+            ends = part[["first", "last"]].drop_duplicates().to_numpy()
             covered = np.concatenate([np.arange(first, last + 1) for first, last in ends])
             assert covered.tolist() == list(range(unread, len(given)))
-            assert ((part["last"] - part["first"] + 1).iloc[1:] == scale).all()
-    num_interests = model.settings.model.num_interests
+            assert (np.diff(ends[1:]) + 1 == part["scale"].iloc[0]).all()
     assert patches["interest"].between(0, num_interests - 1).all()
-    assert patches["share"].between(1 / num_interests, 1).all()
+    assert patches["share"].between(0, 1).all()
 
 
-def test_nearest_items_belong_to_their_interest(recommender, case):
-    """A view's best item of all is the nearest to one of its interests, for an item's score is its
-    largest product with any."""
-    near = nearest_items(recommender, case[0], k=6)
-    assert near.groupby(["view", "interest"]).size().eq(6).all()
-    assert set(near["view"]) == {"id", "multimodal"}
-    scores = recommender.trained.model.score([case[0]])
-    for view, part in near.groupby("view"):
-        best = recommender.ids[int(scores[view][0].argmax())]
-        assert best in part.loc[part["rank"] == 1, "item"].tolist()
+@pytest.fixture(scope="module")
+def shared():
+    """A model whose patches have two interests each, untrained."""
+    domain = Domain("planted", {"model.num_interests": 4, "model.num_nearest": 2})
+    return Recommender(domain, Trained("bivrec", 0, build_model(domain, "bivrec", 0)))
+
+
+def test_a_patch_names_its_nearest_interests(shared, case):
+    patches = allocate_patches(shared, case[0])
+    shares = read_history(shared, case[0])["id"]["shares"][0, 0]  # of the patches of one item
+    for position in (0, len(case[0]) - 1):
+        of = (patches["view"] == "id") & (patches["scale"] == 1) & (patches["last"] == position)
+        wanted = shares[position].topk(2)
+        assert patches.loc[of, "interest"].tolist() == wanted.indices.tolist()
+        assert patches.loc[of, "share"].tolist() == pytest.approx(wanted.values.tolist())
+
+
+def test_an_interest_owns_items_of_its_patches(shared, case):
+    history, patches = case[0], allocate_patches(shared, case[0])
+    lists = interest_lists(shared, history, k=100)
+    owned = lists[lists["kind"] == "owned"].groupby(["view", "interest"])["item"].agg(list)
+    assert len(owned.index.unique("view")) == 2
+    for (view, interest), items in owned.items():
+        of = (patches["view"] == view) & (patches["scale"] == 1)
+        ends = patches.loc[of & (patches["interest"] == interest), "last"]
+        assert items == ids_of(shared, history[ends.to_numpy()[::-1]])
+
+
+def test_recommendations_come_from_interests(recommender, case):
+    """An item's score is its largest product with any interest, so a view's list is made of those
+    of its interests; items of the history are in none."""
+    lists = interest_lists(recommender, case[0], k=20)
+    lists = lists[lists["kind"] == "recommended"]
+    assert lists.groupby(["view", "interest"]).size().eq(20).all()
+    assert not lists["item"].isin(ids_of(recommender, case[0])).any()
+    top = top_items(recommender, *case)
+    assert (top.loc[top["view"] == "both", "interest"] == -1).all()
+    for view, scores in score_interests(recommender, case[0]).items():
+        assert np.allclose(scores.max(0), score_items(recommender, case[0])[view], atol=1e-4)
+        for row in top[top["view"] == view].itertuples():
+            own = lists[(lists["view"] == view) & (lists["interest"] == row.interest)]
+            assert row.item in own["item"].tolist()
 
 
 def test_noise(recommender, case):

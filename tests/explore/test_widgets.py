@@ -23,7 +23,7 @@ def test_the_explorer_shows_what_is_chosen(explorer):
     assert len(explorer.history) == len(explorer.cases.histories[3])
     assert explorer.past.value.count("<tr") == len(explorer.history) + 1
     explorer.view.value = "multimodal"
-    assert "interest" in explorer.nearest.value
+    assert "recommends" in explorer.interests.value and 'class="key"' in explorer.lists.value
 
 
 def test_the_explorer_adds_and_removes(explorer):

@@ -1,14 +1,16 @@
 """Titles and genres are drawn as they are written."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from bivrec.plots.data import draw_features, draw_histories, draw_images, draw_interests, project
-from bivrec.plots.models import draw_allocation
-from bivrec.plots.style import label_text
+from bivrec.plots.models import draw_allocation, draw_user
+from bivrec.plots.style import label_text, shade_of
 
 TITLES = ["Ca$$h 2", "$9.99 to $5", r"a\$b $x$", "two\nlines\x00", "\udc80 x" + 60 * "y"]
 
@@ -70,6 +72,24 @@ def test_interests_of_many_users_are_thinned(generator, monkeypatch):
     assert np.allclose(drawn[:4], interests["id"][[0, 0, 0, 16], [0, 1, 2, 0], :2])
     (few,) = draw_interests({"id": interests["id"][:4]}).axes
     assert len(few.collections[0].get_offsets()) == 12
+
+
+def test_a_users_patches_have_the_colours_of_their_interests():
+    patches = [(1, 0, 0, 0), (1, 0, 0, 2), (1, 1, 1, 2), (1, 1, 1, 0), (2, 0, 1, 1), (2, 0, 1, 2)]
+    patches = pd.DataFrame(patches, columns=["scale", "first", "last", "interest"])
+    lists = [(0, "owned", TITLES[0]), (0, "recommended", TITLES[1]), (1, "recommended", "b")]
+    lists = pd.DataFrame(lists, columns=["interest", "kind", "title"])
+    figure = draw_user(patches, lists, TITLES[:2])
+    figure.canvas.draw()
+    left, right = figure.axes
+    blocks = [(to_hex(block.get_facecolor()), *block.get_bbox().bounds) for block in left.patches]
+    assert [block[0] for block in blocks] == [shade_of(k) for k in (0, 2, 2, 0, 1, 2)]
+    assert np.allclose([block[3] for block in blocks], 0.46)  # half a column for each of two
+    assert np.allclose([block[4] for block in blocks], [0.92] * 4 + [1.92] * 2)
+    written = [text.get_text() for text in right.texts]
+    assert {"interest 0", "interest 1", "none", label_text(TITLES[0]), "b"} <= set(written)
+    (newest, _) = draw_user(patches, lists, TITLES[:2], newest=1).axes
+    assert len(newest.patches) == 4 and len(newest.get_yticks()) == 1
 
 
 def test_short_histories_have_ticks_between_powers_of_ten():
