@@ -9,6 +9,7 @@ from bivrec.data.domain import Domain
 from bivrec.data.types import EvalCases
 from bivrec.evaluation import rank_cases, user_metrics
 from bivrec.experiment.registry import Trained
+from bivrec.experiment.structure import has_structure, interest_structure
 from bivrec.studies.noise import expose_to_noise
 
 
@@ -27,13 +28,45 @@ def view_balance(trained: Trained, cases: EvalCases, k: int = 20) -> dict[str, f
     }
 
 
+STRUCTURE = {  # lines of `diagnose` and their measure in `interest_structure`
+    "cosine of a user's interests": "cosine",
+    "overlap of the interests' top 20": "overlap",
+    "effective number of interests": "effective_interests",
+    "part of the final top 20 from other than the leading interest": "other_interests",
+}
+
+COLLAPSED = 0.9  # overlap of the interests' top 20 above which they recommend the same items
+
+
+def _structure_rows(trained: Trained, cases: EvalCases) -> list[tuple[str, str, float]]:
+    """The lines of STRUCTURE, means over users by view; prints a sentence where they collapse."""
+    means = interest_structure(trained, cases).groupby("view")[list(STRUCTURE.values())].mean()
+    settings = trained.model.settings.model
+    for view, overlap in means["overlap"].items():
+        if overlap > COLLAPSED:
+            print(
+                f"WARNING: the interests of {trained.name} have collapsed in the {view} view: the "
+                f"top 20 of a user's interests share {overlap:.0%} of their items; in params.yaml, "
+                f"model.newest: owners (now {settings.newest}), a smaller model.num_nearest (now "
+                f"{settings.num_nearest}) or a larger model.information_weight (now "
+                f"{settings.information_weight:g}) separates them."
+            )
+    return [
+        (name, view, means.loc[view, measure])
+        for name, measure in STRUCTURE.items()
+        for view in means.index
+    ]
+
+
 @torch.inference_mode()
 def diagnose(domain: Domain, trained: Trained, metric: str = "ndcg@20") -> pd.DataFrame:
     """The signatures of failure that the paper's summary names (columns diagnostic, view, value).
 
     The share of the clean metric that remains when a user has three items only, when 30 % of the
-    history is replaced, and when 30 % of the features are swapped; and, of a model with two views,
-    the share of the combined top 20 that each view's own top 20 holds."""
+    history is replaced, and when 30 % of the features are swapped; of a model with two views, the
+    share of the combined top 20 that each view's own top 20 holds; and of a model with several
+    interests, how a user's interests differ (`interest_structure`). Prints a warning where these
+    have collapsed."""
     cases = domain.fold(trained.seed).test
     newest = replace(cases, histories=tuple(history[-3:] for history in cases.histories))
     inputs = {
@@ -59,4 +92,6 @@ def diagnose(domain: Domain, trained: Trained, metric: str = "ndcg@20") -> pd.Da
     if "both" in clean and "id" in clean:
         shares, name = view_balance(trained, cases), "part of the combined top 20"
         rows += [(name, view, shares[f"{view} in both"]) for view in ("id", "multimodal")]
+    if has_structure(trained):
+        rows += _structure_rows(trained, cases)
     return pd.DataFrame(rows, columns=["diagnostic", "view", "value"])

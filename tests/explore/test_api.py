@@ -191,8 +191,8 @@ def test_an_interest_owns_items_of_its_patches(shared, case):
 
 
 def test_recommendations_come_from_interests(recommender, case):
-    """An item's score is its largest product with any interest, so a view's list is made of those
-    of its interests; items of the history are in none."""
+    """A view scores an item by all its interests together; a list names the best of them. Items of
+    the history are in no list."""
     lists = interest_lists(recommender, case[0], k=20)
     lists = lists[lists["kind"] == "recommended"]
     assert lists.groupby(["view", "interest"]).size().eq(20).all()
@@ -200,10 +200,11 @@ def test_recommendations_come_from_interests(recommender, case):
     top = top_items(recommender, *case)
     assert (top.loc[top["view"] == "both", "interest"] == -1).all()
     for view, scores in score_interests(recommender, case[0]).items():
-        assert np.allclose(scores.max(0), score_items(recommender, case[0])[view], atol=1e-4)
-        for row in top[top["view"] == view].itertuples():
-            own = lists[(lists["view"] == view) & (lists["interest"] == row.interest)]
-            assert row.item in own["item"].tolist()
+        together = np.logaddexp.reduce(scores, axis=0)
+        assert np.allclose(together, score_items(recommender, case[0])[view], atol=1e-4)
+        own = top[top["view"] == view]
+        wanted = scores[:, recommender.find(own["item"].tolist())].argmax(0)
+        assert own["interest"].tolist() == wanted.tolist()
 
 
 def test_noise(recommender, case):

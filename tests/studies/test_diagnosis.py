@@ -1,10 +1,13 @@
 """Signatures of failure."""
 
+import pytest
 import torch
 
-from bivrec.experiment.registry import Trained
+from bivrec.data.domain import Domain
+from bivrec.experiment.registry import Trained, build_model
+from bivrec.experiment.structure import interest_structure
 from bivrec.experiment.training import train_models
-from bivrec.studies.diagnosis import diagnose, view_balance
+from bivrec.studies.diagnosis import STRUCTURE, diagnose, view_balance
 
 
 class Fixed:
@@ -23,16 +26,39 @@ def test_whose_recommendations_are_heard(planted):
     }
 
 
-def test_diagnoses_of_a_trained_model(planted, trained):
+def test_diagnoses_of_a_trained_model(planted, trained, capsys):
     table = diagnose(planted, trained).set_index(["diagnostic", "view"])["value"]
     short = table["remaining with the newest 3 items"]
     assert short.index.tolist() == ["both", "id", "multimodal"] and (table > 0).all()
     assert table["remaining with 30 % of the features swapped", "id"] == 1  # that view reads none
     part = table["part of the combined top 20"]
     assert set(part.index) == {"id", "multimodal"} and part.max() <= 1
+    users = interest_structure(trained, planted.fold(0).test)
+    means = users.drop(columns="user").groupby("view").mean()
+    for name, measure in STRUCTURE.items():
+        assert table[name].to_dict() == pytest.approx(means[measure].to_dict())
+    assert means["overlap"].max() < 0.9 and "WARNING" not in capsys.readouterr().out
 
 
 def test_diagnoses_of_a_model_with_one_view(planted):
     table = diagnose(planted, train_models(planted, ["sasrec"], [0])[0])
     assert set(table["view"]) == {"id"}
     assert "part of the combined top 20" not in set(table["diagnostic"])
+    assert not set(STRUCTURE) & set(table["diagnostic"])
+
+
+def test_collapsed_interests_are_named(capsys):
+    """Tokens that are the same give each user one interest, K times."""
+    domain = Domain("planted", {"model.newest": "all"})
+    trained = Trained("bivrec", 0, build_model(domain, "bivrec", 0))
+    with torch.no_grad():
+        for view in trained.model.views.values():
+            view.clusters.tokens.zero_()
+    table = diagnose(domain, trained).set_index(["diagnostic", "view"])["value"]
+    assert table["overlap of the interests' top 20", "id"] > 0.9
+    lines = capsys.readouterr().out.splitlines()
+    for view, line in zip(("id", "multimodal"), lines, strict=True):
+        assert line.startswith(
+            f"WARNING: the interests of bivrec have collapsed in the {view} view"
+        )
+        assert "model.newest: owners (now all)" in line
