@@ -19,7 +19,7 @@ pip = $(BIN)/pip install --quiet $(1) >>.venv/install.log 2>&1 || { tail -n 15 .
 .NOTPARALLEL:  # `make -j8 clean setup` cleans first
 .PHONY: help setup sound scm store data fetch repro restore test test-fast test-pages test-course lint \
 	course grade lab explore site notebooks readme verify trust audit hashed clean \
-	bench bench-curves bench-datasets bench-gpu bench-kernels bench-negatives
+	bench bench-curves bench-datasets bench-gpu bench-interests bench-kernels bench-negatives
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */make \1\t/' | expand -t 22
@@ -126,6 +126,9 @@ bench-curves: setup  ## a training step's cost against catalogue, history, inter
 
 bench-negatives: setup  ## what a sampled softmax costs in quality; writes benchmarks/
 	@python benchmarks/negatives.py
+
+bench-interests: setup  ## the forms in which interests receive what the patches give; writes benchmarks/
+	@python benchmarks/interests.py
 
 bench-kernels: setup  ## what each fast kernel is worth in whole training steps; writes benchmarks/
 	@python benchmarks/kernels.py
