@@ -37,9 +37,9 @@ setup: sound  ## the virtual environment in .venv, from requirements.lock
 	@touch .venv/ready
 
 sound: .venv/ready
-	@$(BIN)/python -c '' 2>/dev/null || { echo 'ERROR: .venv is broken: its Python does not start; `make clean setup` builds it anew' >&2; exit 1; }
+	@$(BIN)/python -c '' 2>/dev/null || { echo 'ERROR: .venv is broken: its Python does not start; `make clean setup` rebuilds it' >&2; exit 1; }
 	@made=$$(sed -n 's/^command = .* -m venv //p' .venv/pyvenv.cfg 2>/dev/null); [ -z "$$made" ] || [ "$$made" -ef .venv ] || \
-		{ echo "ERROR: .venv was set up as $$made, and its commands still look there; \`make clean setup\` builds it anew here" >&2; exit 1; }
+		{ echo "ERROR: .venv was set up as $$made, and its commands still look there; \`make clean setup\` rebuilds it here" >&2; exit 1; }
 
 scm: sound  # outside a git repository, as in an unpacked zip, DVC asks for this setting
 	@git rev-parse --git-dir >/dev/null 2>&1 || grep -qs no_scm .dvc/config.local || dvc config --local core.no_scm true
@@ -59,7 +59,7 @@ fetch: setup $(addprefix fetch-,$(DATASET))  ## a published dataset into raw/ or
 fetch-%: setup
 	@python -m bivrec fetch '$*' $(if $(filter yes Yes YES y Y true True TRUE 1,$(ACCEPT)),accept)
 
-repro: data $(addprefix fetch-,$(DATASETS))  ## every result; PROFILE=smoke: on generated data, in minutes; PROFILE=full or wide: hours; DATASETS="baby clothing": on these
+repro: data $(addprefix fetch-,$(DATASETS))  ## every result; PROFILE=smoke: on generated data, in minutes; PROFILE=full or wide: hours; DATASETS="baby clothing": on these datasets
 	@$(if $(DATASETS),python -m bivrec choose $(DATASETS))
 	@python -m bivrec check '$(PROFILE)'
 	@since=$$(date -u '+%Y-%m-%d %H:%M:%S') && dvc repro 'report@$(PROFILE)' && python -m bivrec summary '$(PROFILE)' "$$since"
@@ -85,16 +85,16 @@ test-fast: data  ## the quick tests, in two minutes: no notebook, no killed proc
 test-pages: site .venv/pages  ## the site, the notebooks in JupyterLab and the explorer in a real Chromium (CHROMIUM=/path)
 	@CHROMIUM='$(CHROMIUM)' python -m pytest tests/browser/check_site.py tests/browser/check_jupyter.py
 
-test-course: .venv/course  ## the course's long tests: solutions, unsolved copies, wrong solutions, hostile ones
+test-course: .venv/course  ## the course's long tests: solutions, unsolved copies, wrong and hostile solutions
 	@python -m pytest assignments/test_whole_course.py
 
-trust: setup  ## the long tests of trust: kills, a full disk, leaks, fuzzing; four hours; PARTS="fuzz chain": these alone
+trust: setup  ## the long robustness tests: kills, a full disk, leaks, fuzzing; four hours; PARTS="fuzz chain": only these
 	@python tests/trust/run.py $(PARTS)
 
-audit: setup  ## known weaknesses of the locked packages, from the package index; says so where it cannot be reached
+audit: setup  ## known vulnerabilities of the locked packages, from the package index; says so if it cannot be reached
 	@python tests/trust/audit.py
 
-hashed:  ## as setup, each package held against its sha256 in requirements.hashes
+hashed:  ## like setup, with the sha256 of each package checked against requirements.hashes
 	@$(PYTHON) -m venv .venv
 	@$(call pip,--no-deps --require-hashes --requirement requirements.hashes)
 	@$(MAKE) --no-print-directory setup
@@ -106,10 +106,10 @@ hashed:  ## as setup, each package held against its sha256 in requirements.hashe
 lab: data  ## JupyterLab, opened at the overview
 	@JUPYTER_CONFIG_PATH="$$PWD/docs/jupyter" jupyter lab --LabApp.default_url=/lab/tree/README.md
 
-explore: data .venv/readers  ## the explorer as a page of its own, without code
+explore: data .venv/readers  ## the explorer as a web page, without code
 	@JUPYTER_PATH="$$PWD/docs/jupyter" voila --template=bivrec notebooks/explore.ipynb
 
-site: data .venv/readers  ## the study as web pages in site/, without scripts or anything from elsewhere
+site: data .venv/readers  ## the study as web pages in site/, without scripts or external resources
 	@python docs/draw.py && python docs/build.py
 
 course: .venv/course  ## the assignments: students' copies, bundles, rubrics into build/course; runs every solution
@@ -118,26 +118,26 @@ course: .venv/course  ## the assignments: students' copies, bundles, rubrics int
 grade: setup  ## grades a folder of notebooks offline: make grade SUBMISSION=folder; further settings in OPTIONS="--seconds 120"
 	@python assignments/grade.py "$$SUBMISSION" $(OPTIONS)
 
-bench: setup  ## our speed beside that of RecBole, RecTools and the authors' way; writes benchmarks/
+bench: setup  ## our speed compared with RecBole, RecTools and the authors' method; writes benchmarks/
 	@python benchmarks/bench.py
 
-bench-curves: setup  ## a training step's cost against catalogue, history, interests, batch; writes benchmarks/
+bench-curves: setup  ## the cost of a training step by catalogue, history, interests and batch size; writes benchmarks/
 	@python benchmarks/curves.py
 
-bench-negatives: setup  ## what a sampled softmax costs in quality; writes benchmarks/
+bench-negatives: setup  ## the loss of quality by a sampled softmax; writes benchmarks/
 	@python benchmarks/negatives.py
 
 bench-interests: setup  ## the forms in which interests receive what the patches give; writes benchmarks/
 	@python benchmarks/interests.py
 
-bench-kernels: setup  ## what each fast kernel is worth in whole training steps; writes benchmarks/
+bench-kernels: setup  ## the gain of each fast kernel in whole training steps; writes benchmarks/
 	@python benchmarks/kernels.py
 
-bench-gpu: setup  ## training on a GPU, where there is one; writes benchmarks/h200.json
+bench-gpu: setup  ## training on a GPU, if there is one; writes benchmarks/h200.json
 	@python benchmarks/gpu.py
 
 bench-datasets: setup  ## every published format at full size, with generated values; writes benchmarks/datasets.json
 	@python benchmarks/datasets.py
 
-clean:  ## removes what make built, not the data nor the results
+clean:  ## removes what make built, but not the data or the results
 	@rm -rf .venv build site .pytest_cache .ruff_cache

@@ -24,7 +24,7 @@ from bivrec.settings import Settings
 
 
 class NeuralBaseline(SequentialModel):
-    """What the neural rivals share: one view, one table of items, every position supervised.
+    """What the neural baselines share: one view, one table of items, every position supervised.
 
     Inputs `id` are the original; `multimodal` and `fused` (ID plus projected features) are its
     multimodal forms. A model that is multimodal by definition names its `inputs`. The full softmax

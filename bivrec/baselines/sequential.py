@@ -31,7 +31,7 @@ class SASRec(NeuralBaseline):
 
 
 class SummedSASRec(SequentialModel):
-    """The fair rival of two views: a SASRec on IDs and one on features, trained separately.
+    """The fair baseline of two views: a SASRec on IDs and one on features, trained separately.
 
     Their scores are combined as BivRec's are.
     """

@@ -141,7 +141,7 @@ class Domain:
         return np.searchsorted(self.raw.items["item"], self.sequences.catalogue["item"])
 
     def fold(self, seed: int) -> Fold:
-        """The fold of a seed; raises DataError if nobody trains, validates or tests in it."""
+        """The fold of a seed; raises DataError if it has no training, validation or test users."""
         return usable_fold(self.sequences, self.settings.split, seed, self.name)
 
     @property

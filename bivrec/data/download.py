@@ -89,9 +89,7 @@ def checksums(name: str, dataset: Dataset) -> dict[str, str]:
         current[file] = {"sha256": sha256, "stamp": stamp}
         if seen and seen["sha256"] != sha256 and dataset.source != "plain":
             was = f"its sha256 was {seen['sha256'][:12]}... when first seen and is {sha256[:12]}..."
-            remedy = (
-                f"remove it and fetch it again, or, if you meant it, remove its entry in {RECORD}"
-            )
+            remedy = f"fetch it again or, if the change is intended, remove its entry in {RECORD}"
             raise DataError(f"{path} has changed: {was}; {remedy}")
     if current != recorded and folder.parent != project_root() / "data":
         _write_record(folder / RECORD, current)
@@ -124,7 +122,7 @@ def _read_record(path: Path) -> dict[str, dict[str, Any]]:
             return record
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
-    raise DataError(f"{path} is damaged; remove it, and the files count as seen for the first time")
+    raise DataError(f"{path} is damaged; remove it to record the files' checksums again")
 
 
 def unpack(archive: Path, folder: Path, limit: int = MAX_UNPACKED) -> None:

@@ -98,7 +98,7 @@ def check_counts(expected: Expected, published: pd.DataFrame, core: Sequences, n
     message = f"{name} has {differences} ({expected.of}): another release, or a truncated file"
     if expected.strict:
         key = f"datasets.{name}.expected.strict"
-        raise DataError(f"{message}; if you meant it, set {key}: false in params.yaml")
+        raise DataError(f"{message}; if this is intended, set {key}: false in params.yaml")
     return message
 
 

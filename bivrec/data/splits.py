@@ -22,17 +22,17 @@ def split_sequences(sequences: Sequences, split: Split, seed: int) -> Fold:
 
 
 def usable_fold(sequences: Sequences, split: Split, seed: int, name: str) -> Fold:
-    """`split_sequences`; raises DataError if nobody trains, validates or tests in the fold."""
+    """`split_sequences`; raises DataError if the fold has no training, validation or test users."""
     fold = split_sequences(sequences, split, seed)
     parts = {
-        "trains on two items": any(len(row) > 1 for row in fold.train),
-        "validates": len(fold.validation),
-        "tests": len(fold.test),
+        "has two items to train on": any(len(row) > 1 for row in fold.train),
+        "is a validation user": len(fold.validation),
+        "is a test user": len(fold.test),
     }
     for part, someone in parts.items():
         if not someone:
             where = f"in fold {seed % split.num_folds} ({split.protocol})"
-            problem = f"{name}: of its {sequences.num_users} users nobody {part} {where}"
+            problem = f"{name}: none of its {sequences.num_users} users {part} {where}"
             remedy = "set split.protocol: by_user"
             if split.protocol == "by_user":
                 remedy = f"lower split.num_folds, {split.num_folds}"

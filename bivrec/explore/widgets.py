@@ -188,7 +188,7 @@ class Explorer(widgets.VBox):
         return add_noise(self.recommender, self.history, self.targets, kind, self.level.value)
 
     def show(self) -> None:
-        """Shows everything below the choices anew."""
+        """Redraws everything below the choices."""
         started = time.perf_counter()
         model, history = self.noisy()
         table = item_table(model, history)

@@ -23,7 +23,7 @@ def check_store() -> None:
         if hashlib.md5(path.read_bytes()).hexdigest() != named:
             raise SettingsError(
                 f"{path.relative_to(root)} is damaged: its content is not that of its name; "
-                f"`git checkout dvcstore` brings it back, then `make restore` the data"
+                f"`git checkout dvcstore` restores it; then run `make restore`"
             )
 
 
@@ -37,7 +37,7 @@ def check_data() -> None:
             more = f" and {len(names) - 1} more are" if names[1:] else " is"
             raise SettingsError(
                 f"{names[0]}{more} {change}: data/ differs from what data.dvc records; "
-                f"`make restore` brings it back; if you meant it, `dvc add data`"
+                f"`make restore` restores it; if the change is intended, run `dvc add data`"
             )
 
 

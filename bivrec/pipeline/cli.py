@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         if message := command(*rest):
             print(message)
     except KeyboardInterrupt:
-        print("interrupted; nothing was changed, `make repro` goes on from here", file=sys.stderr)
+        print("interrupted; no result was changed; `make repro` resumes", file=sys.stderr)
         return 130
     except (SettingsError, NotebookError, ValueError) as error:
         print(f"ERROR: {error}", file=sys.stderr)
@@ -102,6 +102,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _explain(error: OSError) -> str:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    remedy = "free some space there" if full else "make it one that you may read and write"
+    remedy = "free some space there" if full else "grant read and write access to it"
     path, reason = error.filename or project_root(), error.strerror or error
     return f"{path} cannot be read or written ({reason}); {remedy}, and run it again"

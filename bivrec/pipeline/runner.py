@@ -128,7 +128,7 @@ def _one_sentence() -> Iterator[None]:
         )
     except (NoSuchKernel, RuntimeError) as error:
         name = error.__class__.__name__
-        remedy = ".venv is damaged; `make clean setup` builds it anew"
+        remedy = ".venv is damaged; `make clean setup` rebuilds it"
         message = f"no kernel could be started ({name}): {remedy}"
     else:
         return
@@ -200,8 +200,8 @@ def _check_call(name: str, parameters: Mapping[str, Any]) -> tuple[str, str]:
     settings = check_params()
     if not re.fullmatch(r"\w+", name):
         raise NotebookError(
-            f"{name!r} is no notebook's name but a path; name one of the folder notebooks/, "
-            f"as 01_data_prep"
+            f"{name!r} is a path, not a notebook's name; give a name from the folder notebooks/, "
+            f"such as 01_data_prep"
         )
     profile = str(parameters.get("profile", "default"))
     pick(settings.profiles, profile, "profile")

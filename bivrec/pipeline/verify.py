@@ -64,7 +64,7 @@ def verify() -> str:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
             f"results/runs.csv is damaged ({error.__class__.__name__}); "
-            f"`git checkout results/runs.csv` brings it back"
+            f"`git checkout results/runs.csv` restores it"
         ) from None
     if not expected.index.equals(means.index):
         counts = f"{len(expected)} committed figures, {len(means)} here"

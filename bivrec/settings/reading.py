@@ -34,8 +34,8 @@ class _TextKeys(SafeConstructor):
         for key, _ in node.value:
             if key.tag not in (f"{TAG}str", f"{TAG}merge"):
                 shown = f"`{key.value}`" if isinstance(key, ScalarNode) else "in brackets"
-                problem = f"the key {shown} is read as {key.tag.removeprefix(TAG)}, not as text"
-                remedy = "write a name that begins with a letter"
+                problem = f"YAML reads the key {shown} as {key.tag.removeprefix(TAG)}, not as text"
+                remedy = "rename it to a word such as `mine`"
                 raise _KeyNotText(None, None, f"{problem}; {remedy}", key.start_mark)
         return super().construct_mapping(node, deep)
 

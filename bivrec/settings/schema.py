@@ -249,7 +249,8 @@ class CrossView(Section):
 
 
 class Baseline(Section):
-    """The neural rivals, each of which reads what it needs; dim and max_length are the model's."""
+    """The neural baselines, each of which reads what it needs; dim and max_length are the
+    model's."""
 
     inputs: Literal["id", "multimodal", "fused"]
     num_layers: Count
@@ -334,7 +335,7 @@ class Noise(Section):
         for noise, levels in self.levels.items():
             if levels[0] or list(levels) != sorted(set(levels)):
                 problem = f"{noise} has the levels {list(levels)}"
-                raise ValueError(f"{problem}; they must rise from 0, the clean level")
+                raise ValueError(f"{problem}; they must increase from 0, the clean level")
 
 
 class ColdStart(Section):

@@ -33,7 +33,7 @@ Names = Annotated[tuple[Name, ...], Field(min_length=1)]
 def _check_dataset_name(name: Any) -> Any:
     """DVC splits names at dots; YAML and the command line read `2018` and `true` as other types."""
     if not re.fullmatch("[a-z][a-z0-9_-]{0,63}", str(name)) or name in ("true", "false", "null"):
-        rule = "begins with a small letter, and goes on with small letters, digits, _ and -"
+        rule = "starts with a lower-case letter and has only lower-case letters, digits, _ and -"
         raise ValueError(f"a dataset's name {rule} (64 at most), and is not true, false or null")
     return name
 
@@ -53,7 +53,7 @@ Choices = Annotated[dict[str, Values], Field(min_length=1)]  # dotted settings, 
 
 def _rising(counts: tuple[int, ...]) -> tuple[int, ...]:
     if list(counts) != sorted(set(counts)):
-        raise ValueError("the numbers must rise")
+        raise ValueError("the numbers must increase")
     return counts
 
 

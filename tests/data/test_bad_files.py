@@ -186,7 +186,7 @@ def test_fewer_users_than_folds(project, refuses):
     project.write("raw/mine/interactions.csv", FEW)
     told = refuses(project.read)
     assert (
-        "mine: of its 5 users nobody" in told
+        "mine: none of its 5 users is a " in told
         and "in fold 0 (by_user); lower split.num_folds, 10, or add users" in told
     )
 

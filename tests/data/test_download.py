@@ -245,7 +245,7 @@ def test_every_published_dataset_has_an_address_and_a_licence():
 )
 def test_a_record_of_checksums_that_is_none(project, refuses, record):
     project.write("raw/mine/checksums.json", record)
-    remedy = "remove it, and the files count as seen for the first time"
+    remedy = "remove it to record the files' checksums again"
     message = refuses(lambda: checksums("mine", project.dataset))
     assert message == f"{project.raw / 'checksums.json'} is damaged; {remedy}"
 

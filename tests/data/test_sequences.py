@@ -145,7 +145,7 @@ def test_ties_in_the_order_of_the_file():
 
 @pytest.mark.parametrize("name", ["movies-classic", "movies-modern"])
 def test_the_embedded_films(root, name):
-    """The published files, read anew, give the statistics that results/ shows; the two domains
+    """The published files, read again, give the statistics that results/ shows; the two domains
     share no film."""
     import json
 
@@ -245,7 +245,7 @@ def test_counts_are_held_against_those_known(dat):
     with pytest.raises(
         DataError,
         match=re.escape(
-            "ml-1m has 8 items, not 9 (kept): another release, or a truncated file; if you meant it"
+            "ml-1m has 8 items, not 9 (kept): another release, or a truncated file; if this is "
         ),
     ):
         check_counts(make(items=9), raw.interactions, sequences, "ml-1m")

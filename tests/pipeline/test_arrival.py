@@ -129,7 +129,7 @@ def test_a_folder_that_was_moved(arrived):
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
     assert done.returncode != 0 and line == (
         "ERROR: .venv was set up as /somewhere/else/.venv, and its commands still look there; "
-        "`make clean setup` builds it anew here"
+        "`make clean setup` rebuilds it here"
     )
 
 

@@ -61,7 +61,7 @@ def test_a_broken_environment(project):
     ready(project)
     assert (
         make(project, "setup")
-        == "ERROR: .venv is broken: its Python does not start; `make clean setup` builds it anew"
+        == "ERROR: .venv is broken: its Python does not start; `make clean setup` rebuilds it"
     )
 
 
@@ -92,7 +92,9 @@ def test_a_flipped_bit_in_the_store(project, refuses):
     content[0] ^= 1
     last.write_bytes(content)
     problem = f"{last.relative_to(project.root)} is damaged: its content is not that of its name"
-    assert f"{problem}; `git checkout dvcstore` brings it back, then" in refuses(["store"])
+    assert f"{problem}; `git checkout dvcstore` restores it; then run `make restore`" in refuses(
+        ["store"]
+    )
     ready(project, sys.executable)
     assert problem in make(project, "restore", PYTHONPATH=str(project.source))
     assert problem in make(project, "data", PYTHONPATH=str(project.source))
@@ -137,7 +139,7 @@ def test_no_permission(project):
         (
             "build",
             ("choose", "planted"),
-            "(Permission denied); make it one that you may read and write, and run it again",
+            "(Permission denied); grant read and write access to it, and run it again",
         ),
         (
             "results/01_small",
@@ -167,8 +169,7 @@ def test_a_disk_that_is_read_only(project, refuses, monkeypatch):
     told = refuses(["choose", "planted"])
     assert (
         "params.yaml" in told
-        and "(Read-only file system); make it one that you may read and write, and run it again"
-        in told
+        and "(Read-only file system); grant read and write access to it, and run it again" in told
     )
 
 

@@ -76,11 +76,11 @@ COMMANDS = {
     ),
     "a notebook that is a path": (
         command("run", "../../notebooks/01_small"),
-        "'../../notebooks/01_small' is no notebook's name but a path; name one of",
+        "'../../notebooks/01_small' is a path, not a notebook's name; give a name",
     ),
     "an absolute notebook": (
         command("run", "/etc/passwd"),
-        "'/etc/passwd' is no notebook's name but a path",
+        "'/etc/passwd' is a path, not a notebook's name",
     ),
     "a dataset that is a number": (
         command("run", "01_small", "profile=1"),
@@ -176,7 +176,7 @@ def test_no_kernel(project, refuses, monkeypatch):
     write_sources()
     told = refuses(["run", "01_small", "dataset=planted"])
     problem = "01_small (planted), no kernel could be started (NoSuchKernel): .venv is damaged"
-    assert f"{problem}; `make clean setup` builds it anew" in told
+    assert f"{problem}; `make clean setup` rebuilds it" in told
 
 
 def test_a_kernel_that_cannot_start(project, refuses):
@@ -185,7 +185,7 @@ def test_a_kernel_that_cannot_start(project, refuses):
     write_sources()
     told = refuses(["run", "01_small", "dataset=planted"])
     problem = "no kernel could be started (RuntimeError): .venv is damaged"
-    assert f"{problem}; `make clean setup` builds it anew" in told
+    assert f"{problem}; `make clean setup` rebuilds it" in told
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", '"'])
@@ -196,6 +196,5 @@ def test_results_that_are_damaged(project, refuses, content):
         subprocess.run([*git, *words], check=True, cwd=project.root)
     shown = refuses(["verify"])
     assert "results/runs.csv is" in shown and (
-        "`git checkout results/runs.csv` brings it back" in shown
-        or "nothing to compare with" in shown
+        "`git checkout results/runs.csv` restores it" in shown or "nothing to compare with" in shown
     )

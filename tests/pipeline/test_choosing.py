@@ -83,9 +83,9 @@ def test_a_name_that_dvc_or_yaml_reads_otherwise_is_refused(project, refuses, na
     """DVC looks up `datasets.my.data`, and finds nothing; `dataset=2018` is a number to a stage."""
     name_it(project, name)
     told = refuses(["choose", name])
-    assert f'params.yaml: datasets.{name}: "{name}" is refused: a dataset\'s name begins' in told
+    assert f'params.yaml: datasets.{name}: "{name}" is refused: a dataset\'s name starts' in told
     assert told.endswith(
-        "small letters, digits, _ and - (64 at most), and is not true, false or null"
+        "only lower-case letters, digits, _ and - (64 at most), and is not true, false or null"
     )
 
 
@@ -115,5 +115,5 @@ def test_keys_that_are_no_text_are_refused(project, refuses, section, key, kind)
     line = next(n for n, text in enumerate(lines, 1) if text.startswith(f"{section}:"))
     project.write("params.yaml", "\n".join([*lines[:line], f"  {key}: {{}}", *lines[line:]]))
     told = refuses(["check"])
-    problem = f"params.yaml, line {line + 1}: the key `{key}` is read as {kind}, not as text"
-    assert told == f"ERROR: {problem}; write a name that begins with a letter"
+    problem = f"params.yaml, line {line + 1}: YAML reads the key `{key}` as {kind}, not as text"
+    assert told == f"ERROR: {problem}; rename it to a word such as `mine`"

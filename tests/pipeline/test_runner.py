@@ -87,7 +87,7 @@ BAD_CALLS = {
     "run 01_small dataset=nowhere": "there is no dataset 'nowhere'",
     "run 01_small dataset=../../x": "there is no dataset '../../x'",
     "run 99_none dataset=planted": "there is no notebook 99_none.ipynb",
-    "run ../01_small": "'../01_small' is no notebook's name but a path",
+    "run ../01_small": "'../01_small' is a path, not a notebook's name",
 }
 
 

@@ -66,7 +66,7 @@ SETTINGS = {
     ),
     "a key that is a list": (
         extra("? [a, b]\n: 1"),
-        "the key in brackets is read as seq, not as text",
+        "YAML reads the key in brackets as seq, not as text",
     ),
     "a date for a number": (
         settings("  dim: 64", "  dim: 2001-01-01"),
@@ -115,7 +115,7 @@ SETTINGS = {
     ),
     "levels that fall": (
         settings("    swap: [0.0, 0.1, 0.3, 0.5]", "    swap: [0.0, 0.5, 0.1]"),
-        "they must rise from 0, the clean level",
+        "they must increase from 0, the clean level",
     ),
     "fewer than no workers": (
         settings("  num_workers: 0 ", "  num_workers: -1 "),

@@ -14,7 +14,7 @@ REFUSED = {
     "no noise": ({"noise.levels": {}}, "noise.levels"),
     "no groups": ({"cold_start.history_lengths": []}, "cold_start.history_lengths"),
     "groups that fall": ({"cold_start.item_counts": [20, 5]}, "item_counts: [20, 5] is refused"),
-    "a cut listed twice": ({"cold_start.history_cuts": [1, 1]}, "the numbers must rise"),
+    "a cut listed twice": ({"cold_start.history_cuts": [1, 1]}, "the numbers must increase"),
     "no protocol": ({"studies.protocols": []}, "studies.protocols"),
     "an empty grid": ({"grids": {"none": {}}}, "grids.none"),
     "one negative": ({"training.num_negatives": 1}, "num_negatives is 1"),

@@ -92,9 +92,8 @@ def params(root, tmp_path):
             '"model.dropout": 1.4} of sasrec on movies-classic: model.dropout: 1.4 is refused',
         ),
         (
-            "tuning:                        # 09: the same search for every trained model, by "
-            "validation users who test nothing\n  models: [sasrec,",
-            "tuning:\n  models: [sasrek,",
+            "users who are never test users\n  models: [sasrec,",
+            "\n  models: [sasrek,",
             "there is no model 'sasrek'",
         ),
         (

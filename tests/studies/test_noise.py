@@ -140,7 +140,7 @@ def test_losses_under_noise_are_compared_user_by_user():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"noise.levels": {"swap": [0.1, 0.5]}}, "they must rise from 0"),
+        ({"noise.levels": {"swap": [0.1, 0.5]}}, "they must increase from 0"),
         ({"noise.levels": {"swap": [0.0, 1.5]}}, "swap has the level 1.5, which is a share"),
         ({"noise.levels": {"swop": [0.0, 0.5]}}, "noise.levels.swop"),
         ({"noise.trained": {"replace": [0.0]}}, "noise.trained.replace.0: 0.0 is refused"),
