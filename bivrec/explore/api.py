@@ -9,22 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from numpy import ndarray
-from torch import Tensor
 
 from bivrec.data.domain import Domain
-from bivrec.data.types import EvalCases
 from bivrec.errors import DataError
 from bivrec.experiment.checkpoints import checkpoint_folder, load_checkpoint
-from bivrec.experiment.interests import read_interests
+from bivrec.experiment.interests import History, best_items, interest_items, score_interests
 from bivrec.experiment.registry import Trained
 from bivrec.experiment.training import train_model
-from bivrec.model.bivrec import BivRec
 from bivrec.settings import project_root, repro_command
 from bivrec.studies.noise import HISTORY_NOISE, add_feature_noise, add_history_noise, with_features
-
-History = Int64[ndarray, "_"]  # item numbers, oldest first
 
 UNTRAINED = ("popularity", "itemknn")  # families that count interactions and need no checkpoint
 
@@ -103,12 +98,6 @@ def score_items(
     return scores
 
 
-def _best(scores: Float[ndarray, "catalogue"], k: int) -> Int64[ndarray, "_"]:
-    """The numbers of the best k items outside the history, best first."""
-    best = np.argsort(-scores, kind="stable")[:k]
-    return best[np.isfinite(scores[best])]
-
-
 def recommend(
     recommender: Recommender, history: Sequence[int | str], k: int = 20, view: str | None = None
 ) -> list[int | str]:
@@ -123,7 +112,7 @@ def recommend(
     if view not in scores:
         name = recommender.trained.name
         raise DataError(f"{name} has no view {view!r}; it has {', '.join(scores)}")
-    return [recommender.ids[number] for number in _best(scores[view], k)]
+    return [recommender.ids[number] for number in best_items(scores[view], k)]
 
 
 def item_table(recommender: Recommender, numbers: History) -> pd.DataFrame:
@@ -141,9 +130,9 @@ def top_items(
     Columns: view, rank, item, title, year, genres, target (whether it truly followed), interest
     (the one that scores the item best; -1 for both views together and models without several)."""
     tables = []
-    interests = score_interests(recommender, history)
+    interests = score_interests(recommender.trained, history)
     for view, scores in score_items(recommender, history).items():
-        best = _best(scores, k)
+        best = best_items(scores, k)
         own = interests.get(view, np.empty((0, 0)))
         several = len(own) > 1
         table = item_table(recommender, best).assign(target=np.isin(best, targets))
@@ -154,63 +143,10 @@ def top_items(
     return pd.concat(tables, ignore_index=True)
 
 
-def read_history(recommender: Recommender, history: History) -> dict[str, dict[str, Tensor]]:
-    """What BivRec reads from one history, by view, as `read_interests` gives it; empty for other
-    models, which have no interests."""
-    if not isinstance(recommender.trained.model, BivRec):
-        return {}
-    cases = EvalCases(np.zeros(1, dtype="int64"), (history,), (history[:0],))
-    return read_interests(recommender.trained, cases)
-
-
-def score_interests(
-    recommender: Recommender, history: History
-) -> dict[str, Float[ndarray, "interest catalogue"]]:
-    """The scores that each interest of a history gives to all items, by view; minus infinity for
-    the history's own items. Empty for models without interests."""
-    found = {}
-    for view, read in read_history(recommender, history).items():
-        found[view] = (read["interests"][0] @ read["table"].T).detach().cpu().numpy()
-        found[view][:, history] = -np.inf
-    return found
-
-
-def allocate_patches(recommender: Recommender, history: History) -> pd.DataFrame:
-    """The patches of a history, by view and scale, oldest first, and the F interests of each.
-
-    Columns: view, scale, first and last (positions in the history), interest, share (without
-    noise). A row per patch and interest, those with the largest share of the patch first. Covers
-    the items that the model reads."""
-    rows, length = [], min(len(history), recommender.max_length)
-    start = len(history) - length
-    for view, read in read_history(recommender, history).items():
-        settings = recommender.trained.model.settings.model
-        for scale, shares in zip(settings.scales, read["shares"][:, 0, :length].cpu()):
-            nearest = shares.topk(settings.num_nearest, -1)
-            for last in range((length - 1) % scale, length, scale):
-                ends = (start + max(0, last - scale + 1), start + last)
-                owners = zip(nearest.indices[last].tolist(), nearest.values[last].tolist())
-                rows += [(view, scale, *ends, *owner) for owner in owners]
-    return pd.DataFrame(rows, columns=["view", "scale", "first", "last", "interest", "share"])
-
-
 def interest_lists(recommender: Recommender, history: History, k: int = 6) -> pd.DataFrame:
-    """What each interest of a history owns, and what it recommends.
-
-    Rows of kind `owned` are the newest k items whose patch of the smallest scale belongs to the
-    interest; those of kind `recommended` the k items that it scores best, without the history's
-    own. Columns: view, interest, kind, rank, item, title, year, genres."""
-    patches, rows = allocate_patches(recommender, history), []
-    patches = patches[patches["scale"] == patches["scale"].min()]
-    for view, scores in score_interests(recommender, history).items():
-        of_view = patches[patches["view"] == view]
-        for interest, own in enumerate(scores):
-            ends = of_view.loc[of_view["interest"] == interest, ["first", "last"]].to_numpy()
-            newest = [end for first, last in ends[::-1] for end in range(last, first - 1, -1)]
-            for kind, numbers in ("owned", history[newest[:k]]), ("recommended", _best(own, k)):
-                ranked = enumerate(numbers.tolist(), start=1)
-                rows += [(view, interest, kind, rank, number) for rank, number in ranked]
-    table = pd.DataFrame(rows, columns=["view", "interest", "kind", "rank", "item"])
+    """What each interest of a history owns and recommends: `interest_items`, with each item's id,
+    title, year and genres."""
+    table = interest_items(recommender.trained, history, k)
     items = item_table(recommender, table.pop("item").to_numpy(dtype="int64"))
     return pd.concat([table, items], axis=1)
 

@@ -12,13 +12,12 @@ import numpy as np
 from bivrec.data.domain import Domain
 from bivrec.errors import SettingsError
 from bivrec.experiment.checkpoints import checkpoint_folder
+from bivrec.experiment.interests import History, allocate_patches
 from bivrec.explore import html
 from bivrec.explore.api import (
     UNTRAINED,
-    History,
     Recommender,
     add_noise,
-    allocate_patches,
     interest_lists,
     item_table,
     load,
@@ -208,7 +207,7 @@ class Explorer(widgets.VBox):
 
     def show_interests(self, model: Recommender, history: History, titles: list[str]) -> None:
         """The patches, and what each interest owns and recommends, in the chosen or only view."""
-        patches, lists = allocate_patches(model, history), interest_lists(model, history)
+        patches, lists = allocate_patches(model.trained, history), interest_lists(model, history)
         if patches.empty:
             self.patches.value = self.interests.value = "<p>This model has no interests.</p>"
             return

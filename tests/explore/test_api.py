@@ -11,18 +11,16 @@ import bivrec
 from bivrec.data.domain import Domain
 from bivrec.errors import DataError
 from bivrec.experiment.checkpoints import save_checkpoint
+from bivrec.experiment.interests import allocate_patches, read_history, score_interests
 from bivrec.experiment.registry import Trained, build_model
 from bivrec.experiment.training import train_model
 from bivrec.explore.api import (
     Recommender,
     add_noise,
-    allocate_patches,
     interest_lists,
     item_table,
     load,
-    read_history,
     recommend,
-    score_interests,
     score_items,
     top_items,
 )
@@ -125,7 +123,9 @@ def test_models_that_only_count(case):
     counts = np.bincount(train, minlength=popular.domain.sequences.num_items)
     first = popular.find(recommend(popular, ids_of(popular, case[0]), k=1))
     assert counts[first] == np.delete(counts, case[0]).max()
-    assert allocate_patches(popular, case[0]).empty and interest_lists(popular, case[0]).empty
+    assert (
+        allocate_patches(popular.trained, case[0]).empty and interest_lists(popular, case[0]).empty
+    )
     assert (top_items(popular, *case)["interest"] == -1).all()
 
 
@@ -150,7 +150,7 @@ def test_patches_cover_what_the_model_reads_once_at_every_scale(recommender, cas
         getattr(model.settings.model, name) for name in ("num_interests", "num_nearest")
     )
     for given in (history, history[:3], history[:1], np.concatenate([history, np.arange(10)])):
-        patches = allocate_patches(recommender, given)
+        patches = allocate_patches(recommender.trained, given)
         unread = max(0, len(given) - model.max_length)
         for _, part in patches.groupby(["view", "scale"]):
             assert part.groupby(["first", "last"])["interest"].nunique().eq(num_nearest).all()
@@ -170,8 +170,10 @@ def shared():
 
 
 def test_a_patch_names_its_nearest_interests(shared, case):
-    patches = allocate_patches(shared, case[0])
-    shares = read_history(shared, case[0])["id"]["shares"][0, 0]  # of the patches of one item
+    patches = allocate_patches(shared.trained, case[0])
+    shares = read_history(shared.trained, case[0])["id"]["shares"][
+        0, 0
+    ]  # of the patches of one item
     for position in (0, len(case[0]) - 1):
         of = (patches["view"] == "id") & (patches["scale"] == 1) & (patches["last"] == position)
         wanted = shares[position].topk(2)
@@ -180,7 +182,7 @@ def test_a_patch_names_its_nearest_interests(shared, case):
 
 
 def test_an_interest_owns_items_of_its_patches(shared, case):
-    history, patches = case[0], allocate_patches(shared, case[0])
+    history, patches = case[0], allocate_patches(shared.trained, case[0])
     lists = interest_lists(shared, history, k=100)
     owned = lists[lists["kind"] == "owned"].groupby(["view", "interest"])["item"].agg(list)
     assert len(owned.index.unique("view")) == 2
@@ -199,7 +201,7 @@ def test_recommendations_come_from_interests(recommender, case):
     assert not lists["item"].isin(ids_of(recommender, case[0])).any()
     top = top_items(recommender, *case)
     assert (top.loc[top["view"] == "both", "interest"] == -1).all()
-    for view, scores in score_interests(recommender, case[0]).items():
+    for view, scores in score_interests(recommender.trained, case[0]).items():
         together = np.logaddexp.reduce(scores, axis=0)
         assert np.allclose(together, score_items(recommender, case[0])[view], atol=1e-4)
         own = top[top["view"] == view]
