@@ -19,10 +19,9 @@ STYLE = """<style>
 .bv .row > b {flex: 0 0 7em; white-space: nowrap; font-weight: normal}
 .bv .patch {flex: 1 1 0; min-width: 14px; overflow: hidden; text-align: center; border-radius: 3px}
 .bv .patch > i {display: block; height: 20px; line-height: 20px; font-style: normal; color: #111}
-.bv .key {border-radius: 3px; color: #111}
-.bv .key {padding: 0 6px}
-.bv .side {display: flex; flex-wrap: wrap; gap: 24px}
-.bv .interests {display: grid; gap: 24px}
+.bv .key {border-radius: 3px; color: #111; padding: 0 6px}
+.bv .side, .bv .interests {display: grid; gap: 24px}
+.bv .side {grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr))}
 .bv .interests {grid-template-columns: repeat(auto-fit, minmax(210px, 1fr))}
 .bv h4 {margin: 10px 0 4px; font-size: 14px}
 .bv h5 {margin: 8px 0 2px; font-size: 13px; font-weight: normal; opacity: .8}
