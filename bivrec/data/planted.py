@@ -39,11 +39,15 @@ class PlantedRaw(Raw):
 
 
 def _draw(
-    kind: int, num_kinds: int, generator: np.random.Generator
+    kind: int, angle: float | None, num_kinds: int, generator: np.random.Generator
 ) -> UInt8[ndarray, "height width 3"]:
-    """The kind's shape in its colour on a dark ground, at a random place and size, with noise."""
+    """The kind's shape in its colour on a dark ground, with noise, at a random size; at a random
+    place, or at an angle on a circle."""
     y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
-    x, y = x - generator.uniform(-4, 4), y - generator.uniform(-4, 4)
+    place = generator.uniform(-4, 4), generator.uniform(-4, 4)
+    if angle is not None:
+        place = 8 * np.cos(angle), 8 * np.sin(angle)
+    x, y = x - place[0], y - place[1]
     size, radius = generator.uniform(8, 12), np.hypot(x, y)
     inside = {
         "disc": radius < size,
@@ -66,11 +70,16 @@ def make_planted(settings: Planted) -> PlantedRaw:
 
     A user stays with a kind for a few steps, then moves to another of theirs; the later in the
     history, the likelier the later kinds. Within a kind the next item is a near neighbour of the
-    last, so order matters. Everything follows from the seed.
+    last, so order matters. Users of `alternating` data draw each step's kind from all kinds, and an
+    item's place in its kind shows in its picture. Everything follows from the seed.
     """
     generator = np.random.Generator(np.random.PCG64(settings.seed))
     kinds = np.repeat(np.arange(settings.num_kinds), settings.items_per_kind)
-    images = np.stack([_draw(kind, settings.num_kinds, generator) for kind in kinds.tolist()])
+    turn = 2 * np.pi * np.arange(len(kinds)) / settings.items_per_kind
+    angles = turn.tolist() if settings.alternating else [None] * len(kinds)
+    images = np.stack(
+        [_draw(*item, settings.num_kinds, generator) for item in zip(kinds.tolist(), angles)]
+    )
     scenes, first = generator.integers(len(SCENES), size=len(kinds)), 1000 * settings.seed
     items = pd.DataFrame(
         {

@@ -39,6 +39,17 @@ def sum_over_prefixes(
     return (owned @ x.flatten(3)).view(x.shape)
 
 
+def newest_owned(
+    shares: Float[Tensor, "batch residue patch interest"],
+    x: Float[Tensor, "batch residue patch dim"],
+) -> Float[Tensor, "batch residue patch interest dim"]:
+    r"""The newest patch that each interest owns: $n_t = A_t x_t + (1 - A_t)\, n_{t-1}$."""
+    ones = shares.new_ones(shares.shape[2], shares.shape[2])
+    left = (1 - ones.triu(1)[..., None] * shares[:, :, None]).cumprod(3)  # of patch j at prefix t
+    weights = ones.triu()[..., None] * left * shares[:, :, :, None]
+    return torch.einsum("brjtk,brjd->brtkd", weights, x)
+
+
 class ClusterAttention(nn.Module):
     r"""Each patch gives its value to the F nearest of K learned tokens, one token per interest.
 
@@ -46,8 +57,9 @@ class ClusterAttention(nn.Module):
     + \sum_s A^s_{tk} x^s_t\big)$,
 
     summed over the patches that the prefix owns, at all scales. Ours: the last term, the newest
-    patch of every scale for the interests that own it (`newest`), and cosine similarity. Padding
-    gives nothing; noise is drawn in training only.
+    patch of every scale for the interests that own it (`newest: owners`; with `per_interest`, the
+    newest patch that each interest owns), and cosine similarity. Padding gives nothing; noise is
+    drawn in training only.
     """
 
     def __init__(self, settings: Model):
@@ -115,7 +127,7 @@ class ClusterAttention(nn.Module):
         pooled = self.pool_patches(shares, self.value(patches), layout)
         interests = self.tokens + self.dropout(self.out(pooled))
         if self.settings.newest != "none":
-            owned = shares if self.settings.newest == "owners" else torch.ones_like(shares)
+            owned = torch.ones_like(shares) if self.settings.newest == "all" else shares
             interests = interests + self.newest_patches(owned, x, layout)
         return self.norms[2](interests), logits
 
@@ -125,8 +137,11 @@ class ClusterAttention(nn.Module):
         x: Float[Tensor, "batch patch dim"],
         layout: PatchLayout,
     ) -> Float[Tensor, "batch prefix interest dim"]:
-        r"""$\sum_s A^s_{tk} x^s_t$: each prefix's newest patches, to the interests they go to."""
+        r"""$\sum_s A^s_{tk} x^s_t$: each prefix's newest patches, to the interests they go to; or
+        the newest patches that each interest owns (`per_interest`)."""
         scales = zip(layout.split(shares), layout.split(x))
+        if self.settings.newest == "per_interest":
+            return sum(layout.at_prefixes(newest_owned(*scale)) for scale in scales)
         return sum(
             layout.at_prefixes(share)[..., None] * layout.at_prefixes(part)[:, :, None]
             for share, part in scales

@@ -15,7 +15,8 @@ class ViewEncoder(nn.Module):
     def __init__(self, settings: Model, causal: bool):
         super().__init__()
         self.causal = causal
-        self.recordable = settings.final_temperature is None  # a CUDA graph would fix it
+        # a CUDA graph fixes the temperature, and cannot hold the gradient of a product with zeros
+        self.recordable = settings.final_temperature is None and settings.newest != "per_interest"
         self.embedding = MultiScaleEmbedding(settings)
         self.blocks = nn.ModuleList(
             Block(

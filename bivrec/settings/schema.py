@@ -209,7 +209,7 @@ class Model(Section):
     final_temperature: Positive | None
     assignment: Literal["hard", "soft"]
     information_weight: Weight
-    newest: Literal["owners", "all", "none"]
+    newest: Literal["owners", "per_interest", "all", "none"]
     readout: Literal["log_sum_exp", "hard"]
     dropout: BelowOne
 

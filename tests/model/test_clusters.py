@@ -81,6 +81,9 @@ def share_by_loop(logits, settings):
         {"pooling": "mean"},
         {"pooling": "attention"},
         {"newest": "all"},
+        {"newest": "per_interest"},
+        {"newest": "per_interest", "num_nearest": 2},
+        {"newest": "per_interest", "assignment": "soft"},
         {"newest": "none"},
         {"similarity": "dot"},
     ],
@@ -100,12 +103,16 @@ def test_cluster_attention_by_loop(changes):
         total, count, newest = torch.zeros(settings.num_interests, DIM), 0, 0
         for number, scale in enumerate(SCALES):
             owned = share_by_loop(logits[number][t], settings)
-            owned = {"owners": owned, "all": torch.ones_like(owned), "none": 0 * owned}
-            newest = newest + owned[settings.newest][:, None] * patches[number][t]
+            owned = {"owners": owned, "all": torch.ones_like(owned)}.get(settings.newest, 0 * owned)
+            newest = newest + owned[:, None] * patches[number][t]
+            newest_owned = torch.zeros_like(total)
             for j in range(t % scale, t + 1, scale):
                 share = share_by_loop(logits[number][j], settings)
                 value = clusters.value(clusters.norms[0](patches[number][j]))
                 total, count = total + share[:, None] * value, count + share
+                newest_owned.lerp_(patches[number][j].expand(len(share), -1), share[:, None])
+            if settings.newest == "per_interest":
+                newest = newest + newest_owned
         expected = clusters.tokens + clusters.out(total / (1 + count[:, None]))
         expected = clusters.norms[2](expected + newest)
         assert torch.allclose(interests[0, t], expected, atol=1e-5)
