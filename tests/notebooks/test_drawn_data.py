@@ -58,7 +58,7 @@ CHOICES = {  # dotted settings, and what is drawn for them
     "model.similarity": ["cosine", "dot"],
     "model.assignment": ["hard", "soft"],
     "model.information_weight": [0.0, 0.1],
-    "model.newest": ["owners", "all", "none"],
+    "model.newest": ["owners", "per_interest", "all", "none"],
     "model.readout": ["log_sum_exp", "hard"],
     "cross_view.learner": ["both", "id", "multimodal"],
     "baseline.inputs": ["id", "multimodal", "fused"],
