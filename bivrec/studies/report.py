@@ -16,7 +16,7 @@ from bivrec.settings import profile_folder, project_root
 
 PAGES = ("README.md", "docs/studies.md")
 MARKED = re.compile(r"<!-- ([a-z ]+) -->.*?<!-- /\1 -->", re.DOTALL)
-STUDY_CLAIMS = ("5", "6", "7", "9")  # what the claims that notebooks 03 to 07 test start with
+STUDY_CLAIMS = ("5", "6", "7")  # what the claims that notebooks 04 to 07 test start with
 
 
 def main_table(
@@ -125,6 +125,32 @@ def _study_claims(profile: str) -> str:
     return f"{to_markdown(claims_table(decided))}\n\n{others}"
 
 
+def structure_table(structure: pd.DataFrame) -> pd.DataFrame:
+    """What `judge_structure` says of BivRec (and the column dataset): a row per dataset and view, a
+    column per measure, each a mean with its interval and, where there is a bound, the verdict."""
+    own = structure[structure["model"] == "bivrec"].fillna({"verdict": ""})
+    texts = [
+        f"{row.mean:.2f} ({row.low:.2f} to {row.high:.2f}) {row.verdict}".strip()
+        for row in own[["mean", "low", "high", "verdict"]].itertuples(name="Row")
+    ]
+    cells = own.assign(cell=texts)
+    keys, order = ["dataset", "view"], list(dict.fromkeys(own["measure"]))
+    return cells.pivot(index=keys, columns="measure", values="cell")[order].reset_index()
+
+
+def _interests() -> str:
+    """The structure of BivRec's interests in the default profile, and the tests of its controls, as
+    Markdown."""
+    datasets = _read_table("default", "main.csv")["dataset"].unique()
+    tables = [
+        read_output("03_training", name, "structure.csv", place="results").assign(dataset=name)
+        for name in datasets
+    ]
+    claims = _read_table("default", "claims.csv")
+    controls = claims_table(claims[claims["claim"].str.startswith("9")])
+    return f"{to_markdown(structure_table(pd.concat(tables)))}\n\n{to_markdown(controls)}"
+
+
 def _fill(mark: re.Match[str], tables: dict[str, str]) -> str:
     name = mark[1]
     return f"<!-- {name} -->\n{tables[name]}\n<!-- /{name} -->" if name in tables else mark[0]
@@ -134,8 +160,9 @@ def write_pages() -> None:
     """Writes the tables of results/ into README.md and docs/studies.md, between their marks.
 
     A table stands between `<!-- name -->` and `<!-- /name -->`. `results` shows the best models of
-    the default profile; `main` and `claims` of each profile show all models and tests. Raises
-    SettingsError when a profile's results, or the marks of a table, are missing."""
+    the default profile; `main` and `claims` of each profile show all models and tests, `interests`
+    what BivRec's interests carry. Raises SettingsError when a profile's results, or the marks of a
+    table, are missing."""
     main = {profile: _read_table(profile, "main.csv") for profile in ("default", "full")}
     tables = {
         "results": to_markdown(best_views_table(main["default"])),
@@ -143,6 +170,7 @@ def write_pages() -> None:
         "claims full": to_markdown(claims_table(_read_table("full", "claims.csv"))),
         "claims default": _study_claims("default"),
         "claims wide": _name_commits("wide") + _study_claims("wide"),
+        "interests default": _interests(),
     }
     paths = [project_root() / page for page in PAGES]
     texts = [path.read_text("utf-8") for path in paths]

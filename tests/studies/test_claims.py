@@ -19,10 +19,10 @@ VALIDATION = pd.Series(
 
 def test_best_is_what_the_validation_users_choose():
     assert chosen_by_validation(VALIDATION, ("bivrec", "best")) == ("bivrec", "both")
-    assert chosen_by_validation(VALIDATION, ("best rival", "best")) == (
+    assert chosen_by_validation(VALIDATION, ("best baseline", "best")) == (
         "sasrec",
         "id",
-    )  # BivRec's own forms are no rivals
+    )  # BivRec's own forms are no baselines
     assert chosen_by_validation(VALIDATION, ("sasrec", "id")) == ("sasrec", "id")
 
 
@@ -68,7 +68,7 @@ def test_a_verdict_needs_an_adjusted_p_below_one_in_twenty(generator):
     ]  # of BivRec, of SASRec
     assert told["1 BivRec's ID view is above every ID baseline", "sasrec id"] == [
         "holds"
-    ]  # the best rival is named once
+    ]  # the best baseline is named once
     assert told["2 joint training lifts the ID view", "pure-id id"] == ["open"]
     assert (claims["adjusted p"] >= claims["p"]).all() and (claims["low"] <= claims["mean"]).all()
     tests = claims.drop_duplicates(

@@ -12,11 +12,13 @@ from bivrec.studies.report import (
     PAGES,
     best_views_table,
     side_by_side_table,
+    structure_table,
     to_markdown,
     write_pages,
 )
 
-MARKS = ("main default", "claims default", "main full", "claims full", "claims wide")
+MARKS = ("main default", "claims default", "main full", "claims full", "claims wide",
+         "interests default")  # fmt: skip
 
 
 def main_of(*rows: tuple) -> pd.DataFrame:
@@ -53,6 +55,18 @@ def test_a_model_stands_by_its_combined_or_only_view():
     assert list(zip(shown["model"], shown["view"])) == [("x", "both"), ("y", "id")]
 
 
+def test_structure_stands_by_dataset_and_view():
+    rows = [
+        ("bivrec", "id", "overlap", 0.45, 0.4, 0.5, "holds", "a"),
+        ("bivrec", "id", "cosine", 0.7, 0.6, 0.8, None, "a"),
+        ("pure-id", "id", "overlap", 0.9, 0.8, 1.0, "fails", "a"),
+    ]
+    columns = "model view measure mean low high verdict dataset".split()
+    table = structure_table(pd.DataFrame(rows, columns=columns))
+    expected = {"dataset": "a", "view": "id", "overlap": "0.45 (0.40 to 0.50) holds"}
+    assert table.to_dict("records") == [expected | {"cosine": "0.70 (0.60 to 0.80)"}]
+
+
 def test_markdown():
     table = pd.DataFrame({"model": ["a"], "p": [0.25], "users": [3]})
     assert to_markdown(table) == "| model | p | users |\n| --- | --- | --- |\n| a | 0.250 | 3 |"
@@ -64,6 +78,8 @@ def project(root, tmp_path, monkeypatch):
     for profile in ("", "full/", "wide/"):
         folder = f"results/{profile}08_report"
         shutil.copytree(root / folder, tmp_path / folder)
+    for path in (root / "results/03_training").glob("*/structure.csv"):
+        shutil.copytree(path.parent, tmp_path / path.parent.relative_to(root))
     (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text("Top\n<!-- results -->\n<!-- /results -->\nEnd\n")
     marks = "".join(f"<!-- {name} -->stale text<!-- /{name} -->\n" for name in MARKS)
