@@ -18,7 +18,7 @@ NAME, SEED = "planted-alternating", 0
 
 
 class Given:
-    """A model that gives each history the scores that it is told."""
+    """A model that returns given scores for each history."""
 
     def __init__(self, histories, scores):
         self.known = {history.tobytes(): row for history, row in zip(histories, scores)}
