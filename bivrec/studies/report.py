@@ -53,7 +53,8 @@ def cost_table(runs: pd.DataFrame, ranks: pd.DataFrame, metric: str) -> pd.DataF
 
 def summarise(runs: pd.DataFrame) -> dict[str, Any]:
     """Test means and their spread over seeds for `dvc metrics`: dataset > model > view > metric."""
-    tested = (runs["study"] == "training") & (runs["split"] == "test")
+    trained = (runs["study"] == "training") & (runs["condition"].fillna("") == "")
+    tested = trained & (runs["split"] == "test")
     chosen = runs[tested & runs["metric"].isin(["ndcg@20", "recall@20", "hr@20"])]
     keys = ["dataset", "model", "view", "metric"]
     summary: dict[str, Any] = {}
@@ -66,15 +67,18 @@ def summarise(runs: pd.DataFrame) -> dict[str, Any]:
     return summary
 
 
+def _intervals(table: pd.DataFrame, mean: str, form: str) -> list[str]:
+    """Each row's mean and, where it has one, its interval."""
+    return [
+        f"{x:{form}}" + ("" if np.isnan(low) else f" ({low:{form}} to {high:{form}})")
+        for x, low, high in table[[mean, "low", "high"]].to_numpy()
+    ]
+
+
 def side_by_side_table(main: pd.DataFrame) -> pd.DataFrame:
     """NDCG@20 and its interval, if any: a row per model and view, best mean first; a column per
     dataset."""
-    numbers = main[["ndcg@20", "low", "high"]].to_numpy()
-    texts = [
-        f"{mean:.3f}" + ("" if np.isnan(low) else f" ({low:.3f} to {high:.3f})")
-        for mean, low, high in numbers
-    ]
-    cells = main.assign(cell=texts)
+    cells = main.assign(cell=_intervals(main, "ndcg@20", ".3f"))
     keys = ["model", "view"]
     order = main.groupby(keys)["ndcg@20"].mean().sort_values(ascending=False).index
     return cells.pivot(index=keys, columns="dataset", values="cell").loc[order].reset_index()
@@ -87,8 +91,7 @@ def best_views_table(main: pd.DataFrame, num_models: int = 10) -> pd.DataFrame:
 
 def claims_table(claims: pd.DataFrame) -> pd.DataFrame:
     """The table of `check_claims` as the pages show it."""
-    numbers = claims[["mean", "low", "high"]].to_numpy()
-    effect = [f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for mean, low, high in numbers]
+    effect = _intervals(claims, "mean", "+.3f")
     shown = ["claim", "dataset", "ours", "theirs", "effect on NDCG@20", "adjusted p", "verdict"]
     return claims.assign(**{"effect on NDCG@20": effect})[shown]
 
@@ -129,11 +132,8 @@ def structure_table(structure: pd.DataFrame) -> pd.DataFrame:
     """What `judge_structure` says of BivRec (and the column dataset): a row per dataset and view, a
     column per measure, each a mean with its interval and, where there is a bound, the verdict."""
     own = structure[structure["model"] == "bivrec"].fillna({"verdict": ""})
-    texts = [
-        f"{row.mean:.2f} ({row.low:.2f} to {row.high:.2f}) {row.verdict}".strip()
-        for row in own[["mean", "low", "high", "verdict"]].itertuples(name="Row")
-    ]
-    cells = own.assign(cell=texts)
+    texts = zip(_intervals(own, "mean", ".2f"), own["verdict"])
+    cells = own.assign(cell=[" ".join(filter(None, pair)) for pair in texts])
     keys, order = ["dataset", "view"], list(dict.fromkeys(own["measure"]))
     return cells.pivot(index=keys, columns="measure", values="cell")[order].reset_index()
 

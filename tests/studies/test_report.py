@@ -13,6 +13,7 @@ from bivrec.studies.report import (
     best_views_table,
     side_by_side_table,
     structure_table,
+    summarise,
     to_markdown,
     write_pages,
 )
@@ -53,6 +54,20 @@ def test_a_model_stands_by_its_combined_or_only_view():
     main = main_of(*(("a", *pair, 0.1) for pair in (("x", "id"), ("x", "both"), ("y", "id"))))
     shown = combined_views(main)
     assert list(zip(shown["model"], shown["view"])) == [("x", "both"), ("y", "id")]
+
+
+def test_the_summary_holds_models_as_trained():
+    rows = [
+        ("training", "", "test", 0, 0.2),
+        ("training", "", "test", 1, 0.4),
+        ("training", "", "validation", 0, 0.9),
+        ("training", "interests merged", "test", 0, 0.0),
+        ("noise", "", "test", 0, 0.0),
+    ]
+    runs = pd.DataFrame(rows, columns=["study", "condition", "split", "seed", "value"])
+    runs = runs.assign(dataset="a", model="bivrec", view="id", metric="ndcg@20")
+    expected = {"mean": 0.3, "spread over seeds": 0.1}
+    assert summarise(runs) == {"a": {"bivrec": {"id": {"ndcg@20": expected}}}}
 
 
 def test_structure_stands_by_dataset_and_view():
