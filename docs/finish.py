@@ -86,8 +86,9 @@ class Finisher:
         return self.copy(path) if path.stat().st_size <= MAX_BYTES else None
 
     def copy(self, path: Path) -> str:
-        """Copies a file of the repository into the site and returns its path there."""
-        target = f"files/{path.relative_to(ROOT)}"
+        """Copies a file of the repository into the site and returns its path there, without the
+        dots before names, since GitHub Pages omits hidden files."""
+        target = re.sub(r"/\.", "/", f"files/{path.relative_to(ROOT)}")
         (self.site / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, self.site / target)
         return target

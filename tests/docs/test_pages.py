@@ -46,6 +46,14 @@ def test_a_missing_link_is_noticed(tmp_path):
         test_links_and_anchors_exist(tmp_path)
 
 
+def test_the_site_hides_no_file(root, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(root / "docs")
+    from finish import Finisher
+
+    target = Finisher(tmp_path, []).copy(root / ".github" / "workflows" / "checks.yml")
+    assert target == "files/github/workflows/checks.yml" and (tmp_path / target).is_file()
+
+
 def test_readme_is_short(root):
     assert len((root / "README.md").read_bytes()) <= 8_192
 
