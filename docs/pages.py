@@ -36,6 +36,8 @@ DOCUMENTS = [  # group, source, path in the site, label
     (GUIDES, "docs/experiments.md", "experiments.html", "Your own experiments"),
     (GUIDES, "docs/model_card.md", "model-card.html", "Model card"),
     (GUIDES, "docs/troubleshooting.md", "troubleshooting.html", "Troubleshooting"),
+    (GUIDES, "CONTRIBUTING.md", "contributing.html", "Contributing"),
+    (GUIDES, "CHANGELOG.md", "changelog.html", "Changelog"),
     (CHECKS, "results/ml-1m/README.md", "checks/ml-1m.html", "MovieLens-1M"),
     (CHECKS, "results/ml-100k/README.md", "checks/ml-100k.html", "MovieLens-100K"),
     (CHECKS, "benchmarks/README.md", "checks/speed.html", "Speed"),
