@@ -26,10 +26,13 @@ DATASETS = ("movies-classic", "movies-modern")
 INTERVAL = ("mean", "low", "high")
 FORMS = {
     "K = 2, newest patch in all": {"num_interests": 2, "num_nearest": 1, "newest": "all"},
-    "K = 4, F = 1": {"num_interests": 4, "num_nearest": 1},
-    "K = 4, F = 2": {"num_interests": 4, "num_nearest": 2},
-    "K = 6, F = 2": {"num_interests": 6, "num_nearest": 2},
-    "K = 4, F = 2, without newest patch": {"num_interests": 4, "num_nearest": 2, "newest": "none"},
+    "K = 4, F = 2": {"num_interests": 4, "num_nearest": 2, "newest": "owners"},
+    "K = 4, F = 1": {"num_interests": 4, "num_nearest": 1, "newest": "owners"},
+    "K = 4, F = 1, newest patch of each interest": {
+        "num_interests": 4,
+        "num_nearest": 1,
+        "newest": "per_interest",
+    },
 }
 MEASURES = ("overlap", "effective_interests", "other_interests")
 
