@@ -96,7 +96,9 @@ def write_table() -> None:
     table = pd.read_csv(HERE / "interests.csv")
     names = ["as trained", "change", *CONTROLS, *MEASURES]
     shown = table[table["view"] == np.where(table["figure"].isin(MEASURES), "id", "both")]
-    text = [f"{row.mean:.3f} ({row.low:.3f} to {row.high:.3f})" for row in shown.itertuples()]
+    forms = np.where(shown["figure"].isin(["change", *CONTROLS]), "+.3f", ".3f")
+    numbers = shown[list(INTERVAL)].to_numpy()
+    text = [f"{x:{f}} ({low:{f}} to {high:{f}})" for f, (x, low, high) in zip(forms, numbers)]
     keys = ["dataset", "form", "users"]
     wide = shown.assign(text=text).pivot(index=keys, columns="figure", values="text")
     order = shown[keys].drop_duplicates()
