@@ -130,7 +130,7 @@ def bootstrap_means(
 
 
 def bootstrap_interval(
-    values: Float64[ndarray, "user"], draws: int = 2000
+    values: Float[ndarray, "user"], draws: int = 2000
 ) -> tuple[float, float, float]:
     """Mean and 95 % percentile interval over resampled users; no interval (NaN) for one user or for
     equal values, which show no spread."""
