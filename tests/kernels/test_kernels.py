@@ -57,22 +57,23 @@ def test_the_setting_chooses_the_forms(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["bivrec", "sasrec"])
 def test_both_forms_train_the_same_model(name):
-    """Sums are taken in another order, and training amplifies the difference of their rounding: a
-    patch between two interests may go to the other one. BivRec's seeds 0 and 1 differ from each
-    other by up to 0.08 in NDCG@20 and by 0.12 in the final loss.
+    """Sums are taken in another order, and training amplifies the difference of their rounding.
+
+    Every interest receives the newest patch here. Where its owners alone receive it, a rounding
+    that sends one patch to another interest changes what follows.
     """
     found = []
     for kernels in ("reference", "fast"):
-        domain = Domain("planted", {"machine.kernels": kernels})
+        domain = Domain("planted", {"machine.kernels": kernels, "model.newest": "all"})
         trained = train_model(domain, name, 0)
         fold = domain.fold(0)
         metrics = [mean_metrics(rank_cases(trained.model, x)) for x in (fold.validation, fold.test)]
         ndcg = [x.loc[x["metric"] == "ndcg@20", "value"].to_numpy() for x in metrics]
         found.append((ndcg, trained.record.curve["loss"].iloc[-1]))
     (ndcg, loss), (fast_ndcg, fast_loss) = found
-    assert fast_loss == pytest.approx(loss, abs=1e-2)
+    assert fast_loss == pytest.approx(loss, abs=2e-4)
     for reference, fast in zip(ndcg, fast_ndcg):
-        assert fast == pytest.approx(reference, abs=2e-2)
+        assert fast == pytest.approx(reference, abs=3e-3)
 
 
 def test_the_model_room_holds_no_machinery(root):
