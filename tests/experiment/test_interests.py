@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pytest
 import torch
 
 from bivrec.data.domain import Domain
@@ -11,12 +12,22 @@ from bivrec.experiment.interests import interest_recovery, read_interests
 from bivrec.experiment.training import train_model
 
 
-def test_the_true_interests_are_recovered(planted):
-    """On planted an item's true kind is known: the interest it is given to predicts it far above
-    chance (0), and predicts nothing without Cluster attention.
-    """
+@pytest.fixture(scope="module")
+def agreement(planted):
+    """Of interests and true kinds on planted, by view, as a mean over five seeds."""
     whole = interest_recovery(planted, [train_model(planted, "bivrec", seed) for seed in range(5)])
-    assert (whole.groupby("view")["agreement"].mean() >= 0.4).all()
+    return whole.groupby("view")["agreement"].mean()
+
+
+@pytest.mark.xfail(strict=True, reason="information within each history spreads it over all kinds")
+def test_the_true_interests_are_recovered(agreement):
+    """On planted an item's true kind is known: the interest it is given to predicts it."""
+    assert (agreement >= 0.8).all()
+
+
+def test_interests_follow_the_true_kinds_through_cluster_attention(planted, agreement):
+    """Far above chance (0); without Cluster attention, not at all."""
+    assert (agreement >= 0.4).all()
     without = interest_recovery(planted, [train_model(planted, "without-cluster-attention", 0)])
     assert (without["agreement"] < 0.1).all()
 
