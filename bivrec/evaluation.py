@@ -145,7 +145,8 @@ def paired_test(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> dict[s
     """The difference between two models on the same users (and seeds), in the metric's unit.
 
     Mean, 95 % interval over resampled users, and the two-sided p-value of no difference, at least 2
-    in the number of draws. Raises ValueError if the users differ.
+    in the number of draws. One user decides nothing: no interval, and p is 1. Raises ValueError if
+    the users differ.
     """
     keys = [key for key in ("seed", "user") if key in ours.columns]
     both = ours.merge(theirs, on=keys, suffixes=("_ours", "_theirs"), validate="one_to_one")
@@ -155,11 +156,14 @@ def paired_test(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> dict[s
             f"{len(both)} in common"
         )
     difference = (both[f"{metric}_ours"] - both[f"{metric}_theirs"]).to_numpy()
+    found = {"mean": difference.mean(), "low": np.nan, "high": np.nan, "p": 1.0, "users": len(both)}
+    if len(both) < 2:
+        return found
     means = bootstrap_means(difference)
     low, high = np.quantile(means, [0.025, 0.975])
     tail = min((means <= 0).mean(), (means >= 0).mean())
     p = min(1.0, 2 * max(tail, 1 / len(means)))
-    return {"mean": difference.mean(), "low": low, "high": high, "p": p, "users": len(both)}
+    return found | {"low": low, "high": high, "p": p}
 
 
 def holm(p_values: Float64[ndarray, "test"]) -> Float64[ndarray, "test"]:

@@ -38,9 +38,10 @@ def interest_structure(trained: Trained, cases: EvalCases) -> pd.DataFrame:
 
     cosine: mean over pairs of the user's interests. overlap: share of items that the top 20 of two
     interests have in common, mean over pairs. effective_interests: the exponential of the entropy
-    of the history's allocation, 1 to K. other_interests: share of the final top 20 (of both views
-    together, if there are two) whose best interest is not the one that is best for most of them.
-    same_interest: share of the patches that both views allocate to the same interest.
+    of the interests to which its patches are nearest, 1 to K. other_interests: share of the final
+    top 20 (of both views together, if there are two) whose best interest is not the one that is
+    best for most of them. same_interest: share of the patches that both views allocate to the same
+    interest.
     """
     tables = []
     for start in range(0, len(cases), ROWS_AT_ONCE):
@@ -65,15 +66,18 @@ def _measure(model: BivRec, histories: Sequence[Int64[ndarray, "_"]]) -> dict[st
             x[row, :, torch.from_numpy(history)] = -torch.inf
     together = {view: read_out(x, model.readout) for view, x in scores.items()}
     final = combine(together) if len(together) == 2 else next(iter(together.values()))
-    final = final.topk(TOP, 1).indices
+    length = min(TOP, final.shape[1])
+    final = final.topk(length, 1).indices
     nearest = {view: parts["logits"].argmax(-1) for view, parts in encoded.items()}
     measured = {}
     for view, parts in encoded.items():
         unit = normalize(parts["interests"][:, 0], dim=-1)
-        top = torch.zeros_like(scores[view]).scatter_(2, scores[view].topk(TOP, 2).indices, 1.0)
+        listed = scores[view].topk(length, 2)
+        top = torch.zeros_like(scores[view])
+        top.scatter_(2, listed.indices, listed.values.isfinite().to(top.dtype))
         measured[view] = {
             "cosine": mean_of_pairs(unit @ unit.mT),
-            "overlap": mean_of_pairs(top @ top.mT / TOP),
+            "overlap": mean_of_pairs(top @ top.mT / top.sum(2).clamp_min(1)[..., None]),
             "effective_interests": effective_number(nearest[view], owned, top.shape[1]),
             "other_interests": share_of_others(scores[view].argmax(1).gather(1, final)),
         }
@@ -103,7 +107,7 @@ def share_of_others(interest: Int64[Tensor, "batch item"]) -> Float[Tensor, "bat
 
 
 class PooledZeroed(ClusterAttention):
-    """Interests without what the patches give them."""
+    """Interests without the pooled patches; the newest patches remain."""
 
     def pool_patches(self, *given):
         return torch.zeros_like(super().pool_patches(*given))
@@ -199,7 +203,8 @@ def judge_structure(users: pd.DataFrame, num_interests: int) -> pd.DataFrame:
     for (model, view, measure), values in users.groupby(["model", "view", "measure"])["value"]:
         mean, low, high = bootstrap_interval(values.to_numpy())
         side, bound = bounds.get(measure, (0, 0))
-        worst, best = sorted(side * (x - bound) for x in (low, high))
+        ends = (low, high) if low == low else (mean, mean)  # equal values have no interval
+        worst, best = sorted(side * (x - bound) for x in ends)
         verdict = "holds" if worst >= 0 else "fails" if best < 0 else "open"
         rows.append((model, view, measure, mean, low, high, verdict if side else ""))
     return pd.DataFrame(rows, columns="model view measure mean low high verdict".split())

@@ -127,7 +127,8 @@ class ClusterAttention(nn.Module):
         pooled = self.pool_patches(shares, self.value(patches), layout)
         interests = self.tokens + self.dropout(self.out(pooled))
         if self.settings.newest != "none":
-            owned = torch.ones_like(shares) if self.settings.newest == "all" else shares
+            all_own = self.settings.newest == "all" or self.settings.pooling != "cluster"
+            owned = torch.ones_like(shares) if all_own else shares
             interests = interests + self.newest_patches(owned, x, layout)
         return self.norms[2](interests), logits
 

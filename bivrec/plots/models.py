@@ -115,7 +115,8 @@ LIST_LINES = 6  # items shown of each list of `draw_user`
 def draw_user(
     patches: pd.DataFrame, lists: pd.DataFrame, titles: Sequence[str], newest: int = 24
 ) -> Figure:
-    """One user's patches and interests in one view, from the tables of `explore.api`.
+    """One user's patches and interests in one view, from `allocate_patches` and
+    `interest_items` with a column title.
 
     Left: the newest items of the history, oldest on top, and their patches at each scale with the
     numbers and colours of the interests that own them, the nearest first. Right: for each

@@ -124,6 +124,22 @@ def test_verdicts_on_the_bounds():
     assert judged.loc["overlap", "mean"] == pytest.approx(0.45)
 
 
+def test_collapsed_interests_fail_though_equal_values_have_no_interval():
+    rows = [("bivrec", 0, "id", user, "effective_interests", 1.0) for user in range(5)]
+    users = pd.DataFrame(rows, columns="model seed view user measure value".split())
+    assert judge_structure(users, num_interests=4)["verdict"].tolist() == ["fails"]
+
+
+def test_a_catalogue_shorter_than_the_lists():
+    changes = CHANGES | {"datasets.planted.planted.num_kinds": 2}
+    changes["datasets.planted.planted.items_per_kind"] = 9
+    small = Domain("planted", changes)
+    model = Trained("bivrec", 0, build_model(small, "bivrec", 0).eval())
+    assert small.sequences.num_items < TOP
+    table = interest_structure(model, small.fold(0).test)
+    assert table["overlap"].between(0, 1).all() and table["cosine"].notna().all()
+
+
 def test_one_interest_has_no_structure(domain):
     one = Domain("planted", {"model.num_interests": 1, "model.num_nearest": 1})
     models = [Trained("bivrec", 0, build_model(one, "bivrec", 0))]

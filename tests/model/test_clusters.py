@@ -103,6 +103,8 @@ def test_cluster_attention_by_loop(changes):
         total, count, newest = torch.zeros(settings.num_interests, DIM), 0, 0
         for number, scale in enumerate(SCALES):
             owned = share_by_loop(logits[number][t], settings)
+            if settings.pooling != "cluster":
+                owned = torch.ones_like(owned)
             owned = {"owners": owned, "all": torch.ones_like(owned)}.get(settings.newest, 0 * owned)
             newest = newest + owned[:, None] * patches[number][t]
             newest_owned = torch.zeros_like(total)
@@ -138,6 +140,8 @@ def test_mutual_information_is_zero_for_uniform_or_single_interests_and_full_for
     assert abs(float(mutual_information(clear, mask)) - math.log(4)) < 1e-4  # padding is left out
     assert abs(float(mutual_information(torch.zeros(1, 6, 4), mask))) < 1e-5
     assert abs(float(mutual_information(single, mask))) < 1e-4
+    apart = 50 * torch.eye(4)[torch.tensor([[0] * 6, [1] * 6])]  # each row in one interest
+    assert abs(float(mutual_information(apart, torch.ones(2, 6, dtype=torch.bool)))) < 1e-4
 
 
 def test_the_temperature_changes_linearly():
