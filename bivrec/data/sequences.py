@@ -51,7 +51,8 @@ def build_sequences(raw: Raw, split: Split, name: str) -> Sequences:
     table = keep_core(_first_of_each_pair(raw.interactions), split.min_interactions)
     if table.empty:
         needed = f"{split.min_interactions} interactions (params.yaml: split.min_interactions)"
-        raise DataError(f"{name} is empty: no user and item have {needed}")
+        remedy = "lower it, or give the dataset more users, more items or longer histories"
+        raise DataError(f"{name} is empty: no user and item have {needed}; {remedy}")
     user, item, time = (table[column].to_numpy() for column in ("user", "item", "time"))
     ties = hash_pairs(user, item) if split.ties == "hash" else table.index.to_numpy()
     table = table.iloc[np.lexsort((ties, time, user))]

@@ -2,7 +2,8 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from bivrec.experiment.registry import Trained, build_model
 from bivrec.experiment.runs import rank_models, require_both_views
 from bivrec.experiment.training import train_models
 from bivrec.experiment.workers import run_jobs
+from bivrec.settings import vary
 from bivrec.training.loop import fit
 from bivrec.training.seeds import derive_seed
 
@@ -64,6 +66,29 @@ def check_common_space(source: Domain, target: Domain) -> None:
             problem = f"the {modality} vectors of {source.name} have {ours_long} numbers"
             remedy = f"give both the same features.{modality}_encoder"
             raise LeftOut(f"{problem}, those of {target.name} {theirs_long}; {remedy}")
+
+
+def check_common_model(source: Domain, target: Domain) -> None:
+    """Raises LeftOut unless both domains have the same folds of users, so that no model trains on
+    test users of the other, and build views that can exchange their weights."""
+    for start in STARTS.values():
+        if start.donor is None:
+            continue
+        theirs = _carried_settings(target, start.model)
+        for key, value in _carried_settings(source, start.donor).items():
+            if value != theirs[key]:
+                problem = f"{source.name} has {key}: {value}, {target.name} {theirs[key]}"
+                raise LeftOut(f"{problem}; set the same for both")
+
+
+def _carried_settings(domain: Domain, name: str) -> dict[str, Any]:
+    """The settings in which a donor and a model that receives its view must agree."""
+    settings = vary(domain.settings, domain.variant(name), name)
+    split, model = settings.split, asdict(settings.model)
+    shared = {"split.protocol": split.protocol, "split.num_folds": split.num_folds}
+    shared["features.num_components"] = settings.features.num_components
+    free = ("views", "dropout", "information_weight")  # what training alone reads, and what differs
+    return shared | {f"model.{key}": value for key, value in model.items() if key not in free}
 
 
 def _list(modalities: Sequence[str]) -> str:
@@ -119,9 +144,10 @@ def transfer(source: Domain, target: Domain) -> pd.DataFrame:
     users (column share).
 
     Share 0 is zero-shot: the carried views only, since a fresh ID view knows nothing. Raises
-    LeftOut if the domains' features differ in kind."""
+    LeftOut if the domains differ in their features, folds or models."""
     require_both_views(source, target)
     check_common_space(source, target)
+    check_common_model(source, target)
     settings = target.settings
     jobs = [
         (source, target, name, seed, share)

@@ -65,7 +65,8 @@ def test_order_duplicates_and_ties():
 
 def test_an_empty_domain_is_refused():
     raw = make_planted(load_settings("planted").datasets["planted"].planted)
-    with pytest.raises(DataError, match="is empty: no user and item have 5 interactions"):
+    told = r"few is empty: no user and item have 5 interactions .*\); lower it, or give the dataset"
+    with pytest.raises(DataError, match=told):
         build_sequences(Raw(raw.interactions[:30], raw.items, raw.tags), SETTINGS.split, "few")
 
 

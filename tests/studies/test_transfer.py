@@ -73,3 +73,33 @@ def test_domains_whose_features_differ_in_kind_are_left_out(monkeypatch):
     )
     with pytest.raises(LeftOut, match=sentence):
         transfer(both, Domain("planted-other"))
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"model.dim": 16}, "planted has model.dim: 16, planted-other 32; set the same for both"),
+        (
+            {"model.scales": [1]},
+            r"has model.scales: \(1,\), planted-other \(1, 2, 4\); set the same",
+        ),
+        ({"model.kernel": "distance"}, "planted has model.kernel: distance, planted-other rbf"),
+        ({"features.num_components": 8}, "planted has features.num_components: 8, planted-other"),
+        ({"split.num_folds": 5}, "planted has split.num_folds: 5, planted-other"),
+        (
+            {"models.pure-mm.settings": {"model.views": ["multimodal"], "model.num_interests": 2}},
+            "planted has model.num_interests: 2, planted-other 6",
+        ),
+    ],
+)
+def test_domains_whose_models_or_folds_differ_are_left_out(changes, told, monkeypatch):
+    trained = "bivrec.studies.transfer.train_models"
+    monkeypatch.setattr(trained, lambda *_: pytest.fail("trained"))
+    with pytest.raises(LeftOut, match=told):
+        transfer(Domain("planted", changes), Domain("planted-other"))
+
+
+def test_domains_may_differ_in_what_training_alone_reads(monkeypatch):
+    monkeypatch.setattr("bivrec.studies.transfer.run_jobs", lambda *_: [pd.DataFrame()])
+    changes = {"model.dropout": 0.1, "training.num_steps": 5, "model.information_weight": 0.0}
+    assert transfer(Domain("planted", changes), Domain("planted-other")).empty
