@@ -59,7 +59,7 @@ fetch: setup $(addprefix fetch-,$(DATASET))  ## a published dataset into raw/ or
 fetch-%: setup
 	@python -m bivrec fetch '$*' $(if $(filter yes Yes YES y Y true True TRUE 1,$(ACCEPT)),accept)
 
-repro: data $(addprefix fetch-,$(DATASETS))  ## every result; PROFILE=smoke: on generated data, in minutes; PROFILE=full or wide: hours; DATASETS="baby clothing": on these datasets
+repro: data $(addprefix fetch-,$(DATASETS))  ## every result; PROFILE=smoke: on generated data, in minutes; PROFILE=full: hours; DATASETS="baby clothing": on these datasets
 	@$(if $(DATASETS),python -m bivrec choose $(DATASETS))
 	@python -m bivrec check '$(PROFILE)'
 	@since=$$(date -u '+%Y-%m-%d %H:%M:%S') && dvc repro 'report@$(PROFILE)' && python -m bivrec summary '$(PROFILE)' "$$since"

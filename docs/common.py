@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PROFILES = {"default": "Default profile", "full": "Profile full", "wide": "Profile wide"}
+PROFILES = {"default": "Default profile", "full": "Profile full"}
 
 
 class BuildError(ValueError):

@@ -138,8 +138,8 @@ def test_an_edit_of_a_figure_or_a_study_retrains_nothing():
 
 
 def test_profiles_study_what_their_stages_run():
-    default, smoke, full, wide = (
-        load_settings(profile=profile).studies for profile in ("default", "smoke", "full", "wide")
+    default, smoke, full = (
+        load_settings(profile=profile).studies for profile in ("default", "smoke", "full")
     )
     runs = stages()
     for name in ("training_smoke", "studies_smoke"):
@@ -147,13 +147,13 @@ def test_profiles_study_what_their_stages_run():
     (pair,) = smoke.transfers.values()
     assert f"source={pair.source} target={pair.target}" in runs["cross_dataset_smoke"]["cmd"]
     assert smoke.stages == default.stages and full.datasets == default.datasets
-    assert full.stages == ("03_training",)
-    assert {*wide.stages} == {*notebooks_of(runs["studies_wide"]), "07_cross_dataset"}
+    studied = {*notebooks_of(runs["studies_full"])}
+    assert {*full.stages} == {"03_training", "07_cross_dataset"} | studied
     everything = load_settings()
-    assert set(wide.ablations) == set(everything.ablations)
-    assert set(wide.grids) == set(everything.grids)
+    assert set(full.ablations) == set(everything.ablations)
+    assert set(full.grids) == set(everything.grids)
     for name, stage in runs.items():
-        suffix = re.search("_(full|wide|smoke)$", name)
+        suffix = re.search("_(full|smoke)$", name)
         named = {f"profile={suffix[1]}"} if suffix else {"profile=${key}"} & {*stage["cmd"].split()}
         assert named == set(re.findall(r"profile=\S+", stage["cmd"])), name
 
@@ -170,9 +170,8 @@ def test_a_profile_runs_its_own_stages_and_those_it_reads():
     data = {"data.dvc", "source", "data_prep", "feature_encoding", "report"}
     studies = {"training", "ablations", "noise", "cold_start", "cross_dataset"}
     assert ancestors("report@default") == data | studies
-    assert ancestors("report@full") == data | {"tuning_full", "training_full"}
-    wide = {"training", "studies_wide", "cross_dataset_wide"}
-    assert ancestors("report@wide") == data | wide
+    full = {"tuning_full", "training_full", "studies_full", "cross_dataset_full"}
+    assert ancestors("report@full") == data | full
     smoke = {"training_smoke", "studies_smoke", "cross_dataset_smoke"}
     assert ancestors("report@smoke") == {"data.dvc", "source", "report"} | smoke
 

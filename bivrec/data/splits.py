@@ -41,11 +41,12 @@ def usable_fold(sequences: Sequences, split: Split, seed: int, name: str) -> Fol
 
 
 def split_by_user(sequences: Sequences, split: Split, seed: int) -> Fold:
-    """The paper's protocol: users are split. Users of fold `seed` test, of the next fold validate,
-    the others train. The paper draws one split; ours turns with the seed, so that more users
-    test."""
-    folds, count = fold_of_users(sequences.users, split.num_folds), split.num_folds
-    validation, test = (np.flatnonzero(folds == fold % count) for fold in (seed + 1, seed))
+    """The paper's protocol: users are split. Users of fold `seed` test, half of the next fold's
+    validate, the others train. The paper draws one split; ours turns with the seed, so that every
+    user tests once in `num_folds` seeds."""
+    half_folds, count = fold_of_users(sequences.users, 2 * split.num_folds), 2 * split.num_folds
+    test = np.flatnonzero(half_folds // 2 == seed % split.num_folds)
+    validation = np.flatnonzero(half_folds == (2 * seed + 2) % count)
     return _hold_out(sequences, split, validation, test)
 
 

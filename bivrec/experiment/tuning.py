@@ -14,14 +14,13 @@ from bivrec.settings import grid_of
 
 
 def tune(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
-    """The grid of params.yaml (tuning) for every model, judged by the validation users of folds
-    that test nothing: one row a model, trial, seed and view.
+    """The grid of params.yaml (tuning) for every model, judged by the validation users of the
+    folds of `tuning.seeds`: one row a model, trial, seed and view.
     """
     settings = domain.settings.tuning
     for name in names:
         if domain.variant(name).family in ("popularity", "itemknn"):
             raise SettingsError(f"params.yaml: tuning.models: {name} is not trained; remove it")
-    _check_folds(domain)
     check_variants(domain, domain.sequences.num_items)
     jobs = [
         (domain, name, number, seed, trial)
@@ -30,18 +29,6 @@ def tune(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
         for seed in settings.seeds
     ]
     return pd.DataFrame([row for rows in run_jobs(_tuning_work, jobs, domain) for row in rows])
-
-
-def _check_folds(domain: Domain) -> None:
-    """Raises SettingsError if the default study tests users who would choose its settings."""
-    settings = domain.settings
-    seeds, tested = settings.tuning.seeds, settings.studies.seeds
-    num_folds = settings.split.num_folds
-    shared = {(seed + 1) % num_folds for seed in seeds} & {seed % num_folds for seed in tested}
-    rotates = settings.split.protocol == "by_user" and not domain.planted
-    if shared and rotates and domain.profile == "default":
-        problem = f"tuning.seeds {list(seeds)} choose by users of folds {sorted(shared)}"
-        raise SettingsError(f"params.yaml: {problem}, which studies.seeds test; set other seeds")
 
 
 def _tuning_work(job: tuple[Domain, str, int, int, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from bivrec.settings.types import (
     Protocol,
     Seeds,
     Stage,
+    Start,
     TransferName,
     View,
     Weight,
@@ -311,8 +312,8 @@ class Variant(Section):
 
 
 class Tuning(Section):
-    """The search that is the same for every trained model: a grid of dotted settings, on folds that
-    test nothing."""
+    """The search that is the same for every trained model: a grid of dotted settings, judged by the
+    validation users of some folds."""
 
     models: tuple[Name, ...]
     seeds: Seeds
@@ -348,9 +349,10 @@ class ColdStart(Section):
 
 
 class TransferStudy(Section):
-    """Budget of the cross-dataset study."""
+    """Budget and starts of the cross-dataset study."""
 
     shares: tuple[PartOfOne, ...]
+    starts: tuple[Start, ...]
     num_steps: Count
 
 
@@ -369,6 +371,7 @@ class Settings(Section):
     itemknn: ItemKNN
     training: Training
     models: dict[Name, Variant]
+    ensembles: dict[Name, Names]
     ablations: dict[Name, Variant]
     grids: dict[Name, Choices]
     tuning: Tuning
@@ -380,6 +383,13 @@ class Settings(Section):
         dim, heads = self.model.dim, self.baseline.num_heads
         if dim % heads:
             raise ValueError(f"model.dim {dim} is not a multiple of baseline.num_heads, {heads}")
+        for name, members in self.ensembles.items():
+            if unknown := sorted(set(members) - set(self.models)):
+                raise ValueError(
+                    f"ensembles.{name}: {unknown[0]} is not among `models`; add it there"
+                )
+            if name in self.models:
+                raise ValueError(f"ensembles.{name} is also a model; rename the ensemble")
         if self.profiles.get("default") != {}:
             rule = "the file as it stands is the default"
             raise ValueError(f"profiles must hold `default: {{}}`: {rule}")

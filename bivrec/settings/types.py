@@ -15,6 +15,14 @@ NoiseKind = Literal[
     "replace", "insert", "delete", "shuffle", "blur", "swap", "no_text", "no_image",
     "replace_and_swap",
 ]  # fmt: skip
+Start = Literal[
+    "bivrec of source",
+    "bivrec of source, tokens fixed",
+    "pure-mm of source",
+    "from scratch",
+    "bivrec of source, with ID view",
+    "from scratch, with ID view",
+]  # of bivrec/studies/transfer.py
 Metric = Annotated[str, Field(pattern=r"^(ndcg|recall|hr|comirec_ndcg)@(10|20|50)$")]
 
 Whole = Annotated[int, Field(ge=0)]

@@ -1,6 +1,5 @@
 """The report: tables of every run, and the pages (README.md, docs/studies.md) that show them."""
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from bivrec.errors import SettingsError
 from bivrec.evaluation import interval_table
 from bivrec.experiment.runs import combined_views
 from bivrec.outputs import read_output
-from bivrec.settings import profile_folder, project_root
+from bivrec.settings import project_root
 
 PAGES = ("README.md", "docs/studies.md")
 MARKED = re.compile(r"<!-- ([a-z ]+) -->.*?<!-- /\1 -->", re.DOTALL)
@@ -103,25 +102,13 @@ def to_markdown(table: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in texts)
 
 
-def _read_table(profile: str, name: str) -> pd.DataFrame:
-    return read_output("08_report", "all", name, profile, "results")
+def _read_table(name: str) -> pd.DataFrame:
+    return read_output("08_report", "all", name, place="results")
 
 
-def _name_commits(profile: str) -> str:
-    """A sentence that names the commits of provenance.json; "" for a profile without that file."""
-    path = profile_folder("results", profile) / "provenance.json"
-    if not path.is_file():
-        return ""
-    commits = []
-    for maker in json.loads(path.read_text("utf-8"))["made by"]:
-        stages = dict.fromkeys(stage.partition("/")[0] for stage in maker["stages"])
-        commits.append(f"`{(maker['commit'] or 'unknown')[:8]}` ({', '.join(stages)})")
-    return f"Results of commit {' and '.join(commits)}:\n\n"
-
-
-def _study_claims(profile: str) -> str:
-    """The significant tests of the studies as Markdown, and how many are open."""
-    claims = _read_table(profile, "claims.csv")
+def _study_claims() -> str:
+    """The decided tests of the studies as Markdown, and how many are open."""
+    claims = _read_table("claims.csv")
     claims = claims[claims["claim"].str.startswith(STUDY_CLAIMS)]
     decided = claims[claims["verdict"] != "open"]
     others = f"The other {len(claims) - len(decided)} of the studies' {len(claims)} tests are open."
@@ -139,14 +126,13 @@ def structure_table(structure: pd.DataFrame) -> pd.DataFrame:
 
 
 def _interests() -> str:
-    """The structure of BivRec's interests in the default profile, and the tests of its controls, as
-    Markdown."""
-    datasets = _read_table("default", "main.csv")["dataset"].unique()
+    """The structure of BivRec's interests, and the tests of its controls, as Markdown."""
+    datasets = _read_table("main.csv")["dataset"].unique()
     tables = [
         read_output("03_training", name, "structure.csv", place="results").assign(dataset=name)
         for name in datasets
     ]
-    claims = _read_table("default", "claims.csv")
+    claims = _read_table("claims.csv")
     controls = claims_table(claims[claims["claim"].str.startswith("9")])
     return f"{to_markdown(structure_table(pd.concat(tables)))}\n\n{to_markdown(controls)}"
 
@@ -159,18 +145,15 @@ def _fill(mark: re.Match[str], tables: dict[str, str]) -> str:
 def write_pages() -> None:
     """Writes the tables of results/ into README.md and docs/studies.md, between their marks.
 
-    A table stands between `<!-- name -->` and `<!-- /name -->`. `results` shows the best models of
-    the default profile; `main` and `claims` of each profile show all models and tests, `interests`
-    what BivRec's interests carry. Raises SettingsError when a profile's results, or the marks of a
-    table, are missing."""
-    main = {profile: _read_table(profile, "main.csv") for profile in ("default", "full")}
+    A table stands between `<!-- name -->` and `<!-- /name -->`. `results` shows the best models,
+    `main` all models, `claims` the tests of the studies, `interests` what BivRec's interests carry.
+    Raises SettingsError when results, or the marks of a table, are missing."""
+    main = _read_table("main.csv")
     tables = {
-        "results": to_markdown(best_views_table(main["default"])),
-        **{f"main {p}": _name_commits(p) + to_markdown(side_by_side_table(main[p])) for p in main},
-        "claims full": to_markdown(claims_table(_read_table("full", "claims.csv"))),
-        "claims default": _study_claims("default"),
-        "claims wide": _name_commits("wide") + _study_claims("wide"),
-        "interests default": _interests(),
+        "results": to_markdown(best_views_table(main)),
+        "main": to_markdown(side_by_side_table(main)),
+        "claims": _study_claims(),
+        "interests": _interests(),
     }
     paths = [project_root() / page for page in PAGES]
     texts = [path.read_text("utf-8") for path in paths]

@@ -32,6 +32,11 @@ class Start:
     fixed_tokens: bool = False
 
 
+def can_start_untrained(start: Start) -> bool:
+    """Whether a start ranks the target before any training: it carries a view, and no fresh one."""
+    return start.donor is not None and start.model == "pure-mm" and not start.fixed_tokens
+
+
 STARTS = {
     "bivrec of source": Start("bivrec", "pure-mm"),
     "bivrec of source, tokens fixed": Start("bivrec", "pure-mm", fixed_tokens=True),
@@ -143,8 +148,9 @@ def transfer(source: Domain, target: Domain) -> pd.DataFrame:
     """Ranks of the target's test users, by start (column model) and share of the target's training
     users (column share).
 
-    Share 0 is zero-shot: the carried views only, since a fresh ID view knows nothing. Raises
-    LeftOut if the domains differ in their features, folds or models."""
+    The starts are those of `transfer.starts`. Share 0 is zero-shot: the carried views only, since a
+    fresh ID view knows nothing. Raises LeftOut if the domains differ in their features, folds or
+    models."""
     require_both_views(source, target)
     check_common_space(source, target)
     check_common_model(source, target)
@@ -152,8 +158,8 @@ def transfer(source: Domain, target: Domain) -> pd.DataFrame:
     jobs = [
         (source, target, name, seed, share)
         for share in (0.0, *settings.transfer.shares)
-        for name, start in STARTS.items()
+        for name in settings.transfer.starts
         for seed in settings.studies.retrained_seeds
-        if share or (start.donor and start.model == "pure-mm" and not start.fixed_tokens)
+        if share or can_start_untrained(STARTS[name])
     ]
     return pd.concat(run_jobs(_rank_start, jobs, target), ignore_index=True)

@@ -187,7 +187,7 @@ def test_fewer_users_than_folds(project, refuses):
     told = refuses(project.read)
     assert (
         "mine: none of its 5 users is a " in told
-        and "in fold 0 (by_user); lower split.num_folds, 10, or add users" in told
+        and "in fold 0 (by_user); lower split.num_folds, 5, or add users" in told
     )
 
 

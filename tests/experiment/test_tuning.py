@@ -18,13 +18,11 @@ def test_tuning_tries_the_same_grid_on_every_model():
 
 def test_models_have_what_the_tuning_chose(root):
     """params.yaml has each model's best trial by mean over folds, views and domains, as
-    results/full records them.
+    benchmarks/tuning records them.
     """
     settings = load_settings("movies-classic")
-    folder = root / "results" / "full" / "09_tuning"
-    trials = pd.concat(
-        [pd.read_csv(folder / name / "trials.csv") for name in settings.studies.datasets]
-    )
+    folder = root / "benchmarks" / "tuning"
+    trials = pd.concat([pd.read_csv(folder / f"{name}.csv") for name in settings.studies.datasets])
     grid = list(settings.tuning.grid)
     means = trials.groupby(["model", *grid])["value"].mean()
     assert grid == ["training.learning_rate", "model.dropout"]
@@ -32,10 +30,3 @@ def test_models_have_what_the_tuning_chose(root):
     for name in settings.tuning.models:
         chosen = vary(settings, settings.models[name])
         assert (chosen.training.learning_rate, chosen.model.dropout) == means[name].idxmax(), name
-
-
-def test_users_who_choose_settings_test_nothing():
-    settings = load_settings("movies-classic")
-    num_folds = settings.split.num_folds
-    chosen = {(seed + 1) % num_folds for seed in settings.tuning.seeds}
-    assert not chosen & {seed % num_folds for seed in settings.studies.seeds}

@@ -82,7 +82,7 @@ def test_a_failing_cell_is_one_sentence_and_loses_nothing(small, capsys):
 
 BAD_CALLS = {
     "run 01_small datset=planted": "has no parameter 'datset'; it has dataset, profile",
-    "run 01_small profile=fool": "there is no profile 'fool'; known are default, smoke, full, wide",
+    "run 01_small profile=fool": "there is no profile 'fool'; known are default, smoke, full",
     "check fool": "params.yaml: there is no profile 'fool'; known are default, smoke, full",
     "run 01_small dataset=nowhere": "there is no dataset 'nowhere'",
     "run 01_small dataset=../../x": "there is no dataset '../../x'",

@@ -1,7 +1,6 @@
 """Labels and colours of models and views."""
 
 import pandas as pd
-import pytest
 
 from bivrec.plots.style import COLOURS, colour_of, label_views, style_views
 
@@ -16,9 +15,8 @@ def test_a_label_names_the_view_of_a_model_that_has_several():
     }
 
 
-@pytest.mark.parametrize("profile", ["", "full/", "wide/"])
-def test_no_two_rows_of_the_results_have_the_same_label(root, profile):
-    table = pd.read_csv(root / f"results/{profile}08_report/all/main.csv")
+def test_no_two_rows_of_the_results_have_the_same_label(root):
+    table = pd.read_csv(root / "results/08_report/all/main.csv")
     labels = list(label_views(table).values())
     assert len(labels) == len(table[["model", "view"]].drop_duplicates()) == len(set(labels))
 

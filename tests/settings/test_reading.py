@@ -107,9 +107,9 @@ def params(root, tmp_path):
             "model.dim 64 is not a multiple of baseline.num_heads, 3",
         ),
         (
-            "  retrained_seeds: [0, 1, 2]",
-            "  retrained_seeds: [4]",
-            "retrained_seeds [4] must be among seeds",
+            "  retrained_seeds: [0, 1, 2, 3, 4]",
+            "  retrained_seeds: [5]",
+            "retrained_seeds [5] must be among seeds",
         ),
         ("  primary_metric: ndcg@20", "  primary_metric: ndgc@20", "studies.primary_metric"),
         ("\nstudies:", "\nstudies: [", "params.yaml, line"),
@@ -129,14 +129,15 @@ def params(root, tmp_path):
         ("    training.num_steps: 400", "    model.num_nearest: 5", "num_nearest (F) is 5"),
         (
             "    training.num_steps: 400",
-            "    split.num_folds: 5",
+            "    split.num_folds: 10",
             "profiles.full: movies-classic: datasets, split, features and the folds",
         ),
         (
-            "    training.num_steps: 400",
-            "    studies.seeds: [0, 1, 2, 4]",
-            "profiles.full: movies-classic: datasets, split, features and the folds",
+            "  pure-sum: [pure-id, pure-mm]",
+            "  pure-sum: [pure-id, pure-m]",
+            "ensembles.pure-sum: pure-m is not among `models`",
         ),
+        ("  pure-sum: [", "  bivrec: [", "ensembles.bivrec is also a model; rename the ensemble"),
         (
             "studies.datasets: [planted, planted-other]",
             "studies.datasets: [planted, planted-othr]",
@@ -186,7 +187,7 @@ def test_a_profile_stands_between_the_file_and_the_dataset(params):
     keys = (
         "training.num_steps: 480",
         "training.clip_norm: 3.0",
-        "studies.seeds: [0, 1, 2, 10, 11]",
+        "studies.seeds: [0, 1, 2, 3, 4, 10, 11]",
     )
     path = params("    training.num_steps: 400", "".join(f"    {key}\n" for key in keys))
     full = {
@@ -208,7 +209,7 @@ def test_a_profile_stands_between_the_file_and_the_dataset(params):
     check_params(path)  # further seeds of folds whose features there are
     with pytest.raises(
         SettingsError,
-        match="^params.yaml: there is no profile 'fool'; known are default, smoke, full, wide$",
+        match="^params.yaml: there is no profile 'fool'; known are default, smoke, full$",
     ):
         load_settings(profile="fool")
 

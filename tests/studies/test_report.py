@@ -1,6 +1,5 @@
 """The report's tables, and the pages that show them."""
 
-import json
 import shutil
 
 import pandas as pd
@@ -18,8 +17,7 @@ from bivrec.studies.report import (
     write_pages,
 )
 
-MARKS = ("main default", "claims default", "main full", "claims full", "claims wide",
-         "interests default")  # fmt: skip
+MARKS = ("main", "claims", "interests")
 
 
 def main_of(*rows: tuple) -> pd.DataFrame:
@@ -90,9 +88,7 @@ def test_markdown():
 @pytest.fixture
 def project(root, tmp_path, monkeypatch):
     """A folder with the results of the repository and pages that hold nothing but marks."""
-    for profile in ("", "full/", "wide/"):
-        folder = f"results/{profile}08_report"
-        shutil.copytree(root / folder, tmp_path / folder)
+    shutil.copytree(root / "results/08_report", tmp_path / "results/08_report")
     for path in (root / "results/03_training").glob("*/structure.csv"):
         shutil.copytree(path.parent, tmp_path / path.parent.relative_to(root))
     (tmp_path / "docs").mkdir()
@@ -104,8 +100,6 @@ def project(root, tmp_path, monkeypatch):
 
 
 def test_the_readme_has_ten_rows_and_the_studies_page_the_rest(project):
-    made = {"commit": "0123456789", "stages": {"03_training/a": {}, "03_training/b": {}}}
-    (project / "results/full/provenance.json").write_text(json.dumps({"made by": [made]}))
     write_pages()
     readme, studies = ((project / page).read_text() for page in PAGES)
     lines = readme.splitlines()
@@ -115,31 +109,28 @@ def test_the_readme_has_ten_rows_and_the_studies_page_the_rest(project):
     shown = pd.read_csv(project / "results/08_report/all/main.csv")["ndcg@20"]
     assert f"{shown.max():.3f}" in readme
     assert "stale text" not in studies and "<!-- note -->a note<!-- /note -->" in studies
-    assert studies.count("Results of commit `01234567` (03_training):") == 1
     once = readme, studies
     write_pages()
     assert once == tuple((project / page).read_text() for page in PAGES)
 
 
 def test_a_page_without_marks_is_named_and_nothing_is_written(project):
-    (project / "docs/studies.md").write_text("<!-- main full --><!-- /main full -->")
+    (project / "docs/studies.md").write_text("<!-- main --><!-- /main -->")
     before = (project / "README.md").read_text()
-    with pytest.raises(SettingsError, match="has the marks <!-- claims default --> and"):
+    with pytest.raises(SettingsError, match="has the marks <!-- claims --> and"):
         write_pages()
     assert (project / "README.md").read_text() == before
 
 
 def test_missing_results_are_named(project):
-    (project / "results/full/08_report/all/main.csv").unlink()
-    missing = r"results/full/08_report/all/main\.csv is missing; `make repro PROFILE=full` makes it"
+    (project / "results/08_report/all/main.csv").unlink()
+    missing = r"results/08_report/all/main\.csv is missing; `make repro` makes it"
     with pytest.raises(SettingsError, match=missing):
         write_pages()
 
 
 def test_the_pages_show_the_results(root, project):
     """Every number in the tables of README.md and docs/studies.md comes from results/."""
-    for profile in ("full", "wide"):
-        shutil.copy(root / f"results/{profile}/provenance.json", project / f"results/{profile}/")
     for page in PAGES:
         shutil.copy(root / page, project / page)
     write_pages()
