@@ -51,7 +51,7 @@ def train_form(dataset: str, form: str, seed: int) -> pd.DataFrame:
     ]
     users = pd.concat(users)[["view", "user", "condition", METRIC]]
     structure = interest_structure(trained, cases)[["view", "user", *MEASURES]]
-    structure = structure.melt(["view", "user"], var_name="condition")
+    structure = structure.melt(["view", "user"], var_name="condition").dropna()
     return pd.concat([users.rename(columns={METRIC: "value"}), structure], ignore_index=True)
 
 

@@ -21,6 +21,7 @@ from bivrec.model.clusters import ClusterAttention
 from bivrec.model.losses import combine, read_out
 
 TOP = 20  # length of the lists that are compared
+COLLAPSED = 0.9  # mean overlap of these lists above which the interests recommend the same items
 ROWS_AT_ONCE = 256  # histories whose scores are held together
 
 UserValues = dict[str, Float[Tensor, "batch"]]
@@ -40,8 +41,8 @@ def interest_structure(trained: Trained, cases: EvalCases) -> pd.DataFrame:
     interests have in common, mean over pairs. effective_interests: the exponential of the entropy
     of the interests to which its patches are nearest, 1 to K. other_interests: share of the final
     top 20 (of both views together, if there are two) whose best interest is not the one that is
-    best for most of them. same_interest: share of the patches that both views allocate to the same
-    interest.
+    best for most of them; NaN in a view whose interests have collapsed, where chance decides which
+    is best. same_interest: share of the patches that both views allocate to the same interest.
     """
     tables = []
     for start in range(0, len(cases), ROWS_AT_ONCE):
@@ -49,7 +50,9 @@ def interest_structure(trained: Trained, cases: EvalCases) -> pd.DataFrame:
         for view, values in _measure(trained.model.eval(), cases.histories[rows]).items():
             columns = {name: x.cpu().numpy() for name, x in values.items()}
             tables.append(pd.DataFrame({"view": view, "user": cases.users[rows], **columns}))
-    return pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True)
+    collapsed = table.groupby("view")["overlap"].transform("mean") > COLLAPSED
+    return table.assign(other_interests=table["other_interests"].mask(collapsed))
 
 
 @torch.inference_mode()
@@ -114,10 +117,10 @@ class PooledZeroed(ClusterAttention):
 
 
 class AllocationRandomised(ClusterAttention):
-    """Each patch goes to F interests at random."""
+    """Each patch goes to F interests at random; the draws repeat, and differ between views."""
 
     def allocate(self, logits):
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(self.view_number)
         chosen = torch.rand(logits.shape, generator=generator).topk(self.settings.num_nearest, -1)
         return torch.zeros_like(logits).scatter_(-1, chosen.indices.to(logits.device), 1.0)
 
@@ -142,8 +145,8 @@ def apply_control(model: BivRec, control: str) -> BivRec:
     if issubclass(CONTROLS[control], BivRec):
         model.__class__ = CONTROLS[control]
     else:
-        for view in model.views.values():
-            view.clusters.__class__ = CONTROLS[control]
+        for number, view in enumerate(model.views.values()):
+            view.clusters.__class__, view.clusters.view_number = CONTROLS[control], number
     return model
 
 

@@ -9,7 +9,8 @@ from bivrec.data.domain import Domain
 from bivrec.data.types import EvalCases
 from bivrec.evaluation import rank_cases, user_metrics
 from bivrec.experiment.registry import Trained
-from bivrec.experiment.structure import has_structure, interest_structure
+from bivrec.experiment.structure import COLLAPSED, has_structure, interest_structure
+from bivrec.settings import Model
 from bivrec.studies.noise import expose_to_noise
 
 
@@ -32,27 +33,34 @@ STRUCTURE = {  # lines of `diagnose` and their measure in `interest_structure`
     "cosine of a user's interests": "cosine",
     "overlap of the interests' top 20": "overlap",
     "effective number of interests": "effective_interests",
-    "part of the final top 20 from other than the leading interest": "other_interests",
+    "share of the final top 20 from interests other than the leading one": "other_interests",
 }
 
-COLLAPSED = 0.9  # overlap of the interests' top 20 above which they recommend the same items
+
+def _remedies(settings: Model) -> str:
+    """The changes to params.yaml that separate interests, without those that these settings have
+    already."""
+    changes = [f"a larger model.information_weight (now {settings.information_weight:g})"]
+    if settings.num_nearest > 1:
+        changes.insert(0, f"a smaller model.num_nearest (now {settings.num_nearest})")
+    if settings.newest == "all":
+        changes.insert(0, "model.newest: owners (now all)")
+    return " or ".join(filter(None, [", ".join(changes[:-1]), changes[-1]]))
 
 
 def _structure_rows(trained: Trained, cases: EvalCases) -> list[tuple[str, str, float]]:
     """The lines of STRUCTURE, means over users by view; prints a sentence where they collapse."""
     means = interest_structure(trained, cases).groupby("view")[list(STRUCTURE.values())].mean()
-    settings = trained.model.settings.model
+    remedies = _remedies(trained.model.settings.model)
     for view, overlap in means["overlap"].items():
         if overlap > COLLAPSED:
             print(
                 f"WARNING: the interests of {trained.name} have collapsed in the {view} view: the "
                 f"top 20 of a user's interests share {overlap:.0%} of their items; in params.yaml, "
-                f"model.newest: owners (now {settings.newest}), a smaller model.num_nearest (now "
-                f"{settings.num_nearest}) or a larger model.information_weight (now "
-                f"{settings.information_weight:g}) separates them."
+                f"{remedies} may separate them."
             )
     return [
-        (name, view, means.loc[view, measure])
+        (name, view, float(means.loc[view, measure]))
         for name, measure in STRUCTURE.items()
         for view in means.index
     ]

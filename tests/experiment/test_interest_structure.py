@@ -12,6 +12,7 @@ from bivrec.evaluation import user_metrics
 from bivrec.experiment.registry import Trained, build_model
 from bivrec.experiment.runs import rank_models
 from bivrec.experiment.structure import (
+    COLLAPSED,
     CONTROLS,
     TOP,
     apply_control,
@@ -77,6 +78,17 @@ def test_merged_interests_are_their_mean(trained):
         assert torch.equal(merged[view], interests.mean(1, keepdim=True))
 
 
+def test_each_view_is_allocated_by_draws_of_its_own_that_repeat(trained):
+    logits = torch.zeros(4, 30, 3)
+    first, again = (
+        [view.clusters.allocate(logits) for view in control.views.values()]
+        for control in (apply_control(trained.model, "allocation randomised") for _ in range(2))
+    )
+    assert all(map(torch.equal, first, again))
+    same = (first[0] * first[1]).sum(-1).mean().item()  # F = 1 of K = 3
+    assert same == pytest.approx(1 / 3, abs=0.15)
+
+
 def test_controls_leave_the_model_as_it_was(domain, trained):
     history = domain.fold(0).test.histories[:4]
     before = trained.model.score(history)["both"]
@@ -128,6 +140,19 @@ def test_collapsed_interests_fail_though_equal_values_have_no_interval():
     rows = [("bivrec", 0, "id", user, "effective_interests", 1.0) for user in range(5)]
     users = pd.DataFrame(rows, columns="model seed view user measure value".split())
     assert judge_structure(users, num_interests=4)["verdict"].tolist() == ["fails"]
+
+
+def test_collapsed_interests_supply_no_share_of_the_list(domain):
+    """Of one vector K times, any may score an item best: the share of the others says nothing."""
+    collapsed = Trained("bivrec", 0, build_model(domain, "bivrec", 0).eval())
+    with torch.no_grad():
+        collapsed.model.views["id"].clusters.norms[2].weight.zero_()
+        collapsed.model.views["id"].clusters.norms[2].bias.fill_(1)
+    users = structure_of_users(domain, [collapsed])
+    judged = judge_structure(users, num_interests=3).set_index(["view", "measure"])["mean"]
+    assert judged["id", "overlap"] > COLLAPSED and ("id", "other_interests") not in judged
+    assert judged["multimodal", "overlap"] < COLLAPSED
+    assert judged["multimodal", "other_interests"] > 0
 
 
 def test_a_catalogue_shorter_than_the_lists():

@@ -1,5 +1,6 @@
 """Signatures of failure."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,18 +48,45 @@ def test_diagnoses_of_a_model_with_one_view(planted):
     assert not set(STRUCTURE) & set(table["diagnostic"])
 
 
-def test_collapsed_interests_are_named(capsys):
-    """Tokens that are the same give each user one interest, K times."""
-    domain = Domain("planted", {"model.newest": "all"})
+INFORMATION = "a larger model.information_weight (now 0.1)"
+
+
+@pytest.mark.parametrize(
+    ("newest", "num_nearest", "advice"),
+    [
+        ("all", 1, f"model.newest: owners (now all) or {INFORMATION}"),
+        (
+            "all",
+            6,
+            f"model.newest: owners (now all), a smaller model.num_nearest (now 6) or {INFORMATION}",
+        ),
+        ("owners", 6, f"a smaller model.num_nearest (now 6) or {INFORMATION}"),
+        ("owners", 1, INFORMATION),
+    ],
+)
+def test_collapsed_interests_are_named(newest, num_nearest, advice, capsys):
+    """Equal vectors, K times; the advice names no setting that is as advised."""
+    domain = Domain("planted", {"model.newest": newest, "model.num_nearest": num_nearest})
     trained = Trained("bivrec", 0, build_model(domain, "bivrec", 0))
     with torch.no_grad():
         for view in trained.model.views.values():
-            view.clusters.tokens.zero_()
+            view.clusters.norms[2].weight.zero_()
+            view.clusters.norms[2].bias.fill_(1)
     table = diagnose(domain, trained).set_index(["diagnostic", "view"])["value"]
     assert table["overlap of the interests' top 20", "id"] > 0.9
+    assert np.isnan(
+        table["share of the final top 20 from interests other than the leading one", "id"]
+    )
     lines = capsys.readouterr().out.splitlines()
     for view, line in zip(("id", "multimodal"), lines, strict=True):
         assert line.startswith(
             f"WARNING: the interests of bivrec have collapsed in the {view} view"
         )
-        assert "model.newest: owners (now all)" in line
+        assert line.endswith(f"of their items; in params.yaml, {advice} may separate them.")
+
+
+def test_one_interest_is_not_diagnosed(capsys):
+    domain = Domain("planted", {"model.num_interests": 1, "model.num_nearest": 1})
+    table = diagnose(domain, Trained("bivrec", 0, build_model(domain, "bivrec", 0)))
+    assert not set(STRUCTURE) & set(table["diagnostic"])
+    assert "WARNING" not in capsys.readouterr().out
