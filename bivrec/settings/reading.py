@@ -5,6 +5,7 @@ import difflib
 import itertools
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -162,9 +163,30 @@ def load_settings(
     return _validate(tree, f"params.yaml with the settings of {dataset}")
 
 
+@cache
+def _adapter(section: str) -> TypeAdapter[Any]:
+    return TypeAdapter(Settings.__dataclass_fields__[section].type)
+
+
+def _vary_sections(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """The settings with dotted changes, of which only the sections that change are read again: a
+    check of params.yaml takes a second, not ten."""
+    names = {str(key).split(".")[0] for key in changes}
+    tree = {
+        name: _adapter(name).dump_python(getattr(settings, name), mode="json") for name in names
+    }
+    merged = merge(tree, changes, "changes")
+    return replace(
+        settings, **{name: _adapter(name).validate_json(json.dumps(merged[name])) for name in names}
+    )
+
+
 def vary(settings: Settings, variant: Variant, name: str = "variant") -> Settings:
     """The settings with a variant's changes."""
-    tree = TypeAdapter(Settings).dump_python(settings, mode="json")
+    try:
+        return _vary_sections(settings, variant.settings)
+    except (KeyError, ValidationError, SettingsError):  # all of the tree gives the sentence
+        tree = TypeAdapter(Settings).dump_python(settings, mode="json")
     tree = merge(tree, variant.settings, f"params.yaml: {name}")
     return _validate(tree, f"params.yaml with the settings of {name}")
 

@@ -218,3 +218,11 @@ def test_a_variant_is_a_setting():
     settings = load_settings("planted")
     assert vary(settings, settings.models["pure-id"]).model.views == ("id",)
     assert vary(settings, settings.models["bivrec"]) == settings
+
+
+def test_a_variant_reads_again_only_the_sections_that_it_changes(monkeypatch):
+    settings = load_settings("planted")
+    listed = settings.models | settings.ablations
+    read = {name: load_settings("planted", v.settings) for name, v in listed.items()}
+    monkeypatch.setattr("bivrec.settings.reading._validate", lambda *_: pytest.fail("read it all"))
+    assert {name: vary(settings, variant) for name, variant in listed.items()} == read
