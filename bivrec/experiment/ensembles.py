@@ -18,21 +18,23 @@ class Ensemble:
     """Several trained models as one: the sum of the log-softmaxes of their combined or only
     scores."""
 
-    members: tuple[SequentialModel, ...]
+    members: dict[str, SequentialModel]
 
     def score(
         self, histories: Sequence[Int64[np.ndarray, "_"]]
     ) -> dict[str, Float[Tensor, "history catalogue"]]:
         """The view `both`: every item's score, a row per history."""
-        views = [model.score(histories) for model in self.members]
-        return {"both": combine({i: list(scores.values())[-1] for i, scores in enumerate(views)})}
+        views = {name: model.score(histories) for name, model in self.members.items()}
+        return {
+            "both": combine({name: list(scores.values())[-1] for name, scores in views.items()})
+        }
 
 
 def build_ensembles(domain: Domain, models: Sequence[Trained]) -> list[Trained]:
     """Every ensemble of `ensembles` whose members are among the models, for each of their seeds."""
     by_run = {(trained.name, trained.seed): trained.model for trained in models}
     return [
-        Trained(name, seed, Ensemble(tuple(by_run[member, seed] for member in members)))
+        Trained(name, seed, Ensemble({member: by_run[member, seed] for member in members}))
         for name, members in domain.settings.ensembles.items()
         for seed in dict.fromkeys(trained.seed for trained in models)
         if all((member, seed) in by_run for member in members)
