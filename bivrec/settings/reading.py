@@ -164,7 +164,7 @@ def load_settings(
 
 
 @cache
-def _adapter(section: str) -> TypeAdapter[Any]:
+def _adapter(section: str) -> TypeAdapter:
     return TypeAdapter(Settings.__dataclass_fields__[section].type)
 
 
