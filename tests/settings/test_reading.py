@@ -65,9 +65,9 @@ def params(root, tmp_path):
         ),
         ("    replace: [0.0, 0.1,", "    replace: 3 #[", "noise.levels.replace: 3 is refused"),
         (
-            "  ablations: [without-multi-scale,",
-            "  ablations: [without-multiscale,",
-            "studies.ablations: there is no 'without-multiscale' under ablations; did you mean",
+            "  ablations: [without-cross-view-learning,",
+            "  ablations: [without-crossview-learning,",
+            "studies.ablations: there is no 'without-crossview-learning' under ablations; did you mean",
         ),
         (
             "  grids: []",
@@ -92,7 +92,7 @@ def params(root, tmp_path):
             '"model.dropout": 1.4} of sasrec on movies-classic: model.dropout: 1.4 is refused',
         ),
         (
-            "users who are never test users\n  models: [sasrec,",
+            "on validation users\n  models: [sasrec,",
             "\n  models: [sasrek,",
             "there is no model 'sasrek'",
         ),
