@@ -15,7 +15,7 @@ import pandas as pd
 from record import HERE, fill
 
 from bivrec.data.domain import Domain
-from bivrec.evaluation import bootstrap_interval, paired_test, rank_cases, user_metrics
+from bivrec.evaluation import estimate_mean, paired_test, rank_cases, user_metrics
 from bivrec.experiment.structure import CONTROLS, apply_control, interest_structure
 from bivrec.experiment.training import train_model
 from bivrec.settings import load_settings
@@ -65,7 +65,7 @@ def summarise(users: pd.DataFrame) -> pd.DataFrame:
     groups = {key: group[columns] for key, group in users.groupby(keys, sort=False)}
     for (*key, condition), group in groups.items():
         own = groups[*key, "as trained"] if (*key, "as trained") in groups else None
-        figures = {condition: dict(zip(INTERVAL, bootstrap_interval(group["value"].to_numpy())))}
+        figures = {condition: estimate_mean(group, "value")._asdict()}
         if condition in CONTROLS:
             figures = {condition: paired_test(own, group, "value")}
         elif condition == "as trained" and key[-1] != first:

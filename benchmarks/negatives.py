@@ -17,7 +17,7 @@ from record import HERE, fill
 from workloads import SIZES
 
 from bivrec.data.domain import Domain
-from bivrec.evaluation import bootstrap_interval, paired_test, user_metrics
+from bivrec.evaluation import estimate_mean, paired_test, user_metrics
 from bivrec.experiment.runs import rank_models
 from bivrec.experiment.training import train_models
 from bivrec.settings import load_settings
@@ -54,7 +54,7 @@ def metric_by_user(domain: Domain, models: list, split: str, names: dict[str, tu
 
 def judge(split: str, values: pd.DataFrame, full: pd.DataFrame | None) -> dict:
     """One variant on a split: mean and interval, and the difference from the full softmax."""
-    value, low, high = bootstrap_interval(values[METRIC].to_numpy())
+    value, low, high = estimate_mean(values, METRIC)[:3]
     figures = {METRIC: value, "low": low, "high": high}
     if full is not None:
         test = paired_test(values, full, METRIC)

@@ -1,12 +1,14 @@
-"""Exact ranks in the full catalogue, metrics from ranks, and intervals and tests over users."""
+"""Exact ranks in the full catalogue, metrics from ranks, and intervals and tests of their means."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Float64, Int64
 from numpy import ndarray
+from scipy import stats
 from torch import Tensor
 
 from bivrec.data.types import EvalCases
@@ -14,6 +16,8 @@ from bivrec.data.types import EvalCases
 CUTOFFS = (10, 20, 50)
 
 ROWS_AT_ONCE = 256  # rows of scores that are copied where a case has several targets
+
+ROUNDING = 1e-12  # a standard error up to this is no spread
 
 
 def target_ranks(
@@ -61,7 +65,8 @@ def count_no_lower(
 
 
 def rank_cases(model, cases: EvalCases, batch_size: int = 256) -> pd.DataFrame:
-    """One row a view, case and target: columns view, user, num_targets, item, rank."""
+    """One row a view, case and target: columns view, fold, user, num_targets, item,
+    rank."""
     by_length = np.argsort([len(history) for history in cases.histories], kind="stable")
     ranks: dict[str, list] = {}
     for start in range(0, len(cases), batch_size):
@@ -73,6 +78,7 @@ def rank_cases(model, cases: EvalCases, batch_size: int = 256) -> pd.DataFrame:
             ranks.setdefault(view, []).extend(target_ranks(scores, masked, targets))
     case_order, counts = np.argsort(by_length), [len(items) for items in cases.targets]
     shared = {
+        "fold": cases.fold,
         "user": np.repeat(cases.users, counts),
         "num_targets": np.repeat(counts, counts),
         "item": np.concatenate(cases.targets),
@@ -129,41 +135,76 @@ def bootstrap_means(
     return np.concatenate([values[users].mean(1) for users in samples])
 
 
-def bootstrap_interval(
-    values: Float[ndarray, "user"], draws: int = 2000
-) -> tuple[float, float, float]:
-    """Mean and 95 % percentile interval over resampled users; no interval (NaN) for one user or for
-    equal values, which show no spread."""
-    if np.ptp(values) == 0:
-        return float(values[0]), np.nan, np.nan
-    means = bootstrap_means(np.asarray(values, dtype="float64"), draws)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(np.mean(values)), float(low), float(high)
+class Estimate(NamedTuple):
+    """A mean, its 95 % interval, the two-sided p-value of a mean of 0, and the smallest true mean
+    that such data detect with 80 % power. Values without spread have no interval, and p is 1."""
+
+    mean: float
+    low: float = np.nan
+    high: float = np.nan
+    p: float = 1.0
+    detectable: float = np.nan
+
+
+def over_folds(values: Float64[ndarray, "user"], folds: Int64[ndarray, "user"]) -> Estimate:
+    """The mean over users, with Student's t over the folds that test them.
+
+    A fold has users and trainings of its own, so the spread of the folds' means contains the
+    variation of both."""
+    _, fold, sizes = np.unique(folds, return_inverse=True, return_counts=True)
+    mean, df = values.mean(), len(sizes) - 1
+    deviations = np.bincount(fold, values) / sizes - mean
+    error = np.sqrt(sizes @ deviations**2 / (df * len(values)))
+    if error <= ROUNDING:
+        return Estimate(mean)
+    reach = stats.t.ppf(0.975, df) * error
+    p = 2 * stats.t.sf(abs(mean) / error, df)
+    return Estimate(mean, mean - reach, mean + reach, p, reach + stats.t.ppf(0.8, df) * error)
+
+
+def over_users(values: Float64[ndarray, "user"]) -> Estimate:
+    """The mean over users, with percentiles of resampled users; the p-value is at least 2 in the
+    number of draws. This leaves out the variation between trainings."""
+    draws = bootstrap_means(values)
+    error = draws.std()
+    if error <= ROUNDING:
+        return Estimate(values.mean())
+    low, high = np.quantile(draws, [0.025, 0.975])
+    tail = min((draws <= 0).mean(), (draws >= 0).mean())
+    p = min(1.0, 2 * max(tail, 1 / len(draws)))
+    return Estimate(values.mean(), low, high, p, error * stats.norm.ppf([0.975, 0.8]).sum())
+
+
+def estimate_mean(table: pd.DataFrame, value: str) -> Estimate:
+    """The mean of a column over users, each the mean of the trainings that test the user.
+
+    With several folds (column fold), `over_folds`; with one, `over_users`."""
+    table = table if "fold" in table else table.assign(fold=0)
+    users = table.groupby(["fold", "user"], sort=False)[value].mean().astype("float64")
+    values, folds = users.to_numpy(), users.index.get_level_values("fold").to_numpy()
+    several = (folds != folds[0]).any()
+    return over_folds(values, folds) if several else over_users(values)
+
+
+def units_of(table: pd.DataFrame) -> list[str]:
+    """The columns that name a user in a training: those of fold, seed and user that there are."""
+    return [column for column in ("fold", "seed", "user") if column in table]
 
 
 def paired_test(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> dict[str, float]:
-    """The difference between two models on the same users (and seeds), in the metric's unit.
-
-    Mean, 95 % interval over resampled users, and the two-sided p-value of no difference, at least 2
-    in the number of draws. One user decides nothing: no interval, and p is 1. Raises ValueError if
-    the users differ.
-    """
-    keys = [key for key in ("seed", "user") if key in ours.columns]
-    both = ours.merge(theirs, on=keys, suffixes=("_ours", "_theirs"), validate="one_to_one")
+    """The difference between two models on the same users and trainings, in the metric's unit:
+    `estimate_mean` of the users' differences, and the number of users. Raises ValueError if the
+    users differ."""
+    both = ours.merge(
+        theirs, on=units_of(ours), suffixes=("_ours", "_theirs"), validate="one_to_one"
+    )
     if not len(both) == len(ours) == len(theirs):
         raise ValueError(
             f"two models were evaluated on different users: {len(ours)} and {len(theirs)}, "
             f"{len(both)} in common"
         )
-    difference = (both[f"{metric}_ours"] - both[f"{metric}_theirs"]).to_numpy()
-    found = {"mean": difference.mean(), "low": np.nan, "high": np.nan, "p": 1.0, "users": len(both)}
-    if len(both) < 2:
-        return found
-    means = bootstrap_means(difference)
-    low, high = np.quantile(means, [0.025, 0.975])
-    tail = min((means <= 0).mean(), (means >= 0).mean())
-    p = min(1.0, 2 * max(tail, 1 / len(means)))
-    return found | {"low": low, "high": high, "p": p}
+    both["difference"] = both[f"{metric}_ours"] - both[f"{metric}_theirs"]
+    return estimate_mean(both, "difference")._asdict() | {"users": both["user"].nunique()}
 
 
 def holm(p_values: Float64[ndarray, "test"]) -> Float64[ndarray, "test"]:
@@ -175,9 +216,14 @@ def holm(p_values: Float64[ndarray, "test"]) -> Float64[ndarray, "test"]:
     return adjusted
 
 
-def interval_table(ranks: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:
-    """Mean over users and seeds with its interval (`bootstrap_interval`), for every value of
+def estimate_groups(users: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
+    """The mean of a column over users with its 95 % interval (`estimate_mean`), for every value of
     `by`."""
-    groups = user_metrics(ranks).groupby(list(by), sort=False)
-    rows = [(*key, *bootstrap_interval(group[metric].to_numpy())) for key, group in groups]
+    groups = users.groupby(list(by), sort=False)
+    rows = [(*key, *estimate_mean(group, value)[:3]) for key, group in groups]
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high"])
+
+
+def interval_table(ranks: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:
+    """`estimate_groups` of a metric, from ranks."""
+    return estimate_groups(user_metrics(ranks), metric, by)

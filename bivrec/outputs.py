@@ -18,13 +18,14 @@ from bivrec.settings import profile_folder, project_root, repro_command
 
 # Columns of saved tables that hold text, also where it looks like numbers, as `007` or `true`
 TEXT_COLUMNS = (
-    "profile dataset protocol study condition model view split metric claim ours theirs verdict "
-    "diagnostic what"
+    "profile dataset protocol study condition model view split metric claim family ours theirs "
+    "verdict diagnostic what"
 ).split()
 
 LEFT_OUT = "left-out.json"  # in build/, for a stage that a dataset has no features for
 
-NUMBERS = ("value", "mean", "low", "high", "p")  # columns of numbers, one of which may be missing
+# Columns of numbers, one of which may be missing
+NUMBERS = ("value", "mean", "low", "high", "p", "detectable")
 
 Place = Literal["results", "top", "build", "log", "partial"]
 

@@ -12,11 +12,13 @@ from render import FIGURES, markdown
 from bivrec.outputs import read_csv
 
 COLUMNS = ["claim", "dataset", "ours", "theirs", "effect on NDCG@20", "adjusted p", "verdict"]
-VERDICTS = ("holds", "fails", "open")
+VERDICTS = ("holds", "fails", "negligible", "open")
 INTRODUCTION = """\
-Each row is a paired test over the same test users. The p-values are adjusted by Holm's method over
-all tests of a profile. *holds*: the effect is above zero and its adjusted p below 0.05. *fails*:
-the effect is below zero and its adjusted p below 0.05. *open*: these users cannot decide.
+Each row is a paired test over the same test users and trainings. The family *confirmatory* was fixed
+before it was run; everything else is *exploratory*. Holm's method adjusts the p-values within each
+family of a profile. *holds*: the effect is above zero and its adjusted p below 0.05. *fails*: the
+effect is below zero and its adjusted p below 0.05. *negligible*: the whole interval lies within
+0.003 of zero. *open*: these data cannot decide.
 [Studies and results](studies.html) explains the profiles and the known limits.
 """
 
@@ -34,7 +36,8 @@ def render_claims() -> str:
         if path.is_file():
             claims = read_csv(path)
             parts += [f'<h2 id="{profile}">{name}</h2>', render_verdicts(claims)]
-    return re.sub(r"<td>(holds|fails|open)</td>", r'<td class="\1">\1</td>', "\n".join(parts))
+    words = r"<td>(holds|fails|negligible|open)</td>"
+    return re.sub(words, r'<td class="\1">\1</td>', "\n".join(parts))
 
 
 def render_verdicts(claims: pd.DataFrame) -> str:

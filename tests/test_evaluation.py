@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from bivrec.evaluation import (
-    bootstrap_interval,
+    estimate_mean,
     holm,
     interval_table,
     mean_metrics,
+    over_folds,
+    over_users,
     paired_test,
     rank_cases,
     target_ranks,
@@ -183,15 +185,89 @@ def test_a_perfect_and_a_hopeless_model(planted):
 
 def test_bootstrap_covers_and_repeats(generator):
     values = generator.normal(0.3, 1, 400)
-    mean, low, high = bootstrap_interval(values)
-    assert low < mean < high and (mean, low, high) == bootstrap_interval(values)
-    assert high - low == pytest.approx(2 * 1.96 * values.std() / math.sqrt(400), rel=0.15)
+    found, error = over_users(values), values.std() / math.sqrt(400)
+    assert found.low < found.mean < found.high and found == over_users(values)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.05)
+    assert found.detectable == pytest.approx((1.96 + 0.84) * error, rel=0.05)
 
 
-@pytest.mark.parametrize("values", [[0.3], [0.5, 0.5, 0.5]])
-def test_one_user_or_equal_values_have_no_interval(values):
-    mean, *interval = bootstrap_interval(np.array(values))
-    assert mean == values[0] and np.isnan(interval).all()
+@pytest.mark.parametrize("values", [[0.3], [0.5, 0.5, 0.5], [0.1 + 0.2, 0.3]])
+@pytest.mark.parametrize("folds", [[0, 0, 0], [0, 1, 2]])
+def test_one_user_or_equal_values_decide_nothing(values, folds):
+    users = pd.DataFrame({"fold": folds[: len(values)], "user": range(len(values)), "m": values})
+    mean, low, high, p, detectable = estimate_mean(users, "m")
+    assert mean == pytest.approx(values[0]) and p == 1
+    assert np.isnan([low, high, detectable]).all()
+
+
+def test_folds_by_hand():
+    """Two folds of one and three users, with means 4 and 0: the mean is 1, the squared error
+    (1 * 9 + 3 * 1) / (1 * 4) = 3, and t with one degree of freedom is a Cauchy variable."""
+    found = over_folds(np.array([4.0, -1.0, 0.0, 1.0]), np.array([7, 2, 2, 2]))
+    reach = math.tan(math.pi * 0.475) * math.sqrt(3)
+    assert found[:3] == pytest.approx((1, 1 - reach, 1 + reach))
+    assert found.p == pytest.approx(1 - 2 * math.atan(1 / math.sqrt(3)) / math.pi)
+    assert found.detectable == pytest.approx(reach + math.tan(math.pi * 0.3) * math.sqrt(3))
+
+
+def test_trainings_of_a_fold_are_averaged_first():
+    rows = [
+        (0, 0, "a", 1.0),
+        (5, 0, "a", 3.0),
+        (0, 0, "b", 5.0),
+        (5, 0, "b", 5.0),
+        (1, 1, "c", 7.0),
+    ]
+    users = pd.DataFrame(rows, columns=["seed", "fold", "user", "m"])
+    expected = over_folds(np.array([2.0, 5.0, 7.0]), np.array([0, 0, 1]))
+    assert estimate_mean(users, "m") == expected
+    once = over_users(np.array([2.0, 5.0, 7.0]))
+    assert estimate_mean(users.drop(columns="fold"), "m") == once
+    zero = users.assign(m=0.0)
+    assert paired_test(users, zero, "m") == {**expected._asdict(), "users": 3}
+
+
+def simulated(generator, effect, trainings=1, sizes=(60, 60, 60, 60, 60)):
+    """Users' differences and their folds: an effect of each training on all users of its fold, in
+    standard errors of a fold's mean, and an effect of each user."""
+    folds = np.repeat(np.arange(len(sizes)), sizes)
+    shift = generator.normal(size=(len(sizes), trainings)).mean(1) * effect / np.sqrt(60)
+    return generator.normal(size=len(folds)) + shift[folds], folds
+
+
+NULLS = {
+    "no effect of trainings": {"effect": 0.0},
+    "as large as that of users": {"effect": 1.0},
+    "large": {"effect": 4.0},
+    "two initialisations": {"effect": 2.0, "trainings": 2},
+    "folds of unequal size": {"effect": 1.0, "sizes": (40, 50, 60, 70, 80)},
+}
+
+
+def coverage(null, generator, estimate, studies=1500) -> float:
+    """How often the interval of a mean of 0 contains 0."""
+    found = [estimate(*simulated(generator, **null)) for _ in range(studies)]
+    return np.mean([low <= 0 <= high for _, low, high, *_ in found])
+
+
+@pytest.mark.parametrize("null", NULLS.values(), ids=NULLS.keys())
+def test_intervals_over_folds_cover_a_null_as_often_as_they_say(null, generator):
+    assert 0.93 <= coverage(null, generator, over_folds) <= 0.97
+
+
+@pytest.mark.parametrize(("effect", "most"), [(1.0, 0.9), (4.0, 0.5)])
+def test_intervals_over_users_cover_too_little_where_trainings_differ(effect, most, generator):
+    """The reason for folds: an interval over users takes the error of a training for an effect."""
+    null = {"effect": effect}
+    assert coverage(null, generator, lambda values, folds: over_users(values), 80) < most
+
+
+@pytest.mark.parametrize("effect", [0.0, 2.0])
+def test_an_effect_of_the_detectable_size_is_found_in_four_of_five_studies(effect, generator):
+    studies = [simulated(generator, effect) for _ in range(1500)]
+    size = math.sqrt(np.mean([over_folds(*study).detectable ** 2 for study in studies]))
+    found = [over_folds(values + size, folds).p < 0.05 for values, folds in studies]
+    assert 0.76 < np.mean(found) < 0.84
 
 
 def test_a_group_of_one_user_has_no_interval_in_a_table():
@@ -202,11 +278,11 @@ def test_a_group_of_one_user_has_no_interval_in_a_table():
 
 
 def test_paired_difference_needs_the_same_users():
-    ours = pd.DataFrame({"seed": 0, "user": [1, 2, 3], "m": [0.5, 0.6, 0.7]})
+    ours = pd.DataFrame({"seed": 0, "user": [1, 2, 3], "m": [0.5, 0.6, 0.8]})
     theirs = pd.DataFrame({"seed": 0, "user": [3, 2, 1], "m": [0.6, 0.5, 0.4]})
-    assert paired_test(ours, theirs, "m") == pytest.approx(
-        {"mean": 0.1, "low": 0.1, "high": 0.1, "p": 2e-4, "users": 3}
-    )
+    found = paired_test(ours, theirs, "m")
+    assert found["mean"] == pytest.approx(0.4 / 3) and found["users"] == 3
+    assert (found["low"], found["high"]) == pytest.approx((0.1, 0.2)) and found["p"] == 2e-4
     with pytest.raises(ValueError, match="different users"):
         paired_test(ours, theirs[:2], "m")
 

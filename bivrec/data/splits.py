@@ -47,7 +47,7 @@ def split_by_user(sequences: Sequences, split: Split, seed: int) -> Fold:
     half_folds, count = fold_of_users(sequences.users, 2 * split.num_folds), 2 * split.num_folds
     test = np.flatnonzero(half_folds // 2 == seed % split.num_folds)
     validation = np.flatnonzero(half_folds == (2 * seed + 2) % count)
-    return _hold_out(sequences, split, validation, test)
+    return _hold_out(sequences, split, validation, test, seed)
 
 
 def split_by_interactions(sequences: Sequences, split: Split, seed: int) -> Fold:
@@ -58,7 +58,8 @@ def split_by_interactions(sequences: Sequences, split: Split, seed: int) -> Fold
     users, total = generator.permutation(sequences.num_users), len(sequences.items)
     reached = np.cumsum(sequences.lengths[users])
     first, second = np.searchsorted(reached, [0.8 * total, 0.9 * total]) + 1
-    return _hold_out(sequences, split, np.sort(users[first:second]), np.sort(users[second:]))
+    validation, test = np.sort(users[first:second]), np.sort(users[second:])
+    return _hold_out(sequences, split, validation, test, seed)
 
 
 def split_leave_one_out(sequences: Sequences, split: Split, seed: int) -> Fold:
@@ -105,16 +106,18 @@ def _hold_out(
     split: Split,
     validation_users: Int64[ndarray, "validation_user"],
     test_users: Int64[ndarray, "test_user"],
+    seed: int,
 ) -> Fold:
-    """The fold in which these users validate and test, and all others train on everything."""
+    """A seed's fold: these users validate and test, all others train on everything."""
+    fold = seed % split.num_folds
     cuts, ends = _history_lengths(sequences, split), sequences.lengths
     held_out = np.concatenate([validation_users, test_users])
     trains = np.setdiff1d(np.arange(sequences.num_users), held_out)
     return Fold(
         tuple(sequences.of(user) for user in trains),
         trains,
-        _cases(sequences, split, validation_users, cuts, ends),
-        _cases(sequences, split, test_users, cuts, ends),
+        _cases(sequences, split, validation_users, cuts, ends, fold),
+        _cases(sequences, split, test_users, cuts, ends, fold),
     )
 
 
@@ -124,11 +127,12 @@ def _cases(
     users: Int64[ndarray, "case"],
     cuts: Int64[ndarray, "user"],
     ends: Int64[ndarray, "user"],
+    fold: int = 0,
 ) -> EvalCases:
     """These users' items before the cut as histories, those from the cut to the end as targets."""
     histories = tuple(sequences.of(user)[: cuts[user]] for user in users)
     targets = tuple(sequences.of(user)[cuts[user] : ends[user]] for user in users)
-    return EvalCases(users, histories, targets, split.mask_history)
+    return EvalCases(users, histories, targets, split.mask_history, fold)
 
 
 PROTOCOLS = {

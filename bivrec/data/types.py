@@ -60,12 +60,14 @@ class Sequences:
 @dataclass(frozen=True)
 class EvalCases:
     """What a model is evaluated on: each user's history, and the items that follow it as targets.
-    With `mask_history` the items of the history are not ranked."""
+    With `mask_history` the items of the history are not ranked. `fold`: its number, 0 where the
+    protocol has no folds."""
 
     users: Int64[ndarray, "case"]
     histories: tuple[Int64[ndarray, "_"], ...]
     targets: tuple[Int64[ndarray, "_"], ...]
     mask_history: bool = True
+    fold: int = 0
 
     def __len__(self) -> int:
         return len(self.users)

@@ -6,14 +6,15 @@ from typing import Any
 import pandas as pd
 
 from bivrec.data.domain import Domain
+from bivrec.data.splits import split_sequences
 from bivrec.errors import LeftOut
-from bivrec.evaluation import mean_over_users, paired_test, rank_cases, user_metrics
+from bivrec.evaluation import mean_over_users, paired_test, rank_cases, units_of, user_metrics
 from bivrec.experiment.registry import Trained
 from bivrec.outputs import progress
 
 RUN_COLUMNS = "profile dataset protocol study condition model view seed split metric value".split()
 
-COMPARED = "ours theirs metric mean low high p users".split()
+COMPARED = "ours theirs metric mean low high p detectable users".split()
 
 CURVE_COLUMNS = "step loss seconds targets view metric value model seed".split()
 
@@ -49,6 +50,15 @@ def rank_models(
     return pd.concat(tables, ignore_index=True)
 
 
+def mark_tuning_users(domain: Domain, ranks: pd.DataFrame) -> pd.DataFrame:
+    """The ranks with a column tuned: whether settings were tuned on the user, who was a validation
+    user of one of `tuning.seeds`."""
+    settings, tuned = domain.settings, []
+    for seed in settings.tuning.seeds:
+        tuned += [*split_sequences(domain.sequences, settings.split, seed).validation.users]
+    return ranks.assign(tuned=ranks["user"].isin(tuned))
+
+
 def combined_views(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of each model's combined view, or of its only view (columns model, view)."""
     combined = table["view"] == "both"
@@ -72,12 +82,13 @@ def to_runs(domain: Domain, study: str, ranks: pd.DataFrame) -> pd.DataFrame:
 def compare(
     ranks: pd.DataFrame, ours: tuple[str, str], theirs: tuple[str, str], metric: str
 ) -> dict[str, Any]:
-    """The paired test of two (model, view) pairs over the same users."""
-    users = user_metrics(ranks)
-    tables = [
-        users[(users["model"] == model) & (users["view"] == view)][["seed", "user", metric]]
-        for model, view in (ours, theirs)
+    """The paired test of two (model, view) pairs over the same users, in the seeds of both."""
+    pair = [
+        ranks[(ranks["model"] == model) & (ranks["view"] == view)] for model, view in (ours, theirs)
     ]
+    seeds = set(pair[0]["seed"]).intersection(pair[1]["seed"])
+    users = [user_metrics(table[table["seed"].isin(seeds)]) for table in pair]
+    tables = [table[[*units_of(table), metric]] for table in users]
     names = {"ours": " ".join(ours), "theirs": " ".join(theirs), "metric": metric}
     return names | paired_test(*tables, metric)
 
@@ -88,5 +99,5 @@ def compare_pairs(
     """`compare` of those pairs that the ranks hold, a row each."""
     ranked = set(zip(ranks["model"], ranks["view"]))
     rows = [compare(ranks, *pair, metric) for pair in pairs if ranked.issuperset(pair)]
-    numbers = dict.fromkeys(("mean", "low", "high", "p"), float) | {"users": int}
+    numbers = dict.fromkeys(("mean", "low", "high", "p", "detectable"), float) | {"users": int}
     return pd.DataFrame(rows, columns=COMPARED).astype(numbers)

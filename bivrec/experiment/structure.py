@@ -12,7 +12,7 @@ from torch.nn.functional import normalize, one_hot
 
 from bivrec.data.domain import Domain
 from bivrec.data.types import EvalCases
-from bivrec.evaluation import bootstrap_interval, rank_cases
+from bivrec.evaluation import estimate_groups, rank_cases
 from bivrec.experiment.registry import Trained
 from bivrec.experiment.runs import RUN_COLUMNS, compare_pairs, label_run
 from bivrec.model.base import LastInterests, pad
@@ -22,6 +22,7 @@ from bivrec.model.losses import combine, read_out
 
 TOP = 20  # length of the lists that are compared
 COLLAPSED = 0.9  # mean overlap of these lists above which the interests recommend the same items
+RANKED = "view fold user num_targets item rank model seed split condition".split()
 ROWS_AT_ONCE = 256  # histories whose scores are held together
 
 UserValues = dict[str, Float[Tensor, "batch"]]
@@ -159,14 +160,19 @@ def rank_controls(domain: Domain, models: Sequence[Trained], split: str = "test"
         for control in CONTROLS:
             ranks = rank_cases(apply_control(trained.model, control), cases)
             tables.append(ranks.assign(**labels, condition=control))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return pd.concat(tables or [pd.DataFrame(columns=RANKED)], ignore_index=True)
+
+
+def as_models(controls: pd.DataFrame) -> pd.DataFrame:
+    """The ranks of `rank_controls` with the control in the model's name."""
+    return controls.assign(model=controls["model"] + ", " + controls["condition"])
 
 
 def compare_controls(ranks: pd.DataFrame, controls: pd.DataFrame, metric: str) -> pd.DataFrame:
     """What a metric owes to what each control takes out: each model minus itself under it."""
     if not len(controls):
         return compare_pairs(ranks, [], metric)
-    under = controls.assign(model=controls["model"] + ", " + controls["condition"])
+    under = as_models(controls)
     keys = pd.DataFrame({"model": controls["model"], "under": under["model"]})
     keys = keys.assign(view=controls["view"]).drop_duplicates()
     pairs = [((row.model, row.view), (row.under, row.view)) for row in keys.itertuples()]
@@ -175,12 +181,12 @@ def compare_controls(ranks: pd.DataFrame, controls: pd.DataFrame, metric: str) -
 
 def structure_of_users(domain: Domain, models: Sequence[Trained]) -> pd.DataFrame:
     """The measures of `interest_structure`, long, for the test users of each model that has them:
-    model, seed, view, user, measure, value."""
-    keys = ["model", "seed", "view", "user"]
-    tables = [
-        interest_structure(t, domain.fold(t.seed).test).assign(model=t.name, seed=t.seed)
-        for t in filter(has_structure, models)
-    ]
+    model, seed, view, fold, user, measure, value."""
+    keys, tables = ["model", "seed", "view", "fold", "user"], []
+    for trained in filter(has_structure, models):
+        cases = domain.fold(trained.seed).test
+        labels = {"model": trained.name, "seed": trained.seed, "fold": cases.fold}
+        tables.append(interest_structure(trained, cases).assign(**labels))
     users = pd.concat(tables) if tables else pd.DataFrame(columns=keys)
     return users.melt(keys, var_name="measure").dropna(ignore_index=True)
 
@@ -199,12 +205,12 @@ def judge_structure(users: pd.DataFrame, num_interests: int) -> pd.DataFrame:
 
     Bounds: an overlap of at most 0.5, effective interests of at least K / 2, at least a quarter of
     the list from other interests. The verdict is *holds* or *fails* where the whole 95 % interval
-    over users lies on one side of the bound, else *open*; "" without a bound."""
+    lies on one side of the bound, else *open*; "" without a bound."""
     bounds = {"overlap": (-1, 0.5), "effective_interests": (1, num_interests / 2)}
     bounds["other_interests"] = (1, 0.25)  # the side on which the mean shall lie, and the bound
-    rows = []
-    for (model, view, measure), values in users.groupby(["model", "view", "measure"])["value"]:
-        mean, low, high = bootstrap_interval(values.to_numpy())
+    rows, keys = [], ["model", "view", "measure"]
+    table = estimate_groups(users.sort_values(keys, kind="stable"), "value", keys)
+    for model, view, measure, mean, low, high in table.itertuples(index=False):
         side, bound = bounds.get(measure, (0, 0))
         ends = (low, high) if low == low else (mean, mean)  # equal values have no interval
         worst, best = sorted(side * (x - bound) for x in ends)

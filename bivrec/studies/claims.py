@@ -1,39 +1,69 @@
 """The paper's claims as paired tests."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 
 from bivrec.evaluation import holm, interval_table
 from bivrec.experiment.runs import COMPARED, compare
 
+NEGLIGIBLE = 0.003  # of NDCG@20: an effect within these bounds on both sides of 0 does not matter
+
 Pair = tuple[str, str]  # a model and one of its views
 
-BIVREC_VARIANTS = ("bivrec", "bivrec-one-target", "bivrec-paper", "pure-id", "pure-mm")
+BIVREC_VARIANTS = ("bivrec", "bivrec-one-target", "bivrec-paper", "pure-id", "pure-mm", "pure-sum")
 
-# What is claimed, of which pair, against which. The validation users choose where the model is
-# "best baseline" (any but BIVREC_VARIANTS) or the view is "best".
-CLAIMS: list[tuple[str, Pair, Pair]] = [
-    ("0 it learns: above popularity", ("bivrec", "id"), ("popularity", "id")),
-    ("0 it learns: above popularity", ("sasrec", "id"), ("popularity", "id")),
-    ("1 BivRec's ID view is above every ID baseline", ("bivrec", "id"), ("best baseline", "id")),
-    ("1 BivRec's ID view is above every ID baseline", ("bivrec", "id"), ("sasrec", "id")),
-    ("1 BivRec is above every baseline", ("bivrec", "best"), ("best baseline", "best")),
-    ("1 BivRec is above every baseline", ("bivrec", "best"), ("sasrec-fused", "both")),
-    ("1 BivRec is above two views trained separately", ("bivrec", "best"), ("sasrec-sum", "both")),
-    ("2 joint training lifts the ID view", ("bivrec", "id"), ("pure-id", "id")),
-    ("2 joint training lifts the multimodal view",
-     ("bivrec", "multimodal"), ("pure-mm", "multimodal")),
-    ("4 features lift the baselines", ("sasrec-fused", "both"), ("sasrec", "id")),
-    ("4 features lift the baselines", ("gru4rec-fused", "both"), ("gru4rec", "id")),
-    ("4 features lift the baselines", ("comirec-sa-fused", "both"), ("comirec-sa", "id")),
-    ("ours: every position teaches more than one target",
-     ("bivrec", "both"), ("bivrec-one-target", "both")),
-    ("ours: our additions lift the paper's parts", ("bivrec", "both"), ("bivrec-paper", "both")),
+
+class Claim(NamedTuple):
+    """What is claimed, of which pair, against which."""
+
+    text: str
+    ours: Pair
+    theirs: Pair
+
+
+# Fixed before they are run, with their reasons, in docs/confirmatory.md
+CONFIRMATORY = [
+    Claim("0 it learns: above popularity", ("bivrec", "both"), ("popularity", "id")),
+    Claim("1 BivRec is above fused features", ("bivrec", "both"), ("sasrec-fused", "both")),
+    Claim("1 BivRec is above two views trained separately",
+          ("bivrec", "both"), ("sasrec-sum", "both")),
+    Claim("2 joint training lifts the ID view", ("bivrec", "id"), ("pure-id", "id")),
+    Claim("2 joint training lifts the multimodal view",
+          ("bivrec", "multimodal"), ("pure-mm", "multimodal")),
+    Claim("2 joint training lifts both views together", ("bivrec", "both"), ("pure-sum", "both")),
+    *(Claim("5 every part is needed: without-cross-view-learning",
+            ("bivrec", view), ("without-cross-view-learning", view))
+      for view in ("id", "multimodal", "both")),
+    *(Claim(f"9 the interests matter: {control}",
+            ("bivrec", "both"), (f"bivrec, {control}", "both"))
+      for control in ("allocation randomised", "interests merged")),
 ]  # fmt: skip
+
+# The validation users choose where the model is "best baseline" (any but BIVREC_VARIANTS) or the
+# view is "best".
+EXPLORATORY = [
+    Claim("0 it learns: above popularity", ("bivrec", "id"), ("popularity", "id")),
+    Claim("0 it learns: above popularity", ("sasrec", "id"), ("popularity", "id")),
+    Claim("1 BivRec's ID view is above every ID baseline",
+          ("bivrec", "id"), ("best baseline", "id")),
+    Claim("1 BivRec's ID view is above every ID baseline", ("bivrec", "id"), ("sasrec", "id")),
+    Claim("1 BivRec is above every baseline", ("bivrec", "best"), ("best baseline", "best")),
+    Claim("4 features lift the baselines", ("sasrec-fused", "both"), ("sasrec", "id")),
+    Claim("4 features lift the baselines", ("gru4rec-fused", "both"), ("gru4rec", "id")),
+    Claim("4 features lift the baselines", ("comirec-sa-fused", "both"), ("comirec-sa", "id")),
+    Claim("ours: every position teaches more than one target",
+          ("bivrec", "both"), ("bivrec-one-target", "both")),
+    Claim("ours: our additions lift the paper's parts",
+          ("bivrec", "both"), ("bivrec-paper", "both")),
+]  # fmt: skip
+
+FAMILIES = {"confirmatory": CONFIRMATORY, "exploratory": EXPLORATORY}
 
 
 def chosen_by_validation(scores: pd.Series, pair: Pair) -> Pair:
-    """The (model, view) that a pair of `CLAIMS` stands for.
+    """The (model, view) that a pair of `EXPLORATORY` stands for.
 
     `scores`: validation means indexed by (model, view); the best that fits the pair is chosen."""
     model, view = pair
@@ -49,11 +79,12 @@ def chosen_by_validation(scores: pd.Series, pair: Pair) -> Pair:
 def _test_claims(scores: pd.Series, ranks: pd.DataFrame, metric: str, name: str) -> list[dict]:
     """The claims that one dataset's test ranks can decide."""
     means = interval_table(ranks, metric, ["model", "view"]).set_index(["model", "view"])["mean"]
-    rows = []
-    for claim, *pairs in CLAIMS:
+    rows, claims = [], [(family, *claim) for family in FAMILIES for claim in FAMILIES[family]]
+    for family, text, *pairs in claims:
         ours, theirs = (chosen_by_validation(scores, pair) for pair in pairs)
         if ours in means.index and theirs in means.index:
-            test = {"claim": claim, "dataset": name, **compare(ranks, ours, theirs, metric)}
+            test = {"claim": text, "dataset": name, "family": family}
+            test |= compare(ranks, ours, theirs, metric)
             rows.append(test | {"relative": test["mean"] / means[theirs]})
     return rows
 
@@ -63,21 +94,50 @@ def check_claims(
 ) -> pd.DataFrame:
     """The claims that can be checked, each a paired test over the same test users of a dataset.
 
-    `further` holds the tests that the studies made. The p-values are Holm-adjusted over the whole
-    table; the verdict is *holds* or *fails* where the adjusted p is below 0.05, else *open*."""
+    `further` holds the tests that the studies made, which are exploratory. Holm adjusts the
+    p-values over all datasets, within each family."""
     judged = runs[(runs["study"] == "training") & (runs["split"] == "validation")]
     judged, rows = judged[judged["metric"] == metric], []
     for name, part in ranks.groupby("dataset", sort=False):
         scores = judged[judged["dataset"] == name].groupby(["model", "view"])["value"].mean()
         rows += _test_claims(scores, part, metric, name)
-    same = ["dataset", "ours", "theirs"]
     table = pd.concat([pd.DataFrame(rows), further], ignore_index=True)
     if not len(table):
-        return pd.DataFrame(columns=["claim", "dataset", *COMPARED, "adjusted p", "verdict"])
-    table = table.drop_duplicates(["claim", *same])
-    tests = table.drop_duplicates([*same, "mean", "p"])  # one pair may stand for two claims
-    tests = tests[[*same, "mean", "p"]].assign(**{"adjusted p": holm(tests["p"].to_numpy())})
-    table = table.merge(tests, on=[*same, "mean", "p"])
-    verdict = np.where(table["mean"] > 0, "holds", "fails")
-    table["verdict"] = np.where(table["adjusted p"] < 0.05, verdict, "open")
-    return table.sort_values(["claim", "dataset"], kind="stable", ignore_index=True)
+        columns = ["claim", "dataset", "family", *COMPARED, "relative", "adjusted p", "verdict"]
+        return pd.DataFrame(columns=columns)
+    table["family"] = table["family"].fillna("exploratory") if rows else "exploratory"
+    table = table.drop_duplicates(["claim", "dataset", "ours", "theirs"])
+    table = pd.concat([_adjust(family) for _, family in table.groupby("family")])
+    table["verdict"] = judge(table)
+    keys = ["family", "claim", "dataset"]
+    return table.sort_values(keys, kind="stable", ignore_index=True)
+
+
+def _adjust(family: pd.DataFrame) -> pd.DataFrame:
+    """The tests of a family with Holm's adjusted p; one test may stand for two claims."""
+    same = ["dataset", "ours", "theirs", "mean", "p"]
+    tests = family[same].drop_duplicates()
+    return family.merge(tests.assign(**{"adjusted p": holm(tests["p"].to_numpy())}), on=same)
+
+
+def judge(tests: pd.DataFrame) -> np.ndarray:
+    """A word for each test: *holds* or *fails* where the adjusted p is below 0.05, else
+    *negligible* where the whole interval lies within `NEGLIGIBLE` of 0, else *open*."""
+    decided = tests["adjusted p"] < 0.05
+    small = (tests["low"] >= -NEGLIGIBLE) & (tests["high"] <= NEGLIGIBLE)
+    words = {"holds": decided & (tests["mean"] > 0), "fails": decided, "negligible": small}
+    return np.select(list(words.values()), list(words), "open")
+
+
+def without_tuning_users(
+    claims: pd.DataFrame, runs: pd.DataFrame, ranks: pd.DataFrame, metric: str
+) -> pd.DataFrame:
+    """The confirmatory claims of `check_claims` beside the same tests without the users on whom
+    settings were tuned (column tuned of the ranks; columns that end in "without")."""
+    few = check_claims(runs, ranks[~ranks["tuned"].astype(bool)], pd.DataFrame(), metric)
+    keys, shown = (
+        ["claim", "dataset", "ours", "theirs"],
+        ["mean", "low", "high", "users", "verdict"],
+    )
+    pair = [t.loc[t["family"] == "confirmatory", [*keys, *shown]] for t in (claims, few)]
+    return pair[0].merge(pair[1], "left", keys, suffixes=("", " without"))

@@ -97,7 +97,7 @@ def _select_targets(
     rows = [row for row in rows if len(row[1]) and len(row[2])]
     users = np.array([user for user, *_ in rows], dtype="int64")
     histories, chosen = (tuple(row[column] for row in rows) for column in (1, 2))
-    return EvalCases(users, histories, chosen, cases.mask_history)
+    return replace(cases, users=users, histories=histories, targets=chosen)
 
 
 def without_new_items(fold: Fold, new: Bool[ndarray, "catalogue"]) -> Fold:

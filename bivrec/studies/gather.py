@@ -9,7 +9,7 @@ import pandas as pd
 from bivrec.data.domain import Domain
 from bivrec.errors import SettingsError
 from bivrec.experiment.cost import cost_runs
-from bivrec.experiment.runs import RUN_COLUMNS, rank_models, to_runs
+from bivrec.experiment.runs import RUN_COLUMNS, mark_tuning_users, rank_models, to_runs
 from bivrec.experiment.training import train_models
 from bivrec.outputs import LEFT_OUT, read_output
 from bivrec.settings import load_settings, profile_folder, project_root, training_profile
@@ -21,7 +21,7 @@ def _planted(profile: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Test ranks and runs of three models on planted."""
     domain = Domain("planted", profile=profile)
     trained = train_models(domain, ["bivrec", "sasrec", "popularity"])
-    ranks = rank_models(domain, trained)
+    ranks = mark_tuning_users(domain, rank_models(domain, trained))
     runs = [to_runs(domain, "training", ranks), cost_runs(domain, trained, "training")]
     return ranks, pd.concat(runs, ignore_index=True)
 
@@ -71,6 +71,16 @@ def gather_ranks(whole_study: bool, profile: str = "default") -> pd.DataFrame:
         for name in studies.datasets
     ]
     return pd.concat(tables, ignore_index=True)
+
+
+def gather_variants(whole_study: bool, profile: str = "default") -> pd.DataFrame:
+    """The test ranks of what confirmatory claims set against BivRec beside the models of 03: BivRec
+    under the controls of 03, and variants of 04 (column dataset)."""
+    if not whole_study:
+        return pd.DataFrame()
+    stages = "03_training", "04_ablations"
+    labels = [pair for pair in stage_labels(profile) if pair[0] in stages]
+    return _read_all(profile, "variants.csv", labels)
 
 
 def gather_claims(whole_study: bool, profile: str = "default") -> pd.DataFrame:

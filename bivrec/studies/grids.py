@@ -5,7 +5,7 @@ from dataclasses import replace
 import pandas as pd
 
 from bivrec.data.domain import Domain, check_variants
-from bivrec.evaluation import bootstrap_interval, user_metrics
+from bivrec.evaluation import estimate_groups, user_metrics
 from bivrec.experiment.runs import rank_models
 from bivrec.experiment.training import train_model
 from bivrec.experiment.workers import run_jobs
@@ -21,7 +21,7 @@ def train_grid(domain: Domain, name: str, metric: str) -> pd.DataFrame:
     """BivRec under every combination of the settings of `grids.<name>`, a row per trial and view.
 
     Columns: trial, the settings as text, view, value (the metric's mean over test users and seeds),
-    low and high (its 95 % interval over users)."""
+    low and high (its 95 % interval)."""
     check_variants(domain, domain.sequences.num_items)
     trials, jobs = grid_of(domain.settings.grids[name]), []
     for number, settings in enumerate(trials):
@@ -30,10 +30,10 @@ def train_grid(domain: Domain, name: str, metric: str) -> pd.DataFrame:
         changed = replace(domain, changes={**domain.changes, "ablations": variant})
         jobs += [(changed, label, seed) for seed in domain.settings.studies.retrained_seeds]
     users, rows = pd.concat(run_jobs(_trial_metrics, jobs, domain), ignore_index=True), []
-    for (label, view), values in users.groupby(["model", "view"], sort=False)[metric]:
+    table = estimate_groups(users, metric, ["model", "view"])
+    for label, view, mean, low, high in table.itertuples(index=False):
         number = int(label.rpartition("-")[2])
         settings = {key: str(value) for key, value in trials[number].items()}
-        mean, low, high = bootstrap_interval(values.to_numpy())
         row = {"trial": number, **settings, "view": view, "value": mean, "low": low, "high": high}
         rows.append(row)
     return pd.DataFrame(rows).sort_values("trial", kind="stable", ignore_index=True)

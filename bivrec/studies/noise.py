@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from bivrec.data.domain import Domain, Features
 from bivrec.data.types import EvalCases, Fold
-from bivrec.evaluation import bootstrap_means, paired_test, rank_cases, user_metrics
+from bivrec.evaluation import estimate_mean, paired_test, rank_cases, units_of, user_metrics
 from bivrec.experiment.registry import Trained
 from bivrec.experiment.runs import to_runs
 from bivrec.experiment.training import train_model
@@ -208,26 +208,36 @@ def noise_curves(ranks: pd.DataFrame, metric: str) -> pd.DataFrame:
     """What remains of a metric at each level of noise, by model and view.
 
     `value`: the mean over users and seeds. `retained`: its share of the value at the first level;
-    `low` and `high` bound the 95 % interval of that ratio over resampled users."""
+    `low` and `high` bound the 95 % interval of that ratio."""
     names = ["noise", "model", "view"]
     columns = [*names, "level", "value", "retained", "low", "high"]
     if not len(ranks):
         return pd.DataFrame(columns=columns)
     tables = []
     for key, users in user_metrics(ranks).groupby(names, sort=False):
-        levels = users.pivot(index=["seed", "user"], columns="level", values=metric)
-        draws = np.stack([bootstrap_means(levels[level].to_numpy(), 2000) for level in levels], 1)
-        with np.errstate(divide="ignore", invalid="ignore"):  # where the clean metric is 0
-            low, high = np.quantile(draws / draws[:, :1], [0.025, 0.975], axis=0)
-        means = levels.mean()
-        curve = {"level": means.index, "value": means, "retained": means / means.iloc[0]}
-        curve = pd.DataFrame(curve | {"low": low, "high": high})
-        tables.append(curve.assign(**dict(zip(names, key))))
+        levels = users.pivot(index=units_of(users), columns="level", values=metric)
+        tables.append(_curve(levels).assign(**dict(zip(names, key))))
     table = pd.concat(tables)[columns]
     order = list(dict.fromkeys(ranks["noise"]))
     return table.sort_values(
         "noise", key=lambda noise: noise.map(order.index), kind="stable", ignore_index=True
     )
+
+
+def _curve(levels: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `noise_curves` for one model and view, from users by level.
+
+    The interval of a ratio r of the means of x and of clean c is that of the mean of
+    (x - r c) / mean(c), to first order."""
+    clean, rows = levels.iloc[:, 0], []
+    for level, values in levels.items():
+        with np.errstate(divide="ignore", invalid="ignore"):  # where the clean metric is 0
+            retained = values.mean() / clean.mean()
+            share = (values - retained * clean) / clean.mean()
+        error = estimate_mean(share.rename("share").reset_index(), "share")
+        ends = [retained + (0.0 if np.isnan(end) else end) for end in error[1:3]]
+        rows.append((level, values.mean(), retained, *ends))
+    return pd.DataFrame(rows, columns=["level", "value", "retained", "low", "high"])
 
 
 def breaking_points(curves: pd.DataFrame, least: float = 0.9) -> pd.DataFrame:
@@ -263,7 +273,7 @@ def compare_losses(
     changes = []
     for model, view in (ours, theirs):
         one = users[(users["model"] == model) & (users["view"] == view)]
-        levels = one.pivot(index=["seed", "user"], columns="level", values=metric)
+        levels = one.pivot(index=units_of(one), columns="level", values=metric)
         changes.append((levels[level] - levels[0]).rename(metric).reset_index())
     names = {"ours": " ".join(ours), "theirs": " ".join(theirs), "metric": metric}
     return names | paired_test(*changes, metric)

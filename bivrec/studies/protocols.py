@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 
 from bivrec.data.domain import Domain
-from bivrec.evaluation import bootstrap_interval, user_metrics
+from bivrec.evaluation import interval_table
 from bivrec.experiment.runs import rank_models, require_both_views
 from bivrec.experiment.training import train_models
 
@@ -34,12 +34,8 @@ def rank_protocols(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
 
 
 def protocol_table(ranks: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Each model and view under each protocol: the metric's mean and 95 % interval over users, each
-    user's seeds averaged first."""
+    """Each model and view under each protocol: the metric's mean with its 95 % interval, and the
+    number of users."""
     keys = ["protocol", "model", "view"]
-    users = user_metrics(ranks).groupby([*keys, "user"], sort=False)[metric].mean()
-    rows = [
-        (*key, *bootstrap_interval(values.to_numpy()), len(values))
-        for key, values in users.groupby(keys, sort=False)
-    ]
-    return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "users"])
+    users = ranks.groupby(keys)["user"].nunique().rename("users")
+    return interval_table(ranks, metric, keys).join(users, on=keys)

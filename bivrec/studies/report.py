@@ -14,8 +14,8 @@ from bivrec.outputs import read_output
 from bivrec.settings import project_root
 
 PAGES = ("README.md", "docs/studies.md")
+UNDECIDED = ("negligible", "open")
 MARKED = re.compile(r"<!-- ([a-z ]+) -->.*?<!-- /\1 -->", re.DOTALL)
-STUDY_CLAIMS = ("5", "6", "7")  # what the claims that notebooks 04 to 07 test start with
 
 
 def main_table(
@@ -23,7 +23,7 @@ def main_table(
 ) -> pd.DataFrame:
     """Each model and view on each dataset: means over users and seeds, best first.
 
-    `low` and `high` bound the first metric's 95 % interval over users."""
+    `low` and `high` bound the first metric's 95 % interval."""
     keys = ["dataset", "model", "view"]
     metrics = list(dict.fromkeys(metrics))
     first, *others = (
@@ -89,10 +89,10 @@ def best_views_table(main: pd.DataFrame, num_models: int = 10) -> pd.DataFrame:
 
 
 def claims_table(claims: pd.DataFrame) -> pd.DataFrame:
-    """The table of `check_claims` as the pages show it."""
-    effect = _intervals(claims, "mean", "+.3f")
-    shown = ["claim", "dataset", "ours", "theirs", "effect on NDCG@20", "adjusted p", "verdict"]
-    return claims.assign(**{"effect on NDCG@20": effect})[shown]
+    """The table of `check_claims` as the pages show it, without the family."""
+    effect = "effect on NDCG@20"
+    shown = ["claim", "dataset", "ours", "theirs", effect, "detectable", "adjusted p", "verdict"]
+    return claims.assign(**{effect: _intervals(claims, "mean", "+.3f")})[shown]
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -106,13 +106,17 @@ def _read_table(name: str) -> pd.DataFrame:
     return read_output("08_report", "all", name, place="results")
 
 
-def _study_claims() -> str:
-    """The decided tests of the studies as Markdown, and how many are open."""
+def _claims() -> str:
+    """The confirmatory claims and the significant exploratory tests as Markdown, and the verdicts
+    of the other exploratory tests."""
     claims = _read_table("claims.csv")
-    claims = claims[claims["claim"].str.startswith(STUDY_CLAIMS)]
-    decided = claims[claims["verdict"] != "open"]
-    others = f"The other {len(claims) - len(decided)} of the studies' {len(claims)} tests are open."
-    return f"{to_markdown(claims_table(decided))}\n\n{others}"
+    confirmatory = claims["family"] == "confirmatory"
+    tests = claims[~confirmatory]
+    decided = tests["verdict"].isin(["holds", "fails"])
+    words = " and ".join(f"{sum(tests['verdict'] == word)} {word}" for word in UNDECIDED)
+    found = f"Exploratory: {decided.sum()} of {len(tests)} tests (the others: {words})."
+    tables = [to_markdown(claims_table(part)) for part in (claims[confirmatory], tests[decided])]
+    return "\n\n".join(["Confirmatory:", tables[0], found, tables[1]])
 
 
 def structure_table(structure: pd.DataFrame) -> pd.DataFrame:
@@ -146,13 +150,14 @@ def write_pages() -> None:
     """Writes the tables of results/ into README.md and docs/studies.md, between their marks.
 
     A table stands between `<!-- name -->` and `<!-- /name -->`. `results` shows the best models,
-    `main` all models, `claims` the tests of the studies, `interests` what BivRec's interests carry.
-    Raises SettingsError when results, or the marks of a table, are missing."""
+    `main` all models, `claims` the confirmatory claims and the significant exploratory tests,
+    `interests` what BivRec's interests carry. Raises SettingsError when results, or the marks of a
+    table, are missing."""
     main = _read_table("main.csv")
     tables = {
         "results": to_markdown(best_views_table(main)),
         "main": to_markdown(side_by_side_table(main)),
-        "claims": _study_claims(),
+        "claims": _claims(),
         "interests": _interests(),
     }
     paths = [project_root() / page for page in PAGES]
