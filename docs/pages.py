@@ -27,6 +27,7 @@ DOCUMENTS = [  # group, source, path in the site, label
     (STUDY, "README.md", "index.html", "Overview"),
     (STUDY, "docs/studies.md", "studies.html", "Studies and results"),
     (STUDY, "docs/protocol.md", "protocol.html", "Protocol"),
+    (STUDY, "docs/confirmatory.md", "confirmatory.html", "Confirmatory claims"),
     (STUDY, "DIFFERENCES.md", "differences.html", "Differences from the paper"),
     (GUIDES, "docs/tasks.md", "tasks.html", "How do I ...?"),
     (GUIDES, "docs/profiles.md", "profiles.html", "Pipeline and profiles"),
