@@ -70,7 +70,7 @@ def draw_cost(curves: pd.DataFrame, metric: str, cost: str) -> Figure:
 
 
 def draw_models(table: pd.DataFrame, metric: str) -> Figure:
-    """Each model and view with its interval over users, in the order of their means.
+    """Each model and view with its interval, in the order of their means.
 
     Columns: model, view, mean, low, high; a panel per dataset where there is a column dataset."""
     if "dataset" not in table:

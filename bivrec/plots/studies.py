@@ -43,13 +43,13 @@ def draw_differences(table: pd.DataFrame, metric: str) -> Figure:
         axis.axvline(0, color=INK, lw=1)
         draw_dots(axis, rows, labels.get_indexer(rows["label"]), colours, labels)
         axis.set(title=VIEW_NAMES[view])
-    note = "(95 % interval over users; grey: crosses zero)"
+    note = "(95 % interval; grey: crosses zero)"
     figure.supxlabel(f"variant minus whole model, {metric.upper()} {note}", fontsize=9)
     return figure
 
 
 def draw_noise(curves: pd.DataFrame, metric: str) -> Figure:
-    """The share of the clean metric that is retained as noise grows, with intervals over users.
+    """The share of the clean metric that is retained as noise grows, with its intervals.
 
     A panel per noise, a line per model and view of `noise_curves`."""
     kinds, styles = list(dict.fromkeys(curves["noise"])), style_views(curves)
@@ -65,7 +65,7 @@ def draw_noise(curves: pd.DataFrame, metric: str) -> Figure:
             axis.fill_between(line["level"], low, high, color=colour, alpha=0.08, lw=0)
         axis.axhline(100, color=GREY, lw=0.8)
         axis.set(xlabel=NOISE_NAMES.get(kind, kind), ylim=(0, None))
-    figure.supylabel(f"{metric.upper()} retained, % (95 % interval over users)", fontsize=9)
+    figure.supylabel(f"{metric.upper()} retained, % (95 % interval)", fontsize=9)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure
 
@@ -114,8 +114,8 @@ def draw_grid(table: pd.DataFrame, name: str, settings: Settings, metric: str) -
 
 
 def draw_groups(table: pd.DataFrame, metric: str) -> Figure:
-    """The metric by group with intervals over users, a panel per kind of group, a line per model
-    and view."""
+    """The metric by group with its intervals, a panel per kind of group, a line per model and
+    view."""
     styles = style_views(table)
     figure, panels = start_panels(table["kind"], 4.2, 3.1, margin=1.2)
     for kind, axis in panels.items():
@@ -139,8 +139,8 @@ def _draw_level(axis: Axes, table: pd.DataFrame, label: str) -> None:
 
 
 def draw_transfer(table: pd.DataFrame, metric: str) -> Figure:
-    """The target's metric by share of its training users, a line per start, with intervals over
-    users; a level marks the target's popularity.
+    """The target's metric by share of its training users, a line per start, with its
+    intervals; a level marks the target's popularity.
 
     Columns: start, share, mean, low, high."""
     figure, axis = plt.subplots(figsize=(8.2, 3.8))
@@ -167,7 +167,7 @@ MARKS = dict(zip(COLOURS, "osD^vPX" * 3))  # with the colour, they tell many mod
 def draw_tradeoff(table: pd.DataFrame, metric: str, label: str) -> Figure:
     """Quality against the cost of training, a point per model, a panel per dataset.
 
-    Columns: dataset, model, cost, quality, and its interval over users (low, high)."""
+    Columns: dataset, model, cost, quality, and its interval (low, high)."""
     height = max(3.4, 0.2 * table["model"].nunique())
     figure, panels = start_panels(table["dataset"], 3.6, height, margin=1.6, sharey=True)
     best_first = table.sort_values("quality", ascending=False)

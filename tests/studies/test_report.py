@@ -20,6 +20,17 @@ from bivrec.studies.report import (
 MARKS = ("main", "claims", "interests")
 
 
+CLAIMS = pd.DataFrame(
+    [
+        ("0 it learns", "confirmatory", 0.01, "holds"),
+        ("9 the interests matter", "confirmatory", 0.9, "open"),
+        ("6 robust", "exploratory", 0.02, "fails"),
+        ("7 carried over", "exploratory", 0.8, "negligible"),
+    ],
+    columns=["claim", "family", "adjusted p", "verdict"],
+).assign(dataset="a", ours="x id", theirs="y id", mean=0.1, low=0.05, high=0.15, detectable=0.04)
+
+
 def main_of(*rows: tuple) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["dataset", "model", "view", "ndcg@20"])
     return table.assign(low=0.1, high=0.9)
@@ -80,6 +91,18 @@ def test_structure_stands_by_dataset_and_view():
     assert table.to_dict("records") == [expected | {"cosine": "0.70 (0.60 to 0.80)"}]
 
 
+def test_claims_stand_by_family_and_undecided_exploratory_tests_are_counted(project):
+    write_pages()
+    text = (project / "docs/studies.md").read_text().split("<!-- claims -->")[1]
+    confirmatory, exploratory = text.split("<!-- /claims -->")[0].split("Exploratory: ")
+    head = "| ours | theirs | effect on NDCG@20 | detectable | adjusted p | verdict |"
+    row = "| {} | a | x id | y id | +0.100 (+0.050 to +0.150) | 0.040 | {} | {} |"
+    assert head in confirmatory and row.format("0 it learns", "0.010", "holds") in confirmatory
+    assert row.format("9 the interests matter", "0.900", "open") in confirmatory
+    assert exploratory.startswith("1 of 2 tests (the others: 1 negligible and 0 open).")
+    assert row.format("6 robust", "0.020", "fails") in exploratory and "7 car" not in exploratory
+
+
 def test_markdown():
     table = pd.DataFrame({"model": ["a"], "p": [0.25], "users": [3]})
     assert to_markdown(table) == "| model | p | users |\n| --- | --- | --- |\n| a | 0.250 | 3 |"
@@ -87,8 +110,10 @@ def test_markdown():
 
 @pytest.fixture
 def project(root, tmp_path, monkeypatch):
-    """A folder with the results of the repository and pages that hold nothing but marks."""
+    """A folder with the results of the repository, four claims, and pages that hold nothing but
+    marks."""
     shutil.copytree(root / "results/08_report", tmp_path / "results/08_report")
+    CLAIMS.to_csv(tmp_path / "results/08_report/all/claims.csv", index=False)
     for path in (root / "results/03_training").glob("*/structure.csv"):
         shutil.copytree(path.parent, tmp_path / path.parent.relative_to(root))
     (tmp_path / "docs").mkdir()
@@ -131,6 +156,7 @@ def test_missing_results_are_named(project):
 
 def test_the_pages_show_the_results(root, project):
     """Every number in the tables of README.md and docs/studies.md comes from results/."""
+    shutil.copy(root / "results/08_report/all/claims.csv", project / "results/08_report/all/")
     for page in PAGES:
         shutil.copy(root / page, project / page)
     write_pages()
