@@ -188,12 +188,15 @@ def reduce_features(
 
 
 def save_features(folder: Path, modality: Modality, features: ItemFeatures) -> None:
-    """Saves values in half precision, mask and source; raises DataError for values beyond its
-    range."""
+    """Saves values in half precision, mask and source; raises DataError for values beyond
+    its range, or all far below it."""
     largest = np.abs(features.values).max(initial=0)
     if not largest <= np.finfo("float16").max:
         problem = f"reach {largest:g}, beyond half precision (65,504), or are not finite"
         raise DataError(f"the {modality} features {problem}; scale or fix them")
+    if 0 < largest < 2.0**-10:  # their digits would be lost
+        problem = f"reach {largest:g} at most, too little for half precision"
+        raise DataError(f"the {modality} features {problem}; scale them")
     folder.mkdir(parents=True, exist_ok=True)
     values = features.values.astype("float16")
     np.savez(folder / f"{modality}.npz", values=values, mask=features.mask, source=features.source)

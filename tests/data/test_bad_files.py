@@ -55,6 +55,9 @@ def npy_header(shape: tuple[int, ...], tail: bytes = b"") -> bytes:
 ONE_EACH = "user,item,time\n" + "".join(f"u{u},i{u % 9},{u}\n" for u in range(40))
 
 
+NUMBERED = "user,item,time\n" + "".join(f"u{u},{i}.0,{i}\n" for u in range(9) for i in range(9))
+
+
 FEW = "user,item,time\n" + "".join(f"u{u},i{i},{i}\n" for u in range(5) for i in range(9))
 
 
@@ -88,7 +91,7 @@ DATA = {
     ),
     "a time that is NaN": (
         table("interactions.csv", "u1,i1,8\n", "u1,i1,nan\n"),
-        "row 10: time 'nan' is not a whole number; fix it",
+        "row 10: time 'nan' is not a whole number; fix it; dates are written as seconds since 1970",
     ),
     "a time that is inf": (
         table("interactions.csv", "u1,i1,8\n", "u1,i1,inf\n"),
@@ -111,6 +114,30 @@ DATA = {
     "an item that is not listed": (
         table("items.csv", "i3,", "i33,"),
         "has the item 'i3', which items.csv lacks; add it there",
+    ),
+    "a time that is a date": (
+        table("interactions.csv", "u1,i1,8\n", "u1,i1,2021-01-05\n"),
+        "row 10: time '2021-01-05' is not a whole number; fix it; dates are written as seconds",
+    ),
+    "numbers as pandas writes them beside NaN": (
+        lambda p: (
+            p.write("raw/mine/items.csv", "item,title\n" + "".join(f"{n},T\n" for n in range(9)))
+            and p.write("raw/mine/interactions.csv", NUMBERED)
+            and p.read
+        ),
+        "interactions.csv has the item '0.0', which items.csv lacks; write '0', as there",
+    ),
+    "a space before an item": (
+        table("interactions.csv", "u1,i1,8\n", "u1, i1,8\n"),
+        "has the item ' i1', which items.csv lacks; write 'i1', as there",
+    ),
+    "a column of another case": (
+        table("items.csv", "item,title", "item,Title"),
+        "raw/mine/items.csv has the column 'Title', but no 'title'; rename it or remove it",
+    ),
+    "a column in the singular": (
+        parquet(pl.DataFrame({"item": ["i1"], "genre": ["Drama"]}), "items"),
+        "raw/mine/items.parquet has the column 'genre', but no 'genres'; rename it or remove it",
     ),
     "items without their column": (
         table("items.csv", "item,", "thing,"),
@@ -138,6 +165,10 @@ DATA = {
     "Parquet of no row": (parquet(ROWS[:0]), "mine is empty: no user and item have 5 interactions"),
     "vectors that are infinite": (
         array(np.full((9, 2), np.inf, "float32")),
+        "image.npy: the vector of item i0 has numbers that are not finite; fix or remove",
+    ),
+    "vectors beyond single precision": (
+        array(np.full((9, 2), 1e300)),
         "image.npy: the vector of item i0 has numbers that are not finite; fix or remove",
     ),
     "vectors of whole numbers": (

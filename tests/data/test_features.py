@@ -149,6 +149,7 @@ def test_features_that_cannot_be_saved_are_refused(tmp_path):
     for value, told in (
         (70_000.0, "reach 70000, beyond half precision"),
         (float("nan"), "are not finite"),
+        (1e-6, "reach 1e-06 at most, too little for half precision; scale them"),
     ):
         with pytest.raises(DataError, match=told):
             save_features(

@@ -66,8 +66,8 @@ def params(root, tmp_path):
         ("    replace: [0.0, 0.1,", "    replace: 3 #[", "noise.levels.replace: 3 is refused"),
         (
             "  ablations: [without-cross-view-learning,",
-            "  ablations: [without-crossview-learning,",
-            "studies.ablations: there is no 'without-crossview-learning' under ablations; did you mean",
+            "  ablations: [without-cross-view,",
+            "studies.ablations: there is no 'without-cross-view' under ablations; did you mean",
         ),
         (
             "  grids: []",

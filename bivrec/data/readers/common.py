@@ -247,6 +247,8 @@ def _listed_items(
     known = set(items["item"].to_list())
     for item in numbers:
         if item not in known:
-            problem = f"has the item {item!r}, which {list_path.name} lacks"
-            raise DataError(f"{short_path(path)} {problem}; add it there")
+            problem, remedy = f"has the item {item!r}, which {list_path.name} lacks", "add it there"
+            if (same := item.strip().removesuffix(".0")) in known:  # as pandas writes 7 beside NaN
+                remedy = f"write {same!r}, as there"
+            raise DataError(f"{short_path(path)} {problem}; {remedy}")
     return items.filter(items["item"].is_in(list(numbers)))

@@ -1,5 +1,6 @@
 """Your own data, in the plain form."""
 
+import difflib
 from pathlib import Path
 
 import polars as pl
@@ -27,12 +28,15 @@ def read_plain(folder: Path, settings: Folder, remedy: str = RESTORE) -> Raw:
         where = f"{folder.parent.name}/{folder.name}"
         raise DataError(f"{where} has neither interactions.parquet nor interactions.csv; {remedy}")
     items = _read_either(folder, "items", ["item"], remedy)
+    if items is not None:
+        _check_names(items[0], items[1].columns)
     path, table = interactions
     times, valid = whole_numbers(table["time"])
     if not valid.all():
         row = int(valid.argmin())
         problem = f"time {table['time'][row][:40]!r} is not a whole number"
-        raise DataError(f"{short_path(path)}, row {row + 1}: {problem}; fix it")
+        remedy = "fix it; dates are written as seconds since 1970"
+        raise DataError(f"{short_path(path)}, row {row + 1}: {problem}; {remedy}")
     columns = {"user": table["user"], "item": table["item"], "time": times}
     return build_raw(path, columns, items, remedy)
 
@@ -48,6 +52,16 @@ def _read_either(
     return None
 
 
+def _check_names(path: Path, columns: list[str]) -> None:
+    """Raises DataError for a column such as `Title` or `genre`, which would be ignored."""
+    for name in (*TEXTS, "year"):
+        others = {column.lower(): column for column in columns}
+        near = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
+        if near and name not in columns:
+            problem = f"has the column {others[near[0]]!r}, but no {name!r}"
+            raise DataError(f"{short_path(path)} {problem}; rename it or remove it")
+
+
 def read_parquet(
     path: Path, columns: list[str], remedy: str, max_rows: int = MAX_ROWS
 ) -> pl.DataFrame:
@@ -61,6 +75,8 @@ def read_parquet(
             raise DataError(f"{name} has {num_rows:,} rows, more than {max_rows:,}; {remedy}")
         if not set(columns) <= set(names):
             raise wrong_columns(path, names, f"not {','.join(columns)}", remedy)
+        if columns == ["item"]:
+            _check_names(path, names)
         chosen = [column for column in names if column in (*columns, *TEXTS, "year")]
         return table.select(pl.col(chosen).cast(pl.String).fill_null("")).collect()
     except DataError:

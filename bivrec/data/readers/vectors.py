@@ -68,7 +68,8 @@ def read_vectors(dataset: Dataset, modality: Modality, ids: Sequence[str]) -> Ve
         rows = find_rows(path, dataset, len(array), ids)
         mask = rows >= 0
         values = np.zeros((len(ids), array.shape[1]), dtype="float32")
-        values[mask] = array[rows[mask]]
+        with np.errstate(over="ignore"):  # what exceeds single precision becomes infinite
+            values[mask] = array[rows[mask]]
     mask &= values.any(1)  # zeros mark a missing image or text
     if not mask.any():
         problem = f"every vector of the {len(ids):,} items is zero, which marks a missing one"
