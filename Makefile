@@ -64,7 +64,7 @@ repro: data $(addprefix fetch-,$(DATASETS))  ## every result; PROFILE=smoke: on 
 	@python -m bivrec check '$(PROFILE)'
 	@since=$$(date -u '+%Y-%m-%d %H:%M:%S') && dvc repro 'report@$(PROFILE)' && python -m bivrec summary '$(PROFILE)' "$$since"
 
-verify: setup  ## compares results/ with what is committed, within the spread over seeds
+verify: setup  ## compares results/ with what is committed, within the spread of reruns
 	@python -m bivrec verify
 
 notebooks: setup  ## runs the notebooks on their defaults and saves their outputs

@@ -72,9 +72,12 @@ def label_run(domain: Domain, study: str) -> dict[str, str]:
 
 
 def to_runs(domain: Domain, study: str, ranks: pd.DataFrame) -> pd.DataFrame:
-    """Means over users in the columns of runs.csv; without one, `condition` is empty."""
+    """Means over users, and their number (metric `users`), in the columns of runs.csv; without one,
+    `condition` is empty."""
     ranks = ranks if "condition" in ranks else ranks.assign(condition="")
-    table = mean_over_users(user_metrics(ranks), ["condition", "model", "view", "seed", "split"])
+    keys, users = ["condition", "model", "view", "seed", "split"], user_metrics(ranks)
+    counts = users.groupby(keys).size().reset_index(name="value").assign(metric="users")
+    table = pd.concat([mean_over_users(users, keys), counts])
     table = table.assign(**label_run(domain, study))[RUN_COLUMNS]
     return table.sort_values(RUN_COLUMNS[:-1]).reset_index(drop=True)
 

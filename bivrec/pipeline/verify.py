@@ -11,18 +11,27 @@ from bivrec.outputs import read_csv
 from bivrec.pipeline.provenance import GIT
 from bivrec.settings import project_root
 
-CELL = ["dataset", "study", "metric", "condition", "model", "view", "split"]
+TESTED = ["dataset", "study", "condition", "model", "view", "split"]
+CELL = [*TESTED, "metric"]
+
+# Standard deviation over users of a metric's difference between two trainings of the same model
+# that differ in rounding alone: benchmarks/reruns.csv.
+RERUN_DEVIATION = {"ndcg": 0.034, "recall": 0.05, "hr": 0.17, "comirec_ndcg": 0.07}
+MARGIN = 5  # standard errors: thousands of figures are compared
 
 
-def spread_tolerances(runs: pd.DataFrame) -> pd.Series:
-    """How far a mean over seeds may move on another machine, by dataset, study and metric.
-
-    Another processor rounds differently, which acts like another seed: allowed are 3 standard
-    errors of the difference of two means, from the median spread over seeds, at least 0.005."""
-    keys = CELL[:3]
-    spread = runs.groupby(CELL)["value"].std(ddof=1).groupby(keys).median()
-    count = runs.groupby(keys)["seed"].nunique()
-    return (3 * spread.fillna(0) * np.sqrt(2 / count)).clip(lower=0.005).rename("tolerance")
+def rerun_tolerances(runs: pd.DataFrame) -> pd.Series:
+    """How far a mean over users and seeds may move where only the order of summing differs, by
+    CELL: MARGIN standard errors over the users who are tested, of all seeds, and one user's whole
+    metric, since of few users a mean moves in jumps."""
+    figures = _mean_figures(runs).index.to_frame(index=False)
+    counts = runs[runs["metric"] == "users"].groupby(TESTED)["value"].sum().rename("users")
+    users = figures.join(counts, on=TESTED)["users"]
+    if users.isna().any():
+        raise SettingsError("results/runs.csv counts no users; `make repro` makes it anew")
+    deviation = figures["metric"].str.split("@").str[0].map(RERUN_DEVIATION)
+    allowed = MARGIN * deviation / np.sqrt(users) + 1 / users
+    return allowed.rename("tolerance").set_axis(pd.MultiIndex.from_frame(figures))
 
 
 def _read_runs() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -59,6 +68,7 @@ def verify() -> str:
     try:
         committed, runs = _read_runs()
         expected, means = _mean_figures(committed), _mean_figures(runs)
+        tolerances = rerun_tolerances(committed)
     except SettingsError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -70,7 +80,7 @@ def verify() -> str:
         counts = f"{len(expected)} committed figures, {len(means)} here"
         raise SettingsError(f"the runs differ: {counts}; was params.yaml changed?")
     table = (means - expected).abs().to_frame("difference")
-    table = table.join(spread_tolerances(committed), on=CELL[:3])
+    table = table.join(tolerances)
     share = table["difference"] / table["tolerance"]
     largest = table.loc[share.idxmax()]
     message = (

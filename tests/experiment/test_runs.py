@@ -8,3 +8,5 @@ def test_runs_have_their_columns(planted):
     runs = to_runs(planted, "training", rank_models(planted, train_models(planted, ["popularity"])))
     assert list(runs.columns) == RUN_COLUMNS and not runs.duplicated(RUN_COLUMNS[:-1]).any()
     assert {"ndcg@20", "recall@20", "hr@10", "comirec_ndcg@20"} <= set(runs["metric"])
+    counts = runs.loc[runs["metric"] == "users", "value"]
+    assert counts.tolist() == [len(planted.fold(0).test)]

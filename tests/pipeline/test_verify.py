@@ -6,31 +6,71 @@ import sys
 import pandas as pd
 import pytest
 
+from bivrec.outputs import read_csv
 from bivrec.pipeline.cli import main
-from bivrec.pipeline.verify import spread_tolerances
+from bivrec.pipeline.verify import MARGIN, RERUN_DEVIATION, rerun_tolerances
+
+
+def committed(root, runs: pd.DataFrame):
+    """Commits a table as results/runs.csv of a project; writes others beside it."""
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    path = root / "results" / "runs.csv"
+    path.parent.mkdir(exist_ok=True)
+    runs.to_csv(path, index=False)
+    for command in (["init", "-q"], ["add", "results"], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *command], check=True, cwd=root)
+    return lambda other: other.to_csv(path, index=False)
 
 
 def test_verify_compares_and_says_what_moved(small, capsys):
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    results = small.root / "results"
-    results.mkdir()
     same = dict(profile="default", dataset="d", protocol="by_user", study="training", condition="")
-    same |= dict(model="m", view="id", split="test", metric="ndcg@20")
-    table = pd.DataFrame([same | dict(seed=s, value=0.2 + 0.01 * s) for s in range(3)])
-    table.to_csv(results / "runs.csv", index=False)
-    for command in (["init", "-q"], ["add", "results"], ["commit", "-qm", "x"]):
-        subprocess.run([*git, *command], check=True, cwd=small.root)
+    same |= dict(model="m", view="id", split="test")
+    figures = [same | dict(metric="ndcg@20", seed=s, value=0.2 + 0.01 * s) for s in range(4)]
+    table = pd.DataFrame(
+        figures + [same | dict(metric="users", seed=s, value=25) for s in range(4)]
+    )
+    write, figure = committed(small.root, table), table["metric"] == "ndcg@20"
     assert main(["verify"]) == 0 and "largest difference 0.000000" in capsys.readouterr().out
-    allowed = float(spread_tolerances(table).iloc[0])
-    assert allowed == pytest.approx(3 * 0.01 * (2 / 3) ** 0.5)
-    table.assign(value=table["value"] + 0.9 * allowed).to_csv(results / "runs.csv", index=False)
+    allowed = MARGIN * RERUN_DEVIATION["ndcg"] / 100**0.5 + 1 / 100
+    assert rerun_tolerances(table).tolist() == pytest.approx([allowed])
+    write(table.assign(value=table["value"] + 0.9 * allowed * figure))
     assert main(["verify"]) == 0
-    table.assign(value=table["value"] + 1.1 * allowed).to_csv(results / "runs.csv", index=False)
+    write(table.assign(value=table["value"] - 1.1 * allowed * figure))
     assert main(["verify"]) == 1 and "1 of 1 figures compared" in capsys.readouterr().err
-    table[:0].to_csv(results / "runs.csv", index=False)
+    write(table[:0])
     assert main(["verify"]) == 1 and "was params.yaml changed?" in capsys.readouterr().err
-    (results / "runs.csv").unlink()
+    (small.root / "results" / "runs.csv").unlink()
     assert main(["verify"]) == 1 and "is missing; `make repro` makes it" in capsys.readouterr().err
+
+
+def test_figures_without_their_number_of_users_have_no_tolerance(small, refuses):
+    same = dict(profile="default", dataset="d", protocol="by_user", study="training", condition="")
+    same |= dict(model="m", view="id", seed=0, split="test", metric="ndcg@20", value=0.2)
+    committed(small.root, pd.DataFrame([same]))
+    assert "results/runs.csv counts no users; `make repro` makes it anew" in refuses(["verify"])
+
+
+def test_tolerances_hold_the_measured_reruns(root):
+    """Of the same users and seed, under other instruction sets."""
+    reruns = pd.read_csv(root / "benchmarks" / "reruns.csv")
+    deviation = reruns["metric"].str.split("@").str[0].map(RERUN_DEVIATION)
+    error = deviation / reruns["users"] ** 0.5
+    assert (reruns["mean"].abs() <= MARGIN * error).all()
+    assert 0.5 < ((reruns["mean"] / error) ** 2).mean() ** 0.5 < 1.5  # neither strict nor lax
+
+
+@pytest.mark.parametrize("dataset", ["movies-classic", "movies-modern"])
+def test_a_model_that_is_a_tenth_worse_is_seen(root, small, dataset, capsys):
+    runs = read_csv(root / "results" / "runs.csv")
+    if not (runs["metric"] == "users").any():
+        pytest.skip("results/runs.csv is of code that counted no users")
+    write = committed(small.root, runs)
+    changed = (runs["dataset"] == dataset) & (runs["study"] == "training")
+    changed &= (runs["metric"] == "ndcg@20") & (runs["split"] == "test")
+    changed &= (runs["condition"] == "") & (runs["model"] == "bivrec") & (runs["view"] == "both")
+    write(runs.assign(value=runs["value"].where(~changed, 0.9 * runs["value"])))
+    assert main(["verify"]) == 1
+    assert f"({dataset}, training, bivrec, both, test, ndcg@20)" in capsys.readouterr().err
 
 
 @pytest.mark.slow

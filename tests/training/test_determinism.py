@@ -18,7 +18,7 @@ CHANGES = {
     "training.warmup_steps": 4,
     "training.evaluate_every": STEPS // 2,
 }
-# relative to the largest value; ndcg@20 absolute, as `make verify` allows at least
+# relative to the largest value; ndcg@20 absolute
 TOLERANCES = {"loss": 1e-5, "scores": 1e-3 if LONG else 1e-4, "ndcg@20": 0.005}
 OLDEST = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
 WAYS = {"two threads": (2, {}), "the oldest instructions": (1, OLDEST)}
