@@ -150,7 +150,8 @@ def draw_transfer(table: pd.DataFrame, metric: str) -> Figure:
     colours = dict(zip(table["start"].unique(), sns.color_palette("colorblind")))
     for number, (start, line) in enumerate(table.groupby("start", sort=False)):
         look = {"color": colours[start], "label": start, "ls": "-" if len(line) > 1 else ""}
-        position = np.array([shares.index(share) for share in line["share"]]) + 0.05 * (number - 3)
+        beside = 0.05 * (number - (len(colours) - 1) / 2)
+        position = np.array([shares.index(share) for share in line["share"]]) + beside
         axis.vlines(position, line["low"], line["high"], color=colours[start], lw=1.2)
         axis.plot(position, line["mean"], marker="o", ms=4, **look)
     names = ["zero-shot" if share == 0 else f"{100 * share:g}%" for share in shares]

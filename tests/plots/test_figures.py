@@ -160,3 +160,6 @@ def test_groups_and_transfers_have_a_line_each():
     assert legend_of(axis.get_legend()) == names
     ticks = [text.get_text() for text in axis.get_xticklabels()]
     assert ticks == ["zero-shot", "10%", "100%"]
+    lines = [line for line in axis.lines if line.get_marker() == "o"]
+    middle = sum(line.get_xdata()[line.get_xdata() > 0.5][0] for line in lines) / len(lines)
+    assert middle == pytest.approx(1.0)  # around the tick of 10%
