@@ -13,9 +13,12 @@ from bivrec.model.base import SequentialModel
 
 
 def bfloat16_is_native() -> bool:
-    """Whether the GPU, or without one the processor, multiplies bfloat16 in hardware."""
+    """Whether the GPU, or without one the processor, multiplies bfloat16 in hardware; a processor
+    held to AVX2, as in every stage, does not."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_capability() >= (8, 0)
+    if "AVX512" not in torch.backends.cpu.get_cpu_capability():
+        return False
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 

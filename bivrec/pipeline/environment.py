@@ -30,6 +30,10 @@ ENVIRONMENT = dict(
     # matplotlib's own defaults, whatever the reader's matplotlibrc says
     MATPLOTLIBRC=os.devnull,
 )
+CPU_INFO = Path("/proc/cpuinfo")
+if CPU_INFO.is_file() and " avx2 " in CPU_INFO.read_text("utf-8", "replace"):
+    # newer x86 processors compute as older ones do, which brings their results nearer
+    ENVIRONMENT |= dict(ATEN_CPU_CAPABILITY="avx2", MKL_CBWR="AVX2", ONEDNN_MAX_CPU_ISA="AVX2")
 
 
 @contextmanager

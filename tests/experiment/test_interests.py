@@ -19,7 +19,9 @@ def agreement(planted):
     return whole.groupby("view")["agreement"].mean()
 
 
-@pytest.mark.xfail(strict=True, reason="information within each history spreads it over all kinds")
+@pytest.mark.xfail(
+    strict=True, reason="without the information term the agreement is below 0.8 too"
+)
 def test_the_true_interests_are_recovered(agreement):
     """On planted an item's true kind is known: the interest it is given to predicts it."""
     assert (agreement >= 0.8).all()

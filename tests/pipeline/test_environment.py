@@ -2,14 +2,17 @@
 
 import json
 import os
+import subprocess
 import sys
 
 import pytest
+import torch
 from papermill import PapermillExecutionError
 
 from bivrec.errors import NotebookError
 from bivrec.pipeline import runner
 from bivrec.pipeline.cli import main
+from bivrec.pipeline.environment import ENVIRONMENT
 
 SURROUNDINGS = """import os, sys
 import matplotlib
@@ -73,3 +76,16 @@ def test_a_read_only_dev_shm_is_one_sentence(monkeypatch):
     with pytest.raises(NotebookError, match="writable /dev/shm.*machine.num_workers to 1"):
         with runner._one_sentence():
             raise failed
+
+
+def test_stages_use_avx2_at_most():
+    """On a processor that has it; then `training.precision: auto` is float32 too."""
+    if not torch.cpu.get_capabilities().get("avx2"):
+        pytest.skip("this processor has no AVX2")
+    code = "import torch; from bivrec.kernels import bfloat16_is_native as native\n"
+    code += "print(torch.backends.cpu.get_cpu_capability(), torch.cuda.is_available() or native())"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | ENVIRONMENT
+    )
+    assert shown.stdout.split()[0] == "AVX2" and ENVIRONMENT["MKL_CBWR"] == "AVX2"
+    assert torch.cuda.is_available() or shown.stdout.split()[1] == "False"
