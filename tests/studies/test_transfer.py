@@ -85,7 +85,7 @@ def test_domains_whose_features_differ_in_kind_are_left_out(monkeypatch):
         ),
         ({"model.kernel": "distance"}, "planted has model.kernel: distance, planted-other rbf"),
         ({"features.num_components": 8}, "planted has features.num_components: 8, planted-other"),
-        ({"split.num_folds": 5}, "planted has split.num_folds: 5, planted-other"),
+        ({"split.num_folds": 4}, "planted has split.num_folds: 4, planted-other"),
         (
             {"models.pure-mm.settings": {"model.views": ["multimodal"], "model.num_interests": 2}},
             "planted has model.num_interests: 2, planted-other 6",
