@@ -23,16 +23,19 @@ def test_a_named_precision_is_used():
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "dtype"),
+    ("capabilities", "used", "dtype"),
     [
-        ({"avx512_bf16": True}, torch.bfloat16),
-        ({"amx_bf16": True}, torch.bfloat16),
-        ({"avx2": True, "avx512_bf16": False}, torch.float32),
+        ({"avx512_bf16": True}, "AVX512", torch.bfloat16),
+        ({"amx_bf16": True}, "AVX512", torch.bfloat16),
+        ({"amx_bf16": True}, "AVX2", torch.float32),  # as in a stage
+        ({"avx2": True, "avx512_bf16": False}, "AVX2", torch.float32),
+        ({"avx2": True, "avx512_bf16": False}, "AVX512", torch.float32),
     ],
 )
-def test_bfloat16_where_a_cpu_has_it(monkeypatch, capabilities, dtype):
+def test_bfloat16_where_a_cpu_has_it(monkeypatch, capabilities, used, dtype):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: used)
     assert choose_dtype("auto") is dtype
 
 
