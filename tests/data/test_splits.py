@@ -13,6 +13,11 @@ def test_every_user_tests_once_and_nobody_twice(planted):
         groups = [set(parts.train_users), set(parts.validation.users), set(parts.test.users)]
         assert sum(map(len, groups)) == len(set.union(*groups)) == sequences.num_users
         seen += list(parts.test.users)
+        assert (
+            parts.test.fold
+            == split_sequences(sequences, split, seed + split.num_folds).test.fold
+            == seed
+        )
         for user, given, wanted in zip(parts.test.users, parts.test.histories, parts.test.targets):
             assert (np.concatenate([given, wanted]) == sequences.of(user)).all()
             assert (
@@ -35,6 +40,7 @@ def test_leave_one_out(planted):
     parts = split_sequences(
         planted.sequences, replace(planted.settings.split, protocol="leave_one_out"), 0
     )
+    assert parts.test.fold == 0
     for user in (0, 1, 7):
         whole = planted.sequences.of(user)
         assert (parts.train[user] == whole[:-2]).all()
