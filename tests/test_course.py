@@ -3,6 +3,7 @@
 `make test-course` runs the long tests.
 """
 
+import ast
 import csv
 import importlib.util
 import json
@@ -176,6 +177,17 @@ def test_wrong_solutions_refer_to_existing_tasks(root, master):
         assert sum(bool(pattern.search(answer)) for answer in answers) == 1 and pattern.search(
             one["code"]
         ), one["name"]
+
+
+@pytest.mark.parametrize("master", MASTERS)
+def test_what_answers_and_wrong_solutions_import_exists(root, master):
+    wrong = YAML(typ="safe").load((root / "assignments" / "wrong" / f"{master}.yaml").read_text())
+    answers = [answer for task in questions_of(root, master) for answer in task["answers"]]
+    for code in [*answers, *(one["code"] for one in wrong)]:
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
 
 
 def make_course(folder):
