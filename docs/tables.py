@@ -10,15 +10,16 @@ from common import PROFILES, ROOT, results_folder
 from render import FIGURES, markdown
 
 from bivrec.outputs import read_csv
+from bivrec.studies.report import claims_table
 
-COLUMNS = ["claim", "dataset", "ours", "theirs", "effect on NDCG@20", "adjusted p", "verdict"]
 VERDICTS = ("holds", "fails", "negligible", "open")
 INTRODUCTION = """\
 Each row is a paired test over the same test users and trainings. The family *confirmatory* was fixed
 before it was run; everything else is *exploratory*. Holm's method adjusts the p-values within each
 family of a profile. *holds*: the effect is above zero and its adjusted p below 0.05. *fails*: the
-effect is below zero and its adjusted p below 0.05. *negligible*: the whole interval lies within
-0.003 of zero. *open*: these data cannot decide.
+effect is below zero and its adjusted p below 0.05. *negligible*: neither, and the whole interval lies
+within 0.003 of zero. *open*: these data cannot decide; `detectable` is the smallest true effect that an
+unadjusted test finds in 80 % of such studies.
 [Studies and results](studies.html) explains the profiles and the known limits.
 """
 
@@ -43,10 +44,11 @@ def render_claims() -> str:
 def render_verdicts(claims: pd.DataFrame) -> str:
     """The number of verdicts and the table of one profile."""
     counts = [f"{sum(claims['verdict'] == verdict)} {verdict}" for verdict in VERDICTS]
-    effects = claims[["mean", "low", "high"]].to_numpy()
-    claims["effect on NDCG@20"] = [f"{m:+.3f} ({low:+.3f} to {up:+.3f})" for m, low, up in effects]
-    claims["adjusted p"] = claims["adjusted p"].map("{:.3f}".format)
-    return f"<p>{len(claims)} tests: {', '.join(counts)}.</p>" + render_table(claims[COLUMNS])
+    table = claims_table(claims)
+    table.insert(0, "family", claims["family"])
+    for column in ("detectable", "adjusted p"):
+        table[column] = [f"{x:.3f}" if x == x else "" for x in table[column]]
+    return f"<p>{len(claims)} tests: {', '.join(counts)}.</p>" + render_table(table)
 
 
 def render_data() -> str:
