@@ -1,8 +1,7 @@
 """`make bench-interests`: how BivRec's interests should receive what the patches give.
 
-Trains each form on the folds that 09 tunes on, and compares them on these folds' validation users,
-who test nothing in the study. Needs `make repro` to have prepared the data.
-Writes interests.csv and README.md.
+Trains each form on the folds that 09 tunes on, and compares them on these folds' validation users.
+Needs `make repro` to have prepared the data. Writes interests.csv and README.md.
 
     python benchmarks/interests.py [DATASET ...]     those rows anew; the others stay
     python benchmarks/interests.py tables            interests.csv into README.md

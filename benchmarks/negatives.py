@@ -46,10 +46,10 @@ def list_variants(supervisions: list[str], num_items: int) -> dict[tuple, dict]:
 
 
 def metric_by_user(domain: Domain, models: list, split: str, names: dict[str, tuple]) -> pd.Series:
-    """The metric of both views by variant, seed and user, the mean over repeats."""
+    """The metric of both views by variant, fold, seed and user, the mean over repeats."""
     users = user_metrics(rank_models(domain, models, split)).query("view == 'both'")
     keys = pd.DataFrame(users["model"].map(names).tolist(), users.index, [*KEYS, "repeat"])
-    return users.join(keys).groupby([*KEYS, "seed", "user"])[METRIC].mean()
+    return users.join(keys).groupby([*KEYS, "fold", "seed", "user"])[METRIC].mean()
 
 
 def judge(split: str, values: pd.DataFrame, full: pd.DataFrame | None) -> dict:
