@@ -1,13 +1,16 @@
-"""`make bench-interests`: how BivRec's interests should receive what the patches give.
+"""`make bench-interests`: forms of BivRec, compared on development users.
 
-Trains each form on the folds that 09 tunes on, and compares them on these folds' validation users.
-Needs `make repro` to have prepared the data. Writes interests.csv and README.md.
+`interests`: how the interests receive what the patches give. `losses`: which losses connect the
+views, and which view learns from them. Each form is trained on the folds that 09 tunes on and
+judged by these folds' validation users. Needs `make repro` to have prepared the data.
+Writes interests.csv, losses.csv and README.md.
 
-    python benchmarks/interests.py [DATASET ...]     those rows anew; the others stay
-    python benchmarks/interests.py tables            interests.csv into README.md
+    python benchmarks/interests.py [DATASET ...]     measures these datasets; other rows stay
+    python benchmarks/interests.py tables            writes the tables into README.md
 """
 
 import sys
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,23 +26,43 @@ from bivrec.studies.report import to_markdown
 METRIC = "ndcg@20"
 DATASETS = ("movies-classic", "movies-modern")
 INTERVAL = ("mean", "low", "high")
-FORMS = {
-    "K = 2, newest patch in all": {"num_interests": 2, "num_nearest": 1, "newest": "all"},
-    "K = 4, F = 2": {"num_interests": 4, "num_nearest": 2, "newest": "owners"},
-    "K = 4, F = 1": {"num_interests": 4, "num_nearest": 1, "newest": "owners"},
-    "K = 4, F = 1, newest patch of each interest": {
-        "num_interests": 4,
-        "num_nearest": 1,
-        "newest": "per_interest",
+
+
+def interests(count: int, nearest: int, newest: str) -> dict[str, Any]:
+    """A form of the interests: K, F and who receives the newest patches."""
+    return {"model.num_interests": count, "model.num_nearest": nearest, "model.newest": newest}
+
+
+def losses(coarse: float, fine: float, item: float, mutual: float) -> dict[str, Any]:
+    """The weights of the losses between the views."""
+    weights = {"coarse": coarse, "fine": fine, "item": item, "mutual": mutual}
+    return {f"cross_view.{name}_weight": weight for name, weight in weights.items()}
+
+
+FORMS = {  # of each family the first is the one with which the others are compared
+    "interests": {
+        "K = 2, newest patch in all": interests(2, 1, "all"),
+        "K = 4, F = 2": interests(4, 2, "owners"),
+        "K = 4, F = 1": interests(4, 1, "owners"),
+        "K = 4, F = 1, newest patch of each interest": interests(4, 1, "per_interest"),
+    },
+    "losses": {
+        "none": losses(0.0, 0.0, 0.0, 0.0),
+        "all": {},
+        "coarse and fine": losses(0.05, 0.05, 0.0, 0.0),
+        "coarse and fine, ten times their weights": losses(0.5, 0.5, 0.0, 0.0),
+        "item alignment": losses(0.0, 0.0, 0.2, 0.0),
+        "mutual learning": losses(0.0, 0.0, 0.0, 0.1),
+        "all, only the ID view learns": {"cross_view.learner": "id"},
+        "all, only the multimodal view learns": {"cross_view.learner": "multimodal"},
     },
 }
 MEASURES = ("overlap", "effective_interests", "other_interests")
 
 
-def train_form(dataset: str, form: str, seed: int) -> pd.DataFrame:
+def train_form(dataset: str, changes: dict[str, Any], seed: int) -> pd.DataFrame:
     """The validation users' metric as trained and under each control, and their interests' measures
     (columns view, user, condition, value)."""
-    changes = {f"model.{name}": value for name, value in FORMS[form].items()}
     domain = Domain(dataset, changes)
     trained, cases = train_model(domain, "bivrec", seed), domain.fold(seed).validation
     models = {"as trained": trained.model}
@@ -59,7 +82,8 @@ def summarise(users: pd.DataFrame) -> pd.DataFrame:
 
     `as trained` and the measures are means, `change` is the difference from the first form, and
     each control is the metric as trained minus the metric under the control."""
-    columns, first, rows = ["seed", "user", "value"], next(iter(FORMS)), []
+    columns, rows = ["seed", "user", "value"], []
+    first = next(form for family in FORMS.values() for form in family if form in set(users["form"]))
     keys = ["dataset", "view", "form", "condition"]
     groups = {key: group[columns] for key, group in users.groupby(keys, sort=False)}
     for (*key, condition), group in groups.items():
@@ -76,34 +100,47 @@ def summarise(users: pd.DataFrame) -> pd.DataFrame:
 
 
 def main(datasets: list[str]) -> None:
-    path, tables = HERE / "interests.csv", []
-    for dataset in datasets:
-        for seed in load_settings(dataset).tuning.seeds:
-            for form in FORMS:
-                users = train_form(dataset, form, seed)
-                tables.append(users.assign(dataset=dataset, form=form, seed=seed))
-    table = summarise(pd.concat(tables))
-    if path.is_file():
-        known = pd.read_csv(path)
-        table = pd.concat([known[~known["dataset"].isin(datasets)], table])
-    table.to_csv(path, index=False, float_format="%.4f")
-    write_table()
+    for family, forms in FORMS.items():
+        path, tables = HERE / f"{family}.csv", []
+        for dataset in datasets:
+            for seed in load_settings(dataset).tuning.seeds:
+                for form, changes in forms.items():
+                    users = train_form(dataset, changes, seed)
+                    tables.append(users.assign(dataset=dataset, form=form, seed=seed))
+        table = summarise(pd.concat(tables))
+        if path.is_file():
+            known = pd.read_csv(path)
+            table = pd.concat([known[~known["dataset"].isin(datasets)], table])
+        table.to_csv(path, index=False, float_format="%.4f")
+    write_tables()
 
 
-def write_table() -> None:
-    """The combined view's metric and the ID view's measures of interests.csv, into README.md."""
-    table = pd.read_csv(HERE / "interests.csv")
-    names = ["as trained", "change", *CONTROLS, *MEASURES]
-    shown = table[table["view"] == np.where(table["figure"].isin(MEASURES), "id", "both")]
+def pivot(shown: pd.DataFrame, columns: str, names: list[str]) -> pd.DataFrame:
+    """Means and intervals as text: a row per dataset and form, a column per name."""
     forms = np.where(shown["figure"].isin(["change", *CONTROLS]), "+.3f", ".3f")
     numbers = shown[list(INTERVAL)].to_numpy()
     text = [f"{x:{f}} ({low:{f}} to {high:{f}})" for f, (x, low, high) in zip(forms, numbers)]
     keys = ["dataset", "form", "users"]
-    wide = shown.assign(text=text).pivot(index=keys, columns="figure", values="text")
+    wide = shown.assign(text=text).pivot(index=keys, columns=columns, values="text")
     order = shown[keys].drop_duplicates()
-    wide = wide.reindex(columns=names).loc[list(order.itertuples(index=False))].fillna("")
+    return wide.reindex(columns=names).loc[list(order.itertuples(index=False))].fillna("")
+
+
+def write_tables() -> None:
+    """`interests`: the combined view's metric and the ID view's measures. `losses`: each view's
+    metric and its change. Both into README.md."""
+    table = pd.read_csv(HERE / "interests.csv")
+    table = table[table["view"] == np.where(table["figure"].isin(MEASURES), "id", "both")]
+    wide = pivot(table, "figure", ["as trained", "change", *CONTROLS, *MEASURES])
     fill("interests", to_markdown(wide.reset_index()).splitlines())
+    table = pd.read_csv(HERE / "losses.csv")
+    table = table[table["figure"].isin(["as trained", "change"])]
+    table = table.assign(
+        name=table["view"] + table["figure"].map({"change": ", change"}).fillna("")
+    )
+    names = [name + end for name in ("id", "multimodal", "both") for end in ("", ", change")]
+    fill("losses", to_markdown(pivot(table, "name", names).reset_index()).splitlines())
 
 
 if __name__ == "__main__":
-    write_table() if sys.argv[1:] == ["tables"] else main(sys.argv[1:] or list(DATASETS))
+    write_tables() if sys.argv[1:] == ["tables"] else main(sys.argv[1:] or list(DATASETS))

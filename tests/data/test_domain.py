@@ -24,7 +24,7 @@ SMALL = {
     "model.max_length": 8,
     "model.scales": [1, 2],
     "training.batch_size": 8,
-    "split.num_folds": 3,
+    "split.num_folds": 4,
     "machine.num_workers": 1,
 }
 
@@ -67,7 +67,6 @@ def test_ids_and_times_alone_run_the_id_view_and_what_is_left_out_is_reported(
     names = domain.settings.studies.models
     assert set(names) == {
         "popularity",
-        "itemknn",
         "itemknn-recency",
         "sasrec",
         "bivrec",
@@ -122,6 +121,7 @@ def test_amazon_through_the_chain(baby, add_dataset, tmp_path, monkeypatch):
             "split.min_interactions": 3,
             "features.text_encoder": "hashing",
             "features.image_encoder": "published",
+            "split.num_folds": 3,
         },
     )
     params = tmp_path / "params.yaml"
