@@ -55,6 +55,8 @@ FORMS = {  # of each family the first is the one with which the others are compa
         "mutual learning": losses(0.0, 0.0, 0.0, 0.1),
         "all, only the ID view learns": {"cross_view.learner": "id"},
         "all, only the multimodal view learns": {"cross_view.learner": "multimodal"},
+        "none; K = 2, newest patch in all": losses(0.0, 0.0, 0.0, 0.0) | interests(2, 1, "all"),
+        "all; K = 2, newest patch in all": interests(2, 1, "all"),
     },
 }
 MEASURES = ("overlap", "effective_interests", "other_interests")
