@@ -170,11 +170,10 @@ def shared():
 
 
 def test_a_patch_names_its_nearest_interests(shared, case):
-    patches = allocate_patches(shared.trained, case[0])
-    shares = read_history(shared.trained, case[0])["id"]["shares"][
-        0, 0
-    ]  # of the patches of one item
-    for position in (0, len(case[0]) - 1):
+    history = case[0][-shared.trained.model.max_length :]  # what the model reads
+    patches = allocate_patches(shared.trained, history)
+    shares = read_history(shared.trained, history)["id"]["shares"][0, 0]  # of patches of one item
+    for position in (0, len(history) - 1):
         of = (patches["view"] == "id") & (patches["scale"] == 1) & (patches["last"] == position)
         wanted = shares[position].topk(2)
         assert patches.loc[of, "interest"].tolist() == wanted.indices.tolist()
