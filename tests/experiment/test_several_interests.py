@@ -115,14 +115,24 @@ def test_random_allocation_costs_a_fifth(domain, trained):
     assert ndcg(randomised, cases) <= 0.8 * ndcg(trained.model, cases)
 
 
-def test_each_interest_is_one_kind(domain, trained):
-    """Best matching of interests and kinds over the items of the test users' histories.
-
-    The agreement depends on rounding, which decides whether two interests share a kind: on one
-    seed, 84 to 96 % in two environments. By chance it is about a fifth."""
+@pytest.fixture(scope="module")
+def agreement(domain, trained):
+    """By view, the best matching of interests and kinds over the items of the test users'
+    histories."""
+    shares = []
     for read in read_interests(trained, domain.fold(SEED).test).values():
         kinds = domain.kinds[read["items"][read["mask"]].numpy()]
         nearest = read["shares"][0][read["mask"]].argmax(-1).numpy()
         counts = np.zeros((domain.settings.model.num_interests, kinds.max() + 1))
         np.add.at(counts, (nearest, kinds), 1)
-        assert counts[linear_sum_assignment(-counts)].sum() >= 0.8 * counts.sum()
+        shares.append(counts[linear_sum_assignment(-counts)].sum() / counts.sum())
+    return shares
+
+
+def test_most_items_of_a_kind_share_an_interest(agreement):
+    assert min(agreement) >= 0.8  # by chance about a fifth
+
+
+@pytest.mark.xfail(reason="rounding decides whether two interests share a kind", strict=False)
+def test_each_interest_is_one_kind(agreement):
+    assert min(agreement) >= 0.9
