@@ -217,10 +217,11 @@ class Domain:
         variant = pick(self.settings.ablations | self.settings.models, name, "model")
         has = modalities_of(self.dataset, self.settings.features)
         used = has.intersection(self.settings.features.modalities)
-        if len(used) < 2 and not can_do_with(self.settings, variant, has):
+        if len(used) < 2 and not can_do_with(self.settings, variant, used):
             problem = f"{name} reads features that {self.name} lacks"
             if len(has) == 2:
-                problem = f"{name} reads features, and features.modality is none"
+                modality = self.settings.features.modality
+                problem = f"{name} reads features, and features.modality is {modality}"
             raise LeftOut(f"{problem}; 03_training leaves it out, and so do studies that need it")
         return variant
 
@@ -231,7 +232,7 @@ def check_variants(domain: Domain, num_items: int, names: Sequence[str] = ()) ->
     settings, studies = domain.settings, domain.settings.studies
     variants = {name: domain.variant(name) for name in names}
     variants |= variants_of(settings, studies.models, studies.ablations, studies.grids)
-    has = modalities_of(domain.dataset, settings.features)
+    has = modalities_of(domain.dataset, settings.features) & set(settings.features.modalities)
     for key, variant in variants.items():
         where = f"{key} on {domain.name}"
         num_interests = vary(settings, variant, where).model.num_interests

@@ -79,8 +79,8 @@ def build_model(
 ):
     """An untrained model on the machine's device; its weights follow from seed and name.
 
-    `features` and `num_items` replace the domain's. Raises SettingsError if the model has more
-    interests than items.
+    `features` and `num_items` replace the domain's; the model reads those of its own
+    `features.modality`. Raises SettingsError if the model has more interests than items.
     """
     variant = domain.variant(name)
     settings = vary(domain.settings, variant, name)
@@ -95,7 +95,9 @@ def build_model(
     if variant.family == "itemknn":
         return ItemNeighbours(settings.itemknn, domain.fold(seed).train, num_items)
     torch.manual_seed(derive_seed(seed, name, "weights"))
-    model = FAMILIES[variant.family](settings, num_items, features or domain.features(seed))
+    features, read = features or domain.features(seed), settings.features.modalities
+    features = {name: features[name] for name in read if name in features}
+    model = FAMILIES[variant.family](settings, num_items, features)
     if settings.machine.kernels == "fast":
         use_fast(model, settings.training.precision)
     return model.to(choose_device(settings.machine))

@@ -217,7 +217,7 @@ def without_modalities(settings: Settings, has: Collection[Modality]) -> Setting
         possible = [
             name
             for name in names
-            if name not in variants or can_do_with(narrow, variants[name], has)
+            if name not in variants or can_do_with(narrow, variants[name], used)
         ]
         if part == "models" and not possible:
             problem = f"each of studies.models, {list(names)}, reads features that are not there"

@@ -53,6 +53,12 @@ def test_the_state_of_the_process_changes_nothing():
     assert same_weights(first, train_model(Domain("planted", SHORT), "bivrec", 0))
 
 
+@pytest.mark.parametrize(("name", "modality"), [("text-only", "text"), ("image-only", "image")])
+def test_a_model_reads_the_features_of_its_own_modality(planted, name, modality):
+    assert list(build_model(planted, name, 0).items["multimodal"].maps) == [modality]
+    assert list(build_model(planted, "bivrec", 0).items["multimodal"].maps) == ["text", "image"]
+
+
 def test_an_unknown_model_is_reported(planted):
     with pytest.raises(SettingsError, match="there is no model 'gru'"):
         build_model(planted, "gru", 0)

@@ -98,6 +98,14 @@ def test_without_features_bivrec_keeps_its_id_view_by_choice_too():
         require_both_views(domain)
 
 
+def test_an_ablation_of_a_modality_that_is_not_read_is_left_out():
+    changes = {"features.modality": "text", "studies.ablations": ["image-only", "hard-readout"]}
+    domain = Domain("planted", changes)
+    assert domain.settings.studies.ablations == ("hard-readout",)
+    with pytest.raises(LeftOut, match="image-only reads features, and features.modality is text"):
+        domain.variant("image-only")
+
+
 def test_models_that_all_need_features_are_refused_without_them():
     changes = {"features.modality": "none", "studies.models": ["pure-mm"]}
     with pytest.raises(SettingsError, match=r"each of studies.models, \['pure-mm'\], reads"):
