@@ -2,11 +2,12 @@
 
 from abc import abstractmethod
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention, silu
 
 from bivrec.model.attention import Block
 from bivrec.model.base import (
@@ -96,24 +97,60 @@ class CausalAttention(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
+class SwiGLU(nn.Module):
+    """A feed-forward network without biases, whose hidden units are gated by SiLU."""
+
+    def __init__(self, dim: int, inner_dim: int):
+        super().__init__()
+        self.inner = nn.Linear(dim, 2 * inner_dim, bias=False)
+        self.out = nn.Linear(inner_dim, dim, bias=False)
+
+    def forward(
+        self, x: Float[Tensor, "batch position dim"]
+    ) -> Float[Tensor, "batch position dim"]:
+        gate, value = self.inner(x).chunk(2, -1)
+        return self.out(silu(gate) * value)
+
+
+class GatedBlock(Block):
+    r"""$x + \sigma(W x) \odot f(\mathrm{LN}(x))$, where f is attention, then a SwiGLU network.
+
+    LiGR's block (arXiv 2502.03417), with which eSASRec (RecSys 2025, arXiv 2508.06450) replaces
+    SASRec's. The network is as wide as `baseline.inner_dim`, the original's four times `model.dim`.
+    """
+
+    def __init__(self, attention: nn.Module, dim: int, inner_dim: int, dropout: float):
+        super().__init__(attention, dim, inner_dim, dropout)
+        self.feed = SwiGLU(dim, inner_dim)
+        self.gates = nn.ModuleList([nn.Linear(dim, dim), nn.Linear(dim, dim)])
+
+    def forward(
+        self, x: Float[Tensor, "batch position dim"], *context: Any
+    ) -> Float[Tensor, "batch position dim"]:
+        attended = self.dropout(self.attention(self.norms[0](x), *context))
+        x = x + self.gates[0](x).sigmoid() * attended
+        return x + self.gates[1](x).sigmoid() * self.dropout(self.feed(self.norms[1](x)))
+
+
+def build_block(settings: Settings) -> Block:
+    """A causal block of the kind `baseline.block`."""
+    model, baseline = settings.model, settings.baseline
+    attention = CausalAttention(model.dim, baseline.num_heads)
+    kind = GatedBlock if baseline.block == "gated" else Block
+    return kind(attention, model.dim, baseline.inner_dim, model.dropout)
+
+
 class CausalTransformer(nn.Module):
-    """SASRec's encoder."""
+    """SASRec's encoder; `baseline.block` is the kind of its blocks."""
 
     recordable = True  # as a CUDA graph
 
     def __init__(self, settings: Settings):
         super().__init__()
-        model, baseline = settings.model, settings.baseline
+        model = settings.model
         self.embedding = MultiScaleEmbedding(replace(model, scales=(1,)))
-        self.blocks = nn.ModuleList(
-            Block(
-                CausalAttention(model.dim, baseline.num_heads),
-                model.dim,
-                baseline.inner_dim,
-                model.dropout,
-            )
-            for _ in range(baseline.num_layers)
-        )
+        blocks = [build_block(settings) for _ in range(settings.baseline.num_layers)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(model.dim)
 
     def forward(

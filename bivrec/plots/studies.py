@@ -162,7 +162,7 @@ def draw_transfer(table: pd.DataFrame, metric: str) -> Figure:
     return figure
 
 
-MARKS = dict(zip(COLOURS, "osD^vPX" * 3))  # with the colour, they tell many models from each other
+MARKS = dict(zip(COLOURS, "osD^vPX" * 4))  # with the colour, they tell many models from each other
 
 
 def draw_tradeoff(table: pd.DataFrame, metric: str, label: str) -> Figure:

@@ -254,6 +254,7 @@ class Baseline(Section):
     model's."""
 
     inputs: Literal["id", "multimodal", "fused"]
+    block: Literal["standard", "gated"]
     num_layers: Count
     num_heads: Count
     inner_dim: Count

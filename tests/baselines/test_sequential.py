@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from loops import LENGTH, build, row, state_of, transform
+from loops import LENGTH, attend, build, row, state_of, transform
 
 from bivrec.model.base import Batch
 
@@ -13,6 +13,22 @@ def test_sasrec_by_loop():
     model = build("sasrec")
     state, vectors = state_of(model)
     assert torch.allclose(state[0], transform(model.encoder, vectors["id"])[-1], atol=1e-5)
+
+
+def test_esasrec_by_loop():
+    """Both gates read what the block adds to, not its normalised form."""
+    model = build("esasrec")
+    (found,), vectors = state_of(model)
+    encoder, e = model.encoder, vectors["id"]
+    x = encoder.embedding.norm(e) + encoder.embedding.position[:LENGTH] + encoder.embedding.scale[0]
+    for block in encoder.blocks:
+        query, key, value = block.attention.project(block.norms[0](x)).chunk(3, -1)
+        mixed = block.attention.out(attend([query], [key], value, block.attention.num_heads))
+        x = x + torch.sigmoid(block.gates[0](x)) * mixed
+        gate, hidden = block.feed.inner(block.norms[1](x)).chunk(2, -1)
+        fed = block.feed.out(gate * torch.sigmoid(gate) * hidden)
+        x = x + torch.sigmoid(block.gates[1](x)) * fed
+    assert len(encoder.blocks) == 2 and torch.allclose(found, encoder.norm(x)[-1], atol=1e-5)
 
 
 def test_a_sum_of_two_sasrecs_is_both():

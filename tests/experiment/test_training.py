@@ -28,6 +28,13 @@ def test_training_repeats_bit_for_bit_and_beats_popularity(planted):
     assert compare(ranks, ("sasrec", "id"), ("popularity", "id"), "ndcg@20")["low"] > 0
 
 
+@pytest.mark.parametrize("name", ["esasrec"])
+def test_a_baseline_learns(planted, name):
+    ranks = rank_models(planted, train_models(planted, [name, "popularity"]))
+    (view,) = ranks[ranks["model"] == name]["view"].unique()
+    assert compare(ranks, (name, view), ("popularity", "id"), "ndcg@20")["low"] > 0
+
+
 def test_parallel_jobs_give_the_bits_of_one_process():
     names, steps = ["sasrec", "pure-mm"], {"training.num_steps": 10}
     one = train_models(Domain("planted", steps), names)

@@ -18,7 +18,7 @@ def test_tuning_tries_the_same_grid_on_every_model():
 
 def test_models_have_what_the_tuning_chose(root):
     """params.yaml has each model's best trial by mean over folds, views and domains, as
-    benchmarks/tuning records them.
+    benchmarks/tuning records them; it lacks the models that were added after it.
     """
     settings = load_settings("movies-classic")
     folder = root / "benchmarks" / "tuning"
@@ -26,7 +26,8 @@ def test_models_have_what_the_tuning_chose(root):
     grid = list(settings.tuning.grid)
     means = trials.groupby(["model", *grid])["value"].mean()
     assert grid == ["training.learning_rate", "model.dropout"]
-    assert set(means.index.get_level_values("model")) == set(settings.tuning.models)
-    for name in settings.tuning.models:
+    tuned = set(means.index.get_level_values("model"))
+    assert set(settings.tuning.models) - tuned == {"esasrec"}
+    for name in tuned:
         chosen = vary(settings, settings.models[name])
         assert (chosen.training.learning_rate, chosen.model.dropout) == means[name].idxmax(), name
