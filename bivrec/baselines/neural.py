@@ -97,6 +97,35 @@ class CausalAttention(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
+class FilteredAttention(CausalAttention):
+    r"""BSARec (AAAI 2024): $\alpha (L x + \beta^2 \odot (x - L x)) + (1 - \alpha)\,$attention.
+
+    $L$ keeps the lowest frequencies of a history padded in front to `model.max_length`, $\beta$ is
+    learned. A Fourier transform of the row would mix later positions into earlier ones, each of
+    which is supervised here. So $L$ is causal: position t receives what the filter of its own
+    prefix gives at t, where the original is supervised. In deeper blocks the states that it filters
+    saw their own prefixes alone, in the original the whole one.
+    """
+
+    def __init__(self, settings: Settings):
+        model, baseline = settings.model, settings.baseline
+        super().__init__(model.dim, baseline.num_heads)
+        self.share = baseline.filter_share
+        self.high = nn.Parameter(torch.randn(model.dim))
+        kept = torch.arange(model.max_length // 2 + 1) < baseline.num_frequencies
+        weights = torch.fft.irfft(kept.float(), model.max_length)  # by lag
+        index = torch.arange(model.max_length)
+        low_pass = weights[index[:, None] - index].tril()
+        self.register_buffer("low_pass", low_pass, persistent=False)
+
+    def forward(
+        self, x: Float[Tensor, "batch position dim"]
+    ) -> Float[Tensor, "batch position dim"]:
+        low = self.low_pass[: x.shape[1], : x.shape[1]] @ x
+        filtered = low + self.high.square() * (x - low)
+        return self.share * filtered + (1 - self.share) * super().forward(x)
+
+
 class SwiGLU(nn.Module):
     """A feed-forward network without biases, whose hidden units are gated by SiLU."""
 
@@ -135,7 +164,10 @@ class GatedBlock(Block):
 def build_block(settings: Settings) -> Block:
     """A causal block of the kind `baseline.block`."""
     model, baseline = settings.model, settings.baseline
-    attention = CausalAttention(model.dim, baseline.num_heads)
+    if baseline.block == "filtered":
+        attention = FilteredAttention(settings)
+    else:
+        attention = CausalAttention(model.dim, baseline.num_heads)
     kind = GatedBlock if baseline.block == "gated" else Block
     return kind(attention, model.dim, baseline.inner_dim, model.dropout)
 

@@ -254,7 +254,9 @@ class Baseline(Section):
     model's."""
 
     inputs: Literal["id", "multimodal", "fused"]
-    block: Literal["standard", "gated"]
+    block: Literal["standard", "gated", "filtered"]
+    filter_share: PartOfOne
+    num_frequencies: Count
     num_layers: Count
     num_heads: Count
     inner_dim: Count

@@ -6,7 +6,7 @@ from loops import NEURAL, build, row, some_features
 
 from bivrec.model.base import Batch
 
-ID_ONLY = ("pure-id", "sasrec", "esasrec", "gru4rec", "comirec-sa")
+ID_ONLY = ("pure-id", "sasrec", "esasrec", "bsarec", "gru4rec", "comirec-sa")
 WITH_FEATURES = [name for name in NEURAL if name not in ID_ONLY]
 
 

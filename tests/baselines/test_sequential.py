@@ -31,6 +31,22 @@ def test_esasrec_by_loop():
     assert len(encoder.blocks) == 2 and torch.allclose(found, encoder.norm(x)[-1], atol=1e-5)
 
 
+def test_bsarec_filters_every_prefix_at_its_end():
+    """The low frequencies of each prefix by a Fourier transform, padded in front to full length."""
+    model = build("bsarec", baseline__num_frequencies=2, model__max_length=12)
+    attention, x = model.encoder.blocks[0].attention, torch.randn(1, LENGTH, 8)
+    low = []
+    for end in range(1, LENGTH + 1):
+        padded = torch.cat([torch.zeros(12 - end, 8), x[0, :end]])
+        spectrum = torch.fft.fft(padded.double(), dim=0)
+        spectrum[2:-1] = 0  # frequencies 0, 1 and -1 stay
+        low.append(torch.fft.ifft(spectrum, dim=0).real[-1].float())
+    filtered = torch.stack(low) + attention.high**2 * (x[0] - torch.stack(low))
+    query, key, value = attention.project(x[0]).chunk(3, -1)
+    attended = attention.out(attend([query], [key], value, attention.num_heads))
+    assert torch.allclose(attention(x)[0], 0.7 * filtered + 0.3 * attended, atol=1e-5)
+
+
 def test_a_sum_of_two_sasrecs_is_both():
     model = build("sasrec-sum")
     items, mask = row()
