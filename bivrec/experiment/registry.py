@@ -18,6 +18,7 @@ from bivrec.baselines import (
     Popularity,
     SASRec,
     SummedSASRec,
+    UniSRec,
 )
 from bivrec.data.domain import Domain, Features
 from bivrec.errors import SettingsError
@@ -31,6 +32,7 @@ from bivrec.training.seeds import derive_seed
 FAMILIES = {  # slowest to train first, so that parallel jobs end together
     "bivrec": BivRec,
     "sasrec-sum": SummedSASRec,
+    "unisrec": UniSRec,
     "fdsa": FDSA,
     "mmmlp": MMMLP,
     "dif-sr": DIFSR,

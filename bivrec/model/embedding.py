@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
-from torch.nn.functional import embedding, linear
+from torch.nn.functional import embedding
 from torch.nn.functional import pad as pad_zeros
 
 from bivrec.settings import Modality, Model
@@ -51,8 +51,7 @@ class ItemTable(nn.Module):
             values, mask = getattr(self, f"{name}_values"), getattr(self, f"{name}_mask")
             if items is not None:
                 values, mask = values[items], mask[items]
-            vectors = linear(values, project.weight)
-            projected[name] = torch.where(mask[..., None], vectors, self.missing[name])
+            projected[name] = torch.where(mask[..., None], project(values), self.missing[name])
         return projected
 
     def forward(self, items: Int64[Tensor, "*row"] | None = None) -> Float[Tensor, "*row dim"]:

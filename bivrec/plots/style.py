@@ -22,7 +22,7 @@ COLOURS = {  # distinct for colour-blind readers too
     "gru4rec": "#0247A9", "gru4rec-fused": "#2497FD", "comirec-sa": "#79036D",
     "comirec-sa-fused": "#FCBEC7", "fdsa": "#4E3320", "nova": "#B7A94F", "dif-sr": "#6EDFF7",
     "mmmlp": "#BDDD8E", "mmsrec": "#F2D161", "itemknn": "#8c6d31", "itemknn-recency": "#6b4c12",
-    "popularity": "#7f7f7f", "esasrec": "#8B1A1A", "bsarec": "#FF8A80",
+    "popularity": "#7f7f7f", "esasrec": "#8B1A1A", "bsarec": "#FF8A80", "unisrec": "#0B5D4E",
 }  # fmt: skip
 
 INTEREST_COLOURS = (  # by interest; neighbours are distinct

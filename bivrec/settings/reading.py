@@ -195,7 +195,8 @@ def can_do_with(settings: Settings, variant: Variant, has: Collection[Modality])
     """Whether a model can be trained on a dataset that has features of these modalities only."""
     varied = vary(settings, variant)
     reads = {"bivrec": "multimodal" in varied.model.views, "popularity": False, "itemknn": False}
-    reads |= dict.fromkeys(("sasrec", "gru4rec", "comirec-sa"), varied.baseline.inputs != "id")
+    by_inputs = "sasrec", "gru4rec", "comirec-sa", "unisrec"
+    reads |= dict.fromkeys(by_inputs, varied.baseline.inputs != "id")
     needed = set(varied.features.modalities)
     return not reads.get(variant.family, True) or set(has) >= needed != set()
 

@@ -261,6 +261,7 @@ class Baseline(Section):
     num_heads: Count
     inner_dim: Count
     num_interests: Count
+    num_experts: Count
     temperature: Positive
     alignment_weight: Weight
 
@@ -308,6 +309,7 @@ class Variant(Section):
         "dif-sr",
         "mmmlp",
         "mmsrec",
+        "unisrec",
         "popularity",
         "itemknn",
     ]
