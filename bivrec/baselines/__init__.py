@@ -1,7 +1,7 @@
 """What BivRec is compared with, under the same protocol, features and budget."""
 
 from bivrec.baselines.counting import ItemNeighbours, Popularity
-from bivrec.baselines.experts import UniSRec
+from bivrec.baselines.experts import TedRec, UniSRec
 from bivrec.baselines.multimodal import DIFSR, FDSA, MMMLP, NOVA, MMSRec
 from bivrec.baselines.sequential import ComiRecSA, GRU4Rec, SASRec, SummedSASRec
 
@@ -17,5 +17,6 @@ __all__ = [
     "Popularity",
     "SASRec",
     "SummedSASRec",
+    "TedRec",
     "UniSRec",
 ]

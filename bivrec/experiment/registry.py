@@ -18,6 +18,7 @@ from bivrec.baselines import (
     Popularity,
     SASRec,
     SummedSASRec,
+    TedRec,
     UniSRec,
 )
 from bivrec.data.domain import Domain, Features
@@ -32,6 +33,7 @@ from bivrec.training.seeds import derive_seed
 FAMILIES = {  # slowest to train first, so that parallel jobs end together
     "bivrec": BivRec,
     "sasrec-sum": SummedSASRec,
+    "tedrec": TedRec,
     "unisrec": UniSRec,
     "fdsa": FDSA,
     "mmmlp": MMMLP,

@@ -310,6 +310,7 @@ class Variant(Section):
         "mmmlp",
         "mmsrec",
         "unisrec",
+        "tedrec",
         "popularity",
         "itemknn",
     ]

@@ -28,7 +28,7 @@ def test_training_repeats_bit_for_bit_and_beats_popularity(planted):
     assert compare(ranks, ("sasrec", "id"), ("popularity", "id"), "ndcg@20")["low"] > 0
 
 
-@pytest.mark.parametrize("name", ["esasrec", "bsarec", "unisrec"])
+@pytest.mark.parametrize("name", ["esasrec", "bsarec", "unisrec", "tedrec"])
 def test_a_baseline_learns(planted, name):
     ranks = rank_models(planted, train_models(planted, [name, "popularity"]))
     (view,) = ranks[ranks["model"] == name]["view"].unique()

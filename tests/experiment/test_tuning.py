@@ -27,7 +27,7 @@ def test_models_have_what_the_tuning_chose(root):
     means = trials.groupby(["model", *grid])["value"].mean()
     assert grid == ["training.learning_rate", "model.dropout"]
     tuned = set(means.index.get_level_values("model"))
-    assert set(settings.tuning.models) - tuned == {"esasrec", "bsarec", "unisrec"}
+    assert set(settings.tuning.models) - tuned == {"esasrec", "bsarec", "unisrec", "tedrec"}
     for name in tuned:
         chosen = vary(settings, settings.models[name])
         assert (chosen.training.learning_rate, chosen.model.dropout) == means[name].idxmax(), name
