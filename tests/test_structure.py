@@ -15,7 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from bivrec import ROOMS
-from bivrec.settings import load_settings
+from bivrec.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "bivrec").rglob("*.py"))
@@ -135,6 +135,13 @@ def test_an_edit_of_a_figure_or_a_study_retrains_nothing():
         deps = set(stages()[name]["deps"])
         assert not {dep for dep in deps if dep.startswith("bivrec/studies")}
         assert not deps & {"bivrec", "bivrec/plots", "bivrec/plots/studies.py", "bivrec/pipeline"}
+
+
+def test_the_training_runs_again_when_a_section_that_it_reads_changes():
+    read_elsewhere = "profiles datasets ablations grids noise cold_start transfer".split()
+    listed = next(item for item in stages()["training"]["params"] if isinstance(item, dict))
+    sections = {key.partition(".")[0] for key in listed["params.yaml"]}
+    assert sections == set(Settings.__dataclass_fields__) - set(read_elsewhere)
 
 
 def test_profiles_study_what_their_stages_run():
