@@ -15,7 +15,7 @@ from bivrec.experiment.code import training_code
 from bivrec.experiment.registry import Trained, build_model
 from bivrec.model.base import SequentialModel
 from bivrec.outputs import output_folder
-from bivrec.settings import Settings, profile_folder, training_profile, vary
+from bivrec.settings import Settings, profile_folder, vary
 
 # read by a training
 SECTIONS = ("split", "features", "model", "cross_view", "baseline", "training")
@@ -32,8 +32,7 @@ def describe_run(domain: Domain, name: str, seed: int) -> str:
 
 def checkpoint_folder(domain: Domain) -> Path:
     """Where the pipeline saves the trained models of a dataset."""
-    profile = training_profile(domain.profile, domain.settings.studies)
-    return profile_folder("build", profile) / "03_training" / domain.name
+    return profile_folder("build", domain.profile) / "03_training" / domain.name
 
 
 def save_checkpoint(domain: Domain, trained: Trained, path: Path) -> None:

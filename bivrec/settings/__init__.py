@@ -1,6 +1,6 @@
 """Settings: params.yaml read strictly into frozen dataclasses."""
 
-from bivrec.settings.paths import profile_folder, project_root, repro_command, training_profile
+from bivrec.settings.paths import profile_folder, project_root, repro_command
 from bivrec.settings.reading import (
     can_do_with,
     check_params,

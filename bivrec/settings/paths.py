@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 from bivrec.errors import SettingsError
-from bivrec.settings.schema import Studies
 
 
 def project_root() -> Path:
@@ -28,9 +27,3 @@ def profile_folder(place: str, profile: str) -> Path:
 def repro_command(profile: str) -> str:
     """The command that regenerates a profile's results."""
     return "make repro" if profile == "default" else f"make repro PROFILE={profile}"
-
-
-def training_profile(profile: str, studies: Studies) -> str:
-    """The profile whose trained models a profile's studies read: itself if it trains, else the
-    default."""
-    return profile if "03_training" in studies.stages else "default"

@@ -12,7 +12,7 @@ from bivrec.experiment.cost import cost_runs
 from bivrec.experiment.runs import RUN_COLUMNS, mark_tuning_users, rank_models, to_runs
 from bivrec.experiment.training import train_models
 from bivrec.outputs import LEFT_OUT, read_output
-from bivrec.settings import load_settings, profile_folder, project_root, training_profile
+from bivrec.settings import load_settings, profile_folder, project_root
 from bivrec.studies.diagnosis import diagnose
 
 
@@ -50,25 +50,20 @@ def gather_runs(whole_study: bool, profile: str = "default") -> pd.DataFrame:
     """Every figure of every stage in the columns of runs.csv, sorted."""
     if not whole_study:
         return _planted(profile)[1]
-    studies = load_settings(profile=profile).studies
-    runs = [_read_all(profile, "runs.csv", stage_labels(profile))]
-    if (trained := training_profile(profile, studies)) != profile:
-        runs += [read_output("03_training", name, "runs.csv", trained) for name in studies.datasets]
-    if not any(map(len, runs)):
+    runs = _read_all(profile, "runs.csv", stage_labels(profile))
+    if not len(runs):
         where = profile_folder("build", profile).relative_to(project_root())
         raise SettingsError(f"every study is left out; {where}/*/*/{LEFT_OUT} say why")
-    return pd.concat(runs).sort_values(RUN_COLUMNS[:-1], kind="stable", ignore_index=True)
+    return runs.sort_values(RUN_COLUMNS[:-1], kind="stable", ignore_index=True)
 
 
 def gather_ranks(whole_study: bool, profile: str = "default") -> pd.DataFrame:
     """The test ranks of every model of 03 (column dataset)."""
     if not whole_study:
         return _planted(profile)[0].assign(dataset="planted")
-    studies = load_settings(profile=profile).studies
-    trained = training_profile(profile, studies)
     tables = [
-        read_output("03_training", name, "ranks.csv", trained).assign(dataset=name)
-        for name in studies.datasets
+        read_output("03_training", name, "ranks.csv", profile).assign(dataset=name)
+        for name in load_settings(profile=profile).studies.datasets
     ]
     return pd.concat(tables, ignore_index=True)
 
