@@ -250,8 +250,7 @@ class CrossView(Section):
 
 
 class Baseline(Section):
-    """The neural baselines, each of which reads what it needs; dim and max_length are the
-    model's."""
+    """What the neural baselines need; dim and max_length are the model's."""
 
     inputs: Literal["id", "multimodal", "fused"]
     block: Literal["standard", "gated", "filtered"]
