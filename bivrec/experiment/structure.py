@@ -19,6 +19,7 @@ from bivrec.model.base import LastInterests, pad
 from bivrec.model.bivrec import BivRec
 from bivrec.model.clusters import ClusterAttention
 from bivrec.model.losses import combine, read_out
+from bivrec.training.seeds import derive_seed
 
 TOP = 20  # length of the lists that are compared
 COLLAPSED = 0.9  # mean overlap of these lists above which the interests recommend the same items
@@ -118,10 +119,10 @@ class PooledZeroed(ClusterAttention):
 
 
 class AllocationRandomised(ClusterAttention):
-    """Each patch goes to F interests at random; the draws repeat, and differ between views."""
+    """Each patch goes to F interests at random, by draws that follow from `draw`."""
 
     def allocate(self, logits):
-        generator = torch.Generator().manual_seed(self.view_number)
+        generator = torch.Generator().manual_seed(self.draw)
         chosen = torch.rand(logits.shape, generator=generator).topk(self.settings.num_nearest, -1)
         return torch.zeros_like(logits).scatter_(-1, chosen.indices.to(logits.device), 1.0)
 
@@ -140,14 +141,15 @@ CONTROLS = {
 }
 
 
-def apply_control(model: BivRec, control: str) -> BivRec:
-    """A copy of a trained model with one thing taken out."""
+def apply_control(model: BivRec, control: str, seed: int = 0) -> BivRec:
+    """A copy of a trained model with one thing taken out; draws follow from seed and view."""
     model = copy.deepcopy(model)
     if issubclass(CONTROLS[control], BivRec):
         model.__class__ = CONTROLS[control]
     else:
-        for number, view in enumerate(model.views.values()):
-            view.clusters.__class__, view.clusters.view_number = CONTROLS[control], number
+        for name, view in model.views.items():
+            view.clusters.__class__ = CONTROLS[control]
+            view.clusters.draw = derive_seed(seed, control, name)
     return model
 
 
@@ -158,7 +160,7 @@ def rank_controls(domain: Domain, models: Sequence[Trained], split: str = "test"
         cases = getattr(domain.fold(trained.seed), split)
         labels = {"model": trained.name, "seed": trained.seed, "split": split}
         for control in CONTROLS:
-            ranks = rank_cases(apply_control(trained.model, control), cases)
+            ranks = rank_cases(apply_control(trained.model, control, trained.seed), cases)
             tables.append(ranks.assign(**labels, condition=control))
     return pd.concat(tables or [pd.DataFrame(columns=RANKED)], ignore_index=True)
 

@@ -64,11 +64,13 @@ def set_theme() -> None:
 
 
 def label_text(text: str, width: int = 24) -> str:
-    """A title or genre as a label: its first `width` characters on one line.
+    """A title or genre as a label: on one line, cut with an ellipsis to at most `width` characters.
 
     `$` is escaped, since matplotlib reads text between two of them as mathematics, and a leading
     `_`, which keeps a label out of a legend; characters that cannot be printed become spaces."""
-    line = "".join(letter if letter.isprintable() else " " for letter in str(text))[:width]
+    line = "".join(letter if letter.isprintable() else " " for letter in str(text))
+    if len(line) > width:
+        line = line[: width - 1].rstrip() + "…"
     return ("\u200b" if line.startswith("_") else "") + line.replace("$", r"\$")
 
 
@@ -123,7 +125,7 @@ def draw_dots(
 ) -> None:
     """Each row's mean as a dot and its interval as a bar, at its position among the labels."""
     axis.hlines(position, table["low"], table["high"], color=colours, lw=2)
-    axis.scatter(table["mean"], position, color=colours, s=36)
+    axis.scatter(table["mean"], position, color=colours, s=36, clip_on=False, zorder=3)
     axis.set_yticks(range(len(labels)), labels)
 
 

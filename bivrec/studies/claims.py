@@ -8,7 +8,7 @@ import pandas as pd
 from bivrec.evaluation import holm, interval_table
 from bivrec.experiment.runs import COMPARED, compare
 
-NEGLIGIBLE = 0.003  # of NDCG@20: an effect within these bounds on both sides of 0 does not matter
+NEGLIGIBLE = 0.003  # of the primary metric: an effect that lies within these bounds does not matter
 
 Pair = tuple[str, str]  # a model and one of its views
 

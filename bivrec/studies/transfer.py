@@ -116,8 +116,8 @@ def carry_view(
 
 def adapt(target: Domain, trained: Trained, share: float, num_steps: int) -> Trained:
     """The model after `num_steps` of training on a share of the target's training users (at least
-    one). All models of a seed train on the same users."""
-    fold, seed, settings = target.fold(trained.seed), trained.seed, target.settings
+    one). All models of a seed train on the same users, each with its own settings."""
+    fold, seed, settings = target.fold(trained.seed), trained.seed, trained.model.settings
     train = [row for row in fold.train if len(row) > 1]
     model = copy.deepcopy(trained.model)
     generator = np.random.Generator(np.random.PCG64(derive_seed(seed, "adapt")))

@@ -322,3 +322,12 @@ def test_bivrec_data_counts_from_the_project_and_knows_home(project, monkeypatch
     monkeypatch.chdir(project.root / "notebooks")
     assert raw_folder("mine") == own / "mine"
     assert raw_folder("none") == own / "none"
+
+
+def test_a_file_in_place_of_the_folder_of_datasets_is_refused(tmp_path, monkeypatch, refuses):
+    (tmp_path / "ratings.dat").touch()
+    monkeypatch.setenv("BIVREC_DATA", str(tmp_path / "ratings.dat"))
+    with refuses(
+        DataError, "BIVREC_DATA is .*ratings.dat, a file; name the folder of the datasets"
+    ):
+        raw_folder("mine")

@@ -30,10 +30,13 @@ TEXTS = ("title", "genres", "description")  # what a catalogue says about an ite
 def raw_folder(folder: str) -> Path:
     """A dataset's folder: in BIVREC_DATA, raw/ or data/ of the project, whichever has it first. A
     folder that does not exist yet is to be made in the first of these. A relative BIVREC_DATA
-    counts from the project's folder, and `~` is the home folder."""
+    counts from the project's folder, and `~` is the home folder. Raises DataError if it is a file.
+    """
     places = [project_root() / "raw", project_root() / "data"]
     if chosen := os.environ.get("BIVREC_DATA"):
         places.insert(0, project_root() / os.path.expanduser(chosen))
+        if places[0].is_file():
+            raise DataError(f"BIVREC_DATA is {chosen}, a file; name the folder of the datasets")
     return next((p / folder for p in places if (p / folder).is_dir()), places[0] / folder)
 
 
