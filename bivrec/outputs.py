@@ -11,7 +11,6 @@ from typing import Any, Literal
 from zipfile import BadZipFile
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from bivrec.errors import DataError, SettingsError
 from bivrec.settings import profile_folder, project_root, repro_command
@@ -69,19 +68,17 @@ def progress(work: Iterable, what: str, unit: str, total: int | None = None) -> 
         yield from work
 
 
-def save_output(
-    content: pd.DataFrame | Figure | Mapping[str, Any], name: str, place: Place = "results"
-) -> None:
+def save_output(content: Any, name: str, place: Place = "results") -> None:
     """Saves a table (CSV, six decimals), a figure (PNG) or a mapping (JSON) under its name."""
     if not (folder := output_folder(place)):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, Figure):
-        content.savefig(folder / name, metadata={"Software": None})
-    elif isinstance(content, pd.DataFrame):
+    if isinstance(content, pd.DataFrame):
         content.to_csv(folder / name, index=False, float_format="%.6f", lineterminator="\n")
-    else:
+    elif isinstance(content, Mapping):
         (folder / name).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
+    else:
+        content.savefig(folder / name, metadata={"Software": None})
 
 
 def read_csv(source: Path | StringIO) -> pd.DataFrame:

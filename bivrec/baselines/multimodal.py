@@ -55,7 +55,7 @@ class SideAttention(nn.Module):
     ) -> Float[Tensor, "batch position dim"]:
         sources = (x, *sides) if len(self.look) > 1 else (sum(sides, x),)
         pairs = [
-            look(source).unflatten(-1, (2, self.num_heads, -1)).expand(len(x), -1, -1, -1, -1)
+            look(source).unflatten(-1, (2, self.num_heads, -1)).expand(x.shape[0], -1, -1, -1, -1)
             for look, source in zip(self.look, sources)
         ]
         # A product of concatenated vectors is the sum of the products.

@@ -61,7 +61,7 @@ class NeuralBaseline(SequentialModel):
         return {view: self.read(items, mask, table) for view, table in self.tables().items()}
 
     def encode_last(self, items: ItemRows, mask: Mask, tables: Tables) -> LastInterests:
-        last = torch.arange(len(items), device=items.device), mask.sum(1) - 1
+        last = torch.arange(items.shape[0], device=items.device), mask.sum(1) - 1
         return {view: self.read(items, mask, table)[last] for view, table in tables.items()}
 
     def encode_batch(self, batch: Batch, tables: Tables) -> dict[str, Tensor]:

@@ -108,8 +108,8 @@ def save_sequences(sequences: Sequences, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     names = ("items", "starts", "times", "users")
     np.savez(folder / "arrays.npz", **{name: getattr(sequences, name) for name in names})
-    _save_table(sequences.catalogue, folder / "catalogue.parquet")
-    _save_table(sequences.tags, folder / "tags.parquet")
+    save_table(sequences.catalogue, folder / "catalogue.parquet")
+    save_table(sequences.tags, folder / "tags.parquet")
 
 
 def load_sequences(folder: Path) -> Sequences:
@@ -118,13 +118,13 @@ def load_sequences(folder: Path) -> Sequences:
         name = f"build/{folder.parent.name}/{folder.name}"
         raise DataError(f"{name} is missing; `make repro` makes it")
     with reading(folder):
-        tables = {name: _load_table(folder / f"{name}.parquet", TABLES[name]) for name in TABLES}
+        tables = {name: load_table(folder / f"{name}.parquet", TABLES[name]) for name in TABLES}
         with open(folder / "arrays.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return Sequences(**arrays, **tables)
 
 
-def _save_table(table: pd.DataFrame, path: Path) -> None:
-    """A table of integers and text as Parquet."""
+def save_table(table: pd.DataFrame, path: Path) -> None:
+    """Saves a table of integers and text as Parquet."""
     columns = {
         name: pl.Series(column.to_list(), dtype=pl.Int64 if column.dtype.kind == "i" else pl.String)
         for name, column in table.items()
@@ -132,8 +132,8 @@ def _save_table(table: pd.DataFrame, path: Path) -> None:
     pl.DataFrame(columns).write_parquet(path)
 
 
-def _load_table(path: Path, needed: set[str]) -> pd.DataFrame:
-    """What `_save_table` wrote; raises OSError or ValueError if it cannot be read or lacks a needed
+def load_table(path: Path, needed: set[str]) -> pd.DataFrame:
+    """What `save_table` wrote; raises OSError or ValueError if it cannot be read or lacks a needed
     column."""
     try:
         with open(path, "rb") as file:

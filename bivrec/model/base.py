@@ -113,6 +113,13 @@ class SequentialModel(nn.Module, ABC):
     def encode_last(self, items: ItemRows, mask: Mask, tables: Tables) -> LastInterests:
         """The interests after the last item of each row, by view: what is scored."""
 
+    def score_catalogue(self, interests: LastInterests, tables: Tables) -> Scores:
+        """Scores of all items, by view; with two views also `both`."""
+        scores = {
+            view: losses.read_out(u @ tables[view].T, self.readout) for view, u in interests.items()
+        }
+        return scores | ({"both": losses.combine(scores)} if len(scores) == 2 else {})
+
     def sample_negatives(self, batch: Batch, num_items: int) -> Int64[Tensor, "negative"] | None:
         """The items that stand for the catalogue in this step; None for the full softmax."""
         num_negatives = self.settings.training.num_negatives
@@ -131,9 +138,6 @@ class SequentialModel(nn.Module, ABC):
         self.eval()
         items, mask = (x.to(self.device) for x in pad(histories, self.max_length, self.multiple))
         tables = self.tables()
-        interests = self.encode_last(items, mask, tables)
+        scores = self.score_catalogue(self.encode_last(items, mask, tables), tables)
         self.train(training)
-        scores = {
-            view: losses.read_out(u @ tables[view].T, self.readout) for view, u in interests.items()
-        }
-        return scores | ({"both": losses.combine(scores)} if len(scores) == 2 else {})
+        return scores
