@@ -74,6 +74,15 @@ def _unpickle(
     return Trained(name, seed, model if device.type == "cpu" else model.to(device), record)
 
 
+def shuffle_items(features: Features, seed: int) -> Features:
+    """Each item with the features of another, drawn at random: their values stay, their meaning
+    goes."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "shuffled"))
+    num_items = len(next(iter(features.values()))[0]) if features else 0
+    order = torch.randperm(num_items, generator=generator)
+    return {name: (values[order], mask[order]) for name, (values, mask) in features.items()}
+
+
 def build_model(
     domain: Domain,
     name: str,
@@ -101,6 +110,8 @@ def build_model(
     torch.manual_seed(derive_seed(seed, name, "weights"))
     features, read = features or domain.features(seed), settings.features.modalities
     features = {name: features[name] for name in read if name in features}
+    if settings.features.shuffled:
+        features = shuffle_items(features, seed)
     model = FAMILIES[variant.family](settings, num_items, features)
     if settings.machine.kernels == "fast":
         use_fast(model, settings.training.precision)

@@ -185,6 +185,7 @@ class Features(Section):
     ]
     image_folder: str
     num_components: Count
+    shuffled: bool
 
     @property
     def modalities(self) -> tuple[Modality, ...]:

@@ -66,6 +66,16 @@ def test_a_model_reads_the_features_of_its_own_modality(planted, name, modality)
     assert list(build_model(planted, "bivrec", 0).items["multimodal"].maps) == ["text", "image"]
 
 
+def test_shuffled_features_are_those_of_other_items(planted):
+    names = "bivrec", "shuffled-features", "shuffled-features"
+    tables = [build_model(planted, name, 0).items["multimodal"] for name in names]
+    own, other, again = (torch.cat([t.text_values, t.image_values], 1) for t in tables)
+    order = torch.cdist(other, own).argmin(1)
+    assert torch.equal(other, again)
+    assert torch.equal(other, own[order])  # text and image of an item stay together
+    assert (order != torch.arange(len(order))).float().mean() > 0.9
+
+
 def test_an_unknown_model_is_reported(planted):
     with pytest.raises(SettingsError, match="there is no model 'gru'"):
         build_model(planted, "gru", 0)
