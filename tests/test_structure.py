@@ -15,6 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from bivrec import ROOMS
+from bivrec.pipeline.runner import UNTRAINED
 from bivrec.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,6 +129,11 @@ def test_a_stage_depends_on_the_code_that_its_notebook_imports(name, notebook):
     packages = {path for path in read if path.name == "__init__.py" and not path.read_text()}
     missing = {p for p in read - packages - RECORDS if not listed & {p, *p.parents}}
     assert not missing, sorted(path.relative_to(ROOT).as_posix() for path in missing)
+
+
+@pytest.mark.parametrize(("name", "notebook"), RUNS)
+def test_a_stage_that_trains_depends_on_the_models_of_own(name, notebook):
+    assert "own" in stages()[name]["deps"] or notebook.startswith(UNTRAINED)
 
 
 def test_an_edit_of_a_figure_or_a_study_retrains_nothing():

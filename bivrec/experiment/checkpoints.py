@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from bivrec.data.domain import Domain
 from bivrec.errors import DataError
 from bivrec.experiment.code import training_code
+from bivrec.experiment.own import is_own, own_code
 from bivrec.experiment.registry import Trained, build_model
 from bivrec.model.base import SequentialModel
 from bivrec.outputs import output_folder
@@ -23,10 +24,13 @@ SECTIONS = ("split", "features", "model", "cross_view", "baseline", "training")
 
 def describe_run(domain: Domain, name: str, seed: int) -> str:
     """What a checkpoint must match: code, dataset, model, seed, and all settings that it read."""
-    varied = vary(domain.settings, domain.variant(name), name)
+    variant = domain.variant(name)
+    varied = vary(domain.settings, variant, name)
     settings = TypeAdapter(Settings).dump_python(varied, mode="json")
     run = {"code": training_code(), "dataset": domain.name, "model": name, "seed": seed}
     run["kernels"] = varied.machine.kernels  # equal up to rounding, which training amplifies
+    if is_own(variant.family):
+        run["own"] = own_code()
     return json.dumps(run | {"settings": {key: settings[key] for key in SECTIONS}}, sort_keys=True)
 
 

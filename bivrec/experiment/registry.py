@@ -1,6 +1,7 @@
 """Every model by its name."""
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from bivrec.baselines import (
 )
 from bivrec.data.domain import Domain, Features
 from bivrec.errors import SettingsError
+from bivrec.experiment.own import build_own, is_own
 from bivrec.kernels import use_fast
 from bivrec.model.bivrec import BivRec
 from bivrec.settings import vary
@@ -112,7 +114,19 @@ def build_model(
     features = {name: features[name] for name in read if name in features}
     if settings.features.shuffled:
         features = shuffle_items(features, seed)
-    model = FAMILIES[variant.family](settings, num_items, features)
+    if is_own(variant.family):
+        model = build_own(variant.family, settings, num_items, features)
+    else:
+        model = FAMILIES[variant.family](settings, num_items, features)
     if settings.machine.kernels == "fast":
         use_fast(model, settings.training.precision)
     return model.to(choose_device(settings.machine))
+
+
+def check_own(domain: Domain, names: Iterable[str], seed: int) -> None:
+    """Builds each model of one's own among the names, so that its errors come before the first
+    training. Raises SettingsError.
+    """
+    for name in dict.fromkeys(names):
+        if is_own(domain.variant(name).family):
+            build_model(domain, name, seed)

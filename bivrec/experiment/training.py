@@ -9,7 +9,7 @@ import torch
 from bivrec.data.domain import Domain, Features, check_variants
 from bivrec.data.types import Fold
 from bivrec.experiment.checkpoints import describe_run, load_checkpoint
-from bivrec.experiment.registry import FAMILIES, Trained, build_model
+from bivrec.experiment.registry import FAMILIES, Trained, build_model, check_own
 from bivrec.experiment.workers import run_jobs
 from bivrec.outputs import output_folder
 from bivrec.settings import vary
@@ -65,7 +65,9 @@ def train_models(
     order = list(FAMILIES)
     if missing := [job for job in jobs if job not in trained]:
         check_variants(domain, domain.sequences.num_items, names)
-    missing.sort(key=lambda job: order.index(domain.variant(job[0]).family))
+        check_own(domain, [name for name, _ in missing], seeds[0])
+    families = {name: domain.variant(name).family for name, _ in missing}
+    missing.sort(key=lambda job: order.index(families[job[0]]) if families[job[0]] in order else -1)
     new = run_jobs(_train_work, [(domain, *job) for job in missing], domain)
     trained |= dict(zip(missing, new))
     return [trained[job] for job in jobs]

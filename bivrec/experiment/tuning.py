@@ -8,6 +8,7 @@ import pandas as pd
 
 from bivrec.data.domain import Domain, check_variants
 from bivrec.errors import SettingsError
+from bivrec.experiment.registry import check_own
 from bivrec.experiment.training import train_model
 from bivrec.experiment.workers import run_jobs
 from bivrec.settings import grid_of
@@ -22,6 +23,7 @@ def tune(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
         if domain.variant(name).family in ("popularity", "itemknn"):
             raise SettingsError(f"params.yaml: tuning.models: {name} is not trained; remove it")
     check_variants(domain, domain.sequences.num_items)
+    check_own(domain, names, settings.seeds[0])
     jobs = [
         (domain, name, number, seed, trial)
         for name in names

@@ -198,6 +198,8 @@ def can_do_with(settings: Settings, variant: Variant, has: Collection[Modality])
     by_inputs = "sasrec", "gru4rec", "comirec-sa", "unisrec"
     reads |= dict.fromkeys(by_inputs, varied.baseline.inputs != "id")
     needed = set(varied.features.modalities)
+    if ":" in variant.family:  # a model of one's own
+        reads[variant.family] = varied.baseline.inputs != "id"
     return not reads.get(variant.family, True) or set(has) >= needed != set()
 
 

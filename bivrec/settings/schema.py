@@ -14,6 +14,7 @@ from bivrec.settings.types import (
     Count,
     Counts,
     DatasetName,
+    Family,
     FileName,
     Levels,
     Metric,
@@ -298,22 +299,7 @@ class Training(Section):
 class Variant(Section):
     """A model: its family, and the settings in which it differs from params.yaml."""
 
-    family: Literal[
-        "bivrec",
-        "sasrec",
-        "sasrec-sum",
-        "gru4rec",
-        "comirec-sa",
-        "fdsa",
-        "nova",
-        "dif-sr",
-        "mmmlp",
-        "mmsrec",
-        "unisrec",
-        "tedrec",
-        "popularity",
-        "itemknn",
-    ]
+    family: Family
     settings: dict[str, Any]
 
 

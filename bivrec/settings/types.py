@@ -55,6 +55,22 @@ FileName = Annotated[
 
 Checksum = Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")]
 
+FAMILIES = (
+    "bivrec", "sasrec", "sasrec-sum", "gru4rec", "comirec-sa", "fdsa", "nova", "dif-sr", "mmmlp",
+    "mmsrec", "unisrec", "tedrec", "popularity", "itemknn",
+)  # fmt: skip
+
+
+def _check_family(family: str) -> str:
+    """A family of the package, or a class of one's own in a file of own/."""
+    if family not in FAMILIES and not re.fullmatch(r"own/\w+\.py:\w+", family, re.ASCII):
+        own = "own/<file>.py:<Class> for a model of your own (docs/own_model.md)"
+        raise ValueError(f"a family is one of {', '.join(FAMILIES)}, or {own}")
+    return family
+
+
+Family = Annotated[str, AfterValidator(_check_family)]
+
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
 Choices = Annotated[dict[str, Values], Field(min_length=1)]  # dotted settings, what each may be
 

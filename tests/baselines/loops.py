@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from bivrec.experiment.own import load_class
 from bivrec.experiment.registry import FAMILIES
 from bivrec.model.base import SequentialModel
 from bivrec.settings import load_settings, vary
@@ -29,7 +30,8 @@ def build(name: str, features: dict | None = None, **changes) -> SequentialModel
     settings = load_settings("planted", {"model.dim": 8} | changes)
     variant = settings.models[name]
     settings = vary(settings, variant, name)
-    model = FAMILIES[variant.family](settings, NUM_ITEMS, features or some_features())
+    model_class = FAMILIES.get(variant.family) or load_class(variant.family)
+    model = model_class(settings, NUM_ITEMS, features or some_features())
     for key, parameter in model.named_parameters():
         if ".missing." in key or key.endswith("ids"):
             torch.nn.init.normal_(parameter)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from bivrec.experiment.own import load_class
 from bivrec.experiment.registry import FAMILIES
 from bivrec.model.base import Batch, SequentialModel, pad
 from bivrec.settings import vary
@@ -36,6 +37,7 @@ def build(planted) -> Callable[..., SequentialModel]:
         settings = vary(planted.settings, variant, name)
         settings = vary(settings, replace(variant, settings=changes))
         num_items, features = planted.sequences.num_items, planted.features(0)
-        return FAMILIES[variant.family](settings, num_items, features).eval()
+        model_class = FAMILIES.get(variant.family) or load_class(variant.family)
+        return model_class(settings, num_items, features).eval()
 
     return build

@@ -1,0 +1,180 @@
+"""Models of one's own: classes in files of own/, which params.yaml names as `own/file.py:Class`."""
+
+import hashlib
+import inspect
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bivrec.baselines.neural import NeuralBaseline
+from bivrec.errors import SettingsError
+from bivrec.model.base import Batch, ItemRows, Mask, SequentialModel, Tables, pad
+from bivrec.settings import Settings, project_root
+
+GUIDE = "docs/own_model.md"
+
+_loaded: dict[str, None] = {}  # families, in the order of their loading
+
+
+def is_own(family: str) -> bool:
+    """Whether a family names a class in a file of own/."""
+    return ":" in family
+
+
+def own_code() -> str:
+    """The SHA-256 of every Python file of own/: one may import another."""
+    files = sorted((project_root() / "own").rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def loaded_families() -> list[str]:
+    """The families that this process has loaded from own/."""
+    return list(_loaded)
+
+
+def load_classes(families: Iterable[str]) -> None:
+    """Loads the families that can be loaded, so that a process can receive their models."""
+    for family in families:
+        with suppress(SettingsError):
+            load_class(family)
+
+
+def load_class(family: str) -> type[SequentialModel]:
+    """The class of a family `own/file.py:Class`; a file that has changed is read again.
+
+    Raises SettingsError if the file or the class is missing, if the file cannot be imported, and
+    if the class is not a model or lacks methods.
+    """
+    name, _, class_name = family.partition(":")
+    module = _import_file(project_root() / name, family)
+    model_class = getattr(module, class_name, None)
+    if not inspect.isclass(model_class):
+        known = [key for key, value in vars(module).items() if _is_defined_in(value, module)]
+        has = f"it has {', '.join(known)}" if known else "it has none"
+        raise SettingsError(f"{name} has no class {class_name}; {has}: correct the family {family}")
+    if not issubclass(model_class, SequentialModel):
+        problem = f"{name}: {class_name} is not a model"
+        raise SettingsError(f"{problem}; derive it from NeuralBaseline, as {GUIDE} shows")
+    if missing := sorted(getattr(model_class, "__abstractmethods__", ())):
+        problem = f"{name}: {class_name} has no method {' and no method '.join(missing)}"
+        raise SettingsError(f"{problem}; define it, as {GUIDE} shows")
+    _loaded[family] = None
+    return model_class
+
+
+def _is_defined_in(value: Any, module: ModuleType) -> bool:
+    return inspect.isclass(value) and value.__module__ == module.__name__
+
+
+def _import_file(path: Path, family: str) -> ModuleType:
+    """The file as a module, named after its content so that processes agree on it."""
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        problem = f"own/{path.name} cannot be read ({type(error).__name__})"
+        raise SettingsError(f"{problem}; create it, or correct the family {family}") from None
+    name = f"own_{path.stem}_{digest}"
+    if name not in sys.modules:
+        spec = spec_from_file_location(name, path)
+        sys.modules[name] = module = module_from_spec(spec)
+        try:
+            with _one_sentence(path):
+                spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
+@contextmanager
+def _one_sentence(path: Path) -> Iterator[None]:
+    """Turns what a file's code raises into an error of ours that names the line."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            lines.append(error.lineno)
+        where = f"own/{path.name}" + (f", line {lines[-1]}" if lines else "")
+        reason = " ".join(str(getattr(error, "msg", error)).split())[:160]
+        problem = f"{where}: {type(error).__name__}{reason and ': '}{reason}"
+        raise SettingsError(f"{problem}; correct the file ({GUIDE})") from None
+
+
+def build_own(family: str, settings: Settings, num_items: int, features: dict) -> SequentialModel:
+    """An untrained model of one's own, tried on two short histories.
+
+    Raises SettingsError if its code fails or what it returns does not have the needed shape.
+    """
+    model_class = load_class(family)
+    name, _, class_name = family.partition(":")
+    with _one_sentence(project_root() / name):
+        model = model_class(settings, num_items, features)
+        problem = find_problem(model, num_items)
+    if problem:
+        raise SettingsError(f"{name}: {class_name}: {problem} ({GUIDE})")
+    return model
+
+
+def find_problem(model: SequentialModel, num_items: int) -> str:
+    """What an untrained model does wrong with two histories that differ in their second item; ""
+    if nothing."""
+    histories = [torch.tensor(row)[: model.max_length] for row in ([0, 0], [0, num_items - 1])]
+    histories = [history.numpy() for history in histories]
+    items, mask = pad(histories, model.max_length, model.multiple)
+    with torch.no_grad():
+        problem = _problem_of_states(model.eval(), items, mask)
+        scores = {} if problem else model.score(histories)
+    for view, values in scores.items():
+        problem = problem or _problem_of_shape(f"the score of view {view}", values, (2, num_items))
+    batch = Batch(items, mask, torch.zeros_like(items), mask, torch.zeros(2, dtype=torch.int64))
+    loss = None if problem else model.train().loss(batch)
+    return problem or _problem_of_shape("`loss`", loss, ())
+
+
+def _problem_of_states(model: SequentialModel, items: ItemRows, mask: Mask) -> str:
+    """Of the interests after every position: their shape, and whether they look ahead."""
+    tables, method = model.tables(), "`read`" if isinstance(model, NeuralBaseline) else "interests"
+    for view, states in _states(model, items, mask, tables).items():
+        dim, count = tables[view].shape[1], states.shape[2] if _axes(states) == 4 else "interests"
+        if problem := _problem_of_shape(method, states, (*items.shape, count, dim)):
+            return problem
+        if items.shape[1] > 1 and not torch.allclose(states[0, 0], states[1, 0], atol=1e-5):
+            problem = f"what {method} returns after the first item changes with the second"
+            return f"{problem}; a position may depend only on the items up to it"
+    return ""
+
+
+def _states(model: SequentialModel, items: ItemRows, mask: Mask, tables: Tables) -> dict[str, Any]:
+    if isinstance(model, NeuralBaseline):
+        return {model.view: model.read(items, mask, tables[model.view])}
+    return model.interests(items, mask)
+
+
+def _axes(values: Any) -> int:
+    return values.ndim if isinstance(values, Tensor) else 0
+
+
+def _problem_of_shape(what: str, values: Any, shape: tuple) -> str:
+    """Whether a value is a tensor of this shape, of finite numbers."""
+    if not isinstance(values, Tensor):
+        return f"{what} returns a {type(values).__name__}, not a tensor of shape {shown(shape)}"
+    if tuple(values.shape) != shape:
+        return f"{what} returns the shape {shown(tuple(values.shape))}, not {shown(shape)}"
+    if not (values.is_floating_point() and values.isfinite().all()):
+        return f"{what} returns numbers that are not finite floating-point numbers"
+    return ""
+
+
+def shown(shape: tuple) -> str:
+    """A shape as a reader writes it."""
+    return f"({', '.join(map(str, shape))})"
