@@ -15,6 +15,8 @@ from bivrec.data.types import EvalCases
 
 CUTOFFS = (10, 20, 50)
 
+LISTED = 20  # items of each user's recommended list
+
 ROWS_AT_ONCE = 256  # rows of scores that are copied where a case has several targets
 
 ROUNDING = 1e-12  # a standard error up to this is no spread
@@ -30,15 +32,29 @@ def target_ranks(
     Ties count against the target, so that constant scores earn nothing. Targets never occur in
     their history. Raises ValueError if a score is not finite.
     """
+    return ranks_of(mask_items(scores, histories), targets)
+
+
+def mask_items(
+    scores: Float[Tensor, "batch catalogue"], histories: Sequence[Int64[ndarray, "_"]]
+) -> Float[Tensor, "batch catalogue"]:
+    """A copy of the scores with minus infinity for each row's own history. Raises ValueError if a
+    score is not finite."""
     if not torch.stack(torch.aminmax(scores)).isfinite().all():
         raise ValueError(
             "a model's scores are not finite; lower training.learning_rate in params.yaml"
         )
-    history_case, case = (repeat_index(items) for items in (histories, targets))
-    seen = torch.from_numpy(history_case * scores.shape[1] + np.concatenate(histories))
+    seen = torch.from_numpy(repeat_index(histories) * scores.shape[1] + np.concatenate(histories))
     scores = scores.clone()
     scores.view(-1).index_fill_(0, seen.to(scores.device), float("-inf"))
-    case = torch.from_numpy(case)
+    return scores
+
+
+def ranks_of(
+    scores: Float[Tensor, "batch catalogue"], targets: Sequence[Int64[ndarray, "_"]]
+) -> list[Int64[ndarray, "_"]]:
+    """Each target's rank among the scores of `mask_items`, which may be overwritten."""
+    case = torch.from_numpy(repeat_index(targets))
     target_scores = scores[case, torch.from_numpy(np.concatenate(targets))][:, None]
     if max(map(len, targets)) == 1 == min(map(len, targets)):
         ranks = count_no_lower(scores, target_scores)
@@ -64,9 +80,43 @@ def count_no_lower(
     return scores.ge_(threshold).sum(1, dtype=torch.float32)
 
 
-def rank_cases(model, cases: EvalCases, batch_size: int = 256) -> pd.DataFrame:
+def list_items(
+    scores: Float[Tensor, "batch catalogue"],
+    users: Int64[ndarray, "batch"],
+    interests: Float[Tensor, "batch interest dim"] | None = None,
+    table: Float[Tensor, "catalogue dim"] | None = None,
+) -> pd.DataFrame:
+    """The items that lead the scores of `mask_items`, best first: columns user, rank, item, and
+    interest, the one of several interests that scores the item best, else -1."""
+    best = scores.topk(min(LISTED, scores.shape[1]), 1)
+    lead = torch.full_like(best.indices, -1)
+    if interests is not None and interests.shape[1] > 1:
+        lead = (table[best.indices] @ interests.mT).argmax(2)
+    case, place = (part.cpu().numpy() for part in best.values.isfinite().nonzero(as_tuple=True))
+    columns = {"user": users[case], "rank": place + 1}
+    for name, values in (("item", best.indices), ("interest", lead)):
+        columns[name] = values.cpu().numpy()[case, place]
+    return pd.DataFrame(columns).astype("int32")
+
+
+def score_histories(model, histories: Sequence[Int64[ndarray, "_"]]) -> tuple[dict, dict, dict]:
+    """The model's scores by view, and, of a sequential model, the interests and the items' vectors
+    that they come from, by view."""
+    if not hasattr(model, "encode_histories"):
+        return model.score(histories), {}, {}
+    interests, tables = model.encode_histories(histories)
+    return model.score_catalogue(interests, tables), interests, tables
+
+
+@torch.inference_mode()
+def rank_cases(
+    model, cases: EvalCases, batch_size: int = 256, lists: list[pd.DataFrame] | None = None
+) -> pd.DataFrame:
     """One row a view, case and target: columns view, fold, user, num_targets, item,
-    rank."""
+    rank.
+
+    To `lists`, if given, the users' lists are added: `list_items` with the columns view and
+    fold."""
     by_length = np.argsort([len(history) for history in cases.histories], kind="stable")
     ranks: dict[str, list] = {}
     for start in range(0, len(cases), batch_size):
@@ -74,8 +124,14 @@ def rank_cases(model, cases: EvalCases, batch_size: int = 256) -> pd.DataFrame:
         histories = [cases.histories[case] for case in chosen]
         targets = [cases.targets[case] for case in chosen]
         masked = histories if cases.mask_history else [history[:0] for history in histories]
-        for view, scores in model.score(histories).items():
-            ranks.setdefault(view, []).extend(target_ranks(scores, masked, targets))
+        views, interests, tables = score_histories(model, histories)
+        for view, scores in views.items():
+            scores = mask_items(scores, masked)
+            if lists is not None:
+                own = interests.get(view), tables.get(view)
+                table = list_items(scores, cases.users[chosen], *own)
+                lists.append(table.assign(view=view, fold=cases.fold))
+            ranks.setdefault(view, []).extend(ranks_of(scores, targets))
     case_order, counts = np.argsort(by_length), [len(items) for items in cases.targets]
     shared = {
         "fold": cases.fold,

@@ -69,11 +69,17 @@ def progress(work: Iterable, what: str, unit: str, total: int | None = None) -> 
 
 
 def save_output(content: Any, name: str, place: Place = "results") -> None:
-    """Saves a table (CSV, six decimals), a figure (PNG) or a mapping (JSON) under its name."""
+    """Saves a table (CSV, six decimals; Parquet by its name), a figure (PNG) or a mapping (JSON)
+    under its name."""
     if not (folder := output_folder(place)):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, pd.DataFrame):
+    if name.endswith(".parquet"):
+        import polars as pl
+
+        columns = {column: content[column].to_numpy() for column in content}
+        pl.DataFrame(columns).write_parquet(folder / name)
+    elif isinstance(content, pd.DataFrame):
         content.to_csv(folder / name, index=False, float_format="%.6f", lineterminator="\n")
     elif isinstance(content, Mapping):
         (folder / name).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
@@ -88,6 +94,17 @@ def read_csv(source: Path | StringIO) -> pd.DataFrame:
     return pd.read_csv(source, dtype=text, keep_default_na=False, na_values=missing)
 
 
+def read_parquet(path: Path) -> pd.DataFrame:
+    """A Parquet table that `save_output` wrote; raises ValueError if it is damaged."""
+    import polars as pl
+
+    try:
+        table = pl.read_parquet(path.read_bytes())
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise ValueError(str(error)) from None
+    return pd.DataFrame({column: table[column].to_numpy() for column in table.columns})
+
+
 def read_output(
     stage: str, label: str, name: str, profile: str = "default", place: Place = "build"
 ) -> pd.DataFrame:
@@ -98,7 +115,7 @@ def read_output(
     if not path.is_file():
         raise SettingsError(f"{shown} is missing; `{repro_command(profile)}` makes it")
     try:
-        return read_csv(path)
+        return read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
     except ValueError as error:
         problem = f"{shown} is damaged ({type(error).__name__})"
         raise SettingsError(f"{problem}; remove {shown.parent}; `make repro` remakes it") from None

@@ -13,7 +13,7 @@ import pytest
 from bivrec.data.domain import Domain
 from bivrec.data.features import ItemFeatures, load_features, save_features
 from bivrec.data.sequences import load_sequences, save_sequences
-from bivrec.errors import DataError
+from bivrec.errors import DataError, SettingsError
 from bivrec.outputs import progress, read_output, save_output
 from bivrec.plots.data import draw_histories
 from bivrec.plots.style import set_theme
@@ -129,3 +129,15 @@ def test_saved_text_comes_back_as_text(project, name):
         patch.setenv("BIVREC_BUILD", str(folder))
         save_output(table, "runs.csv", "build")
     pd.testing.assert_frame_equal(read_output("03_training", "mine", "runs.csv"), table)
+
+
+def test_a_parquet_table_is_read_as_it_was_saved(project, monkeypatch):
+    folder = project.root / "build" / "03_training" / "mine"
+    monkeypatch.setenv("BIVREC_BUILD", str(folder))
+    table = pd.DataFrame({"model": ["bivrec", "007"], "item": np.array([3, 4], "int32")})
+    save_output(table, "lists.parquet", "build")
+    found = read_output("03_training", "mine", "lists.parquet")
+    pd.testing.assert_frame_equal(found, table)
+    (folder / "lists.parquet").write_bytes(b"PAR1 but no more")
+    with pytest.raises(SettingsError, match=r"03_training/mine/lists\.parquet is damaged"):
+        read_output("03_training", "mine", "lists.parquet")

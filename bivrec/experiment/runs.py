@@ -40,14 +40,30 @@ def learning_curves(models: Sequence[Trained]) -> pd.DataFrame:
 
 
 def rank_models(
-    domain: Domain, models: Sequence[Trained], split: str = "test", **labels: str
+    domain: Domain,
+    models: Sequence[Trained],
+    split: str = "test",
+    lists: list[pd.DataFrame] | None = None,
+    **labels: str,
 ) -> pd.DataFrame:
-    """Ranks of the split's targets by model, seed and view; `labels` are further columns."""
+    """Ranks of the split's targets by model, seed and view; `labels` are further columns. To
+    `lists`, if given, the users' lists are added (`rank_and_list`)."""
     tables = []
     for trained in progress(models, "ranking", "models"):
-        ranks = rank_cases(trained.model, getattr(domain.fold(trained.seed), split))
-        tables.append(ranks.assign(model=trained.name, seed=trained.seed, split=split, **labels))
+        own, run = None if lists is None else [], {"model": trained.name, "seed": trained.seed}
+        ranks = rank_cases(trained.model, getattr(domain.fold(trained.seed), split), lists=own)
+        tables.append(ranks.assign(**run, split=split, **labels))
+        if own:
+            lists.append(pd.concat(own).assign(**run))
     return pd.concat(tables, ignore_index=True)
+
+
+def rank_and_list(domain: Domain, models: Sequence[Trained]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The ranks of the test targets (`rank_models`), and the test users' lists from the same
+    scores: model, view, seed, fold, user, rank, item and interest (`evaluation.list_items`)."""
+    lists: list[pd.DataFrame] = []
+    ranks = rank_models(domain, models, lists=lists)
+    return ranks, pd.concat(lists, ignore_index=True)
 
 
 def mark_tuning_users(domain: Domain, ranks: pd.DataFrame) -> pd.DataFrame:

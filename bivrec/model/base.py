@@ -126,8 +126,10 @@ class SequentialModel(nn.Module, ABC):
         return batch.sample(num_items, num_negatives, 0) if 0 < num_negatives < num_items else None
 
     @torch.inference_mode()
-    def score(self, histories: Sequence[Int64[ndarray, "_"]]) -> Scores:
-        """Scores of all items after each history, by view; with two views also `both`.
+    def encode_histories(
+        self, histories: Sequence[Int64[ndarray, "_"]]
+    ) -> tuple[LastInterests, Tables]:
+        """The interests after each history and the items' vectors, by view, without noise.
 
         Raises:
             ValueError: a history has no items.
@@ -138,6 +140,11 @@ class SequentialModel(nn.Module, ABC):
         self.eval()
         items, mask = (x.to(self.device) for x in pad(histories, self.max_length, self.multiple))
         tables = self.tables()
-        scores = self.score_catalogue(self.encode_last(items, mask, tables), tables)
+        interests = self.encode_last(items, mask, tables)
         self.train(training)
-        return scores
+        return interests, tables
+
+    @torch.inference_mode()
+    def score(self, histories: Sequence[Int64[ndarray, "_"]]) -> Scores:
+        """Scores of all items after each history, by view; with two views also `both`."""
+        return self.score_catalogue(*self.encode_histories(histories))

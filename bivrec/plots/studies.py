@@ -6,12 +6,14 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from bivrec.plots.style import (
     COLOURS,
     GREY,
     INK,
+    VIEW_MARKS,
     VIEW_NAMES,
     add_legend,
     colour_of,
@@ -183,4 +185,37 @@ def draw_tradeoff(table: pd.DataFrame, metric: str, label: str) -> Figure:
         axis.xaxis.set_minor_formatter(NullFormatter())
     add_legend(axis)
     next(iter(panels.values())).set(ylabel=f"{metric.upper()}, test users (95 % interval)")
+    return figure
+
+
+AXIS_NAMES = {
+    "diversity": "diversity of a list: 1 - mean cosine of features",
+    "genre_diversity": "diversity of a list: 1 - mean cosine of genres",
+}
+
+
+def draw_beyond(table: pd.DataFrame, metric: str, measure: str) -> Figure:
+    """Accuracy against the diversity of the lists, a point per model and view with both intervals,
+    a panel per dataset. BivRec's own variants are large.
+
+    Columns: dataset, model, view, x, x_low, x_high, y, y_low, y_high (`accuracy_and`)."""
+    models = list(dict.fromkeys(table.sort_values("y", ascending=False)["model"]))
+    height = max(3.6, 0.19 * (len(models) + table["view"].nunique() + 1))
+    figure, panels = start_panels(table["dataset"], 3.8, height, margin=1.8, sharey=True)
+    for name, axis in panels.items():
+        for row in table[table["dataset"] == name].itertuples():
+            own = row.model in ("bivrec", "shared-newest", "plain-interests")
+            look = {"color": colour_of(row.model), "alpha": 0.8 if own else 0.35, "lw": 1}
+            axis.hlines(row.y, row.x_low, row.x_high, **look)
+            axis.vlines(row.x, row.y_low, row.y_high, **look)
+            look = {"mec": "white", "mew": 0.6, "ms": 8 if own else 5, "zorder": 3 + own}
+            axis.plot(row.x, row.y, VIEW_MARKS[row.view], color=colour_of(row.model), **look)
+        axis.set(title=name, xlabel=AXIS_NAMES[measure])
+    figure.supxlabel("95 % intervals", fontsize=8)
+    marks = [(colour_of(model), "o", model) for model in models]
+    marks += [(INK, VIEW_MARKS[view], VIEW_NAMES[view]) for view in VIEW_NAMES
+              if view in set(table["view"])]  # fmt: skip
+    shown = [Line2D([], [], color=c, marker=mark, ls="", label=label) for c, mark, label in marks]
+    axis.legend(handles=shown, bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
+    next(iter(panels.values())).set(ylabel=f"{metric.upper()}, test users")
     return figure

@@ -23,7 +23,7 @@ COLOURS = {  # distinct for colour-blind readers too
     "comirec-sa-fused": "#FCBEC7", "fdsa": "#4E3320", "nova": "#B7A94F", "dif-sr": "#6EDFF7",
     "mmmlp": "#BDDD8E", "mmsrec": "#F2D161", "itemknn": "#8c6d31", "itemknn-recency": "#6b4c12",
     "popularity": "#7f7f7f", "esasrec": "#8B1A1A", "bsarec": "#FF8A80", "unisrec": "#0B5D4E",
-    "tedrec": "#9B6A2F",
+    "tedrec": "#9B6A2F", "shared-newest": "#E6007E", "plain-interests": "#5FA800",
 }  # fmt: skip
 
 INTEREST_COLOURS = (  # by interest; neighbours are distinct
@@ -32,6 +32,8 @@ INTEREST_COLOURS = (  # by interest; neighbours are distinct
 )  # fmt: skip
 
 VIEW_NAMES = {"id": "ID view", "multimodal": "multimodal view", "both": "both views"}
+
+VIEW_MARKS = {"id": "o", "multimodal": "s", "both": "D"}
 
 VIEW_DASHES = {"id": (1, 0), "multimodal": (4, 1.5), "both": (1, 1)}
 

@@ -9,7 +9,7 @@ import pandas as pd
 from bivrec.data.domain import Domain
 from bivrec.errors import SettingsError
 from bivrec.experiment.cost import cost_runs
-from bivrec.experiment.runs import RUN_COLUMNS, mark_tuning_users, rank_models, to_runs
+from bivrec.experiment.runs import RUN_COLUMNS, mark_tuning_users, rank_and_list, to_runs
 from bivrec.experiment.training import train_models
 from bivrec.outputs import LEFT_OUT, read_output
 from bivrec.settings import load_settings, profile_folder, project_root
@@ -17,13 +17,14 @@ from bivrec.studies.diagnosis import diagnose
 
 
 @cache
-def _planted(profile: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Test ranks and runs of three models on planted."""
+def _planted(profile: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Test ranks, runs and lists of three models on planted."""
     domain = Domain("planted", profile=profile)
     trained = train_models(domain, ["bivrec", "sasrec", "popularity"])
-    ranks = mark_tuning_users(domain, rank_models(domain, trained))
+    ranks, lists = rank_and_list(domain, trained)
+    ranks = mark_tuning_users(domain, ranks)
     runs = [to_runs(domain, "training", ranks), cost_runs(domain, trained, "training")]
-    return ranks, pd.concat(runs, ignore_index=True)
+    return ranks, pd.concat(runs, ignore_index=True), lists
 
 
 def _read_all(profile: str, name: str, labels: list[tuple[str, str]]) -> pd.DataFrame:
@@ -66,6 +67,20 @@ def gather_ranks(whole_study: bool, profile: str = "default") -> pd.DataFrame:
         for name in load_settings(profile=profile).studies.datasets
     ]
     return pd.concat(tables, ignore_index=True)
+
+
+def gather_lists(whole_study: bool, profile: str = "default") -> pd.DataFrame:
+    """The test users' lists of every model of 03 and 04 (column dataset)."""
+    if not whole_study:
+        return _planted(profile)[2].assign(dataset="planted")
+    labels = [("03_training", name) for name in load_settings(profile=profile).studies.datasets]
+    labels += [pair for pair in stage_labels(profile) if pair[0] == "04_ablations"]
+    tables = [
+        read_output(stage, name, "lists.parquet", profile).assign(dataset=name)
+        for stage, name in labels
+    ]
+    keys = ["dataset", "model", "view", "seed", "user", "rank"]
+    return pd.concat(tables).drop_duplicates(keys, ignore_index=True)
 
 
 def gather_variants(whole_study: bool, profile: str = "default") -> pd.DataFrame:

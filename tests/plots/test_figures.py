@@ -7,6 +7,7 @@ from matplotlib import pyplot as plt
 
 from bivrec.plots.models import draw_cost, draw_curves, draw_models
 from bivrec.plots.studies import (
+    draw_beyond,
     draw_differences,
     draw_grid,
     draw_groups,
@@ -105,6 +106,17 @@ def test_a_grid_frames_the_default():
     figure = draw_grid(table.assign(value=[0.1, 0.2, 0.3]), "small", settings, "ndcg@20")
     assert [patch.get_x() for patch in figure.axes[0].patches] == [1]
     assert figure.get_suptitle().endswith("test users; framed: the study's own setting")
+
+
+def test_diversity_has_a_point_per_model_and_view():
+    table = table_of(dataset="a", x=0.4, x_low=0.3, x_high=0.5, y_low=0.1, y_high=0.9)
+    table = table.rename(columns={"mean": "y"})
+    (axis,) = draw_beyond(table, "ndcg@20", "genre_diversity").axes
+    points = [(line.get_ydata()[0], line.get_marker()) for line in axis.lines]
+    assert points == list(zip(table["y"], "oDoDo"))
+    names = ["bivrec", "bivrec-one-target", "sasrec", "ID view", "both views"]
+    assert legend_of(axis.get_legend()) == names
+    assert "genres" in axis.get_xlabel() and axis.get_ylabel() == "NDCG@20, test users"
 
 
 def test_a_grid_without_the_default_speaks_of_no_frame():
