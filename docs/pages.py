@@ -1,7 +1,7 @@
 """The list of all pages, in the order of the menu."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +33,13 @@ DOCUMENTS = [  # group, source, path in the site, label
     (GUIDES, "docs/profiles.md", "profiles.html", "Pipeline and profiles"),
     (GUIDES, "docs/datasets.md", "datasets.html", "Datasets"),
     (GUIDES, "raw/plain-example/README.md", "own-data.html", "Format of your own data"),
+    (GUIDES, "docs/own_model.md", "own-model.html", "Your own model"),
+    (
+        GUIDES,
+        "notebooks/11_own_model.ipynb",
+        "own-model-example.html",
+        "Your own model, an example",
+    ),
     (GUIDES, "docs/processes.md", "processes.html", "GPU and several processes"),
     (GUIDES, "docs/experiments.md", "experiments.html", "Your own experiments"),
     (GUIDES, "docs/model_card.md", "model-card.html", "Model card"),
@@ -48,12 +55,18 @@ DOCUMENTS = [  # group, source, path in the site, label
 
 
 def list_documents(group: str) -> list[Page]:
-    """The Markdown pages of a group."""
+    """The Markdown pages and notebooks of a group that DOCUMENTS lists."""
     return [
-        Page(path, label, name, partial(render_file, ROOT / source), source)
+        Page(path, label, name, render_document(ROOT / source), source)
         for name, source, path, label in DOCUMENTS
         if name == group
     ]
+
+
+def render_document(path: Path) -> Callable[[Path], str]:
+    if path.suffix == ".md":
+        return partial(render_file, path)
+    return partial(render_notebook, path, "planted")
 
 
 def list_notebooks() -> Iterator[Page]:

@@ -15,7 +15,7 @@ from bivrec.settings import profile_folder, project_root
 
 PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "sentence-transformers")
 GIT = ("git", "-c", "safe.directory=*")  # read-only here, whoever owns the folder
-SOURCES = ("bivrec", "notebooks", "params.yaml", "dvc.yaml", "data.dvc")
+SOURCES = ("bivrec", "own", "notebooks", "params.yaml", "dvc.yaml", "data.dvc")
 
 
 def run_and_read_lines(*command: str) -> list[str]:
