@@ -34,12 +34,14 @@ class NeuralBaseline(SequentialModel):
 
     inputs: str | None = None
 
-    def __init__(self, settings: Settings, num_items: int, features: dict):
+    def __init__(
+        self, settings: Settings, num_items: int, features: dict, inputs: str | None = None
+    ):
         super().__init__()
         self.settings, self.baseline = settings, settings.baseline
         self.dim, self.max_length = settings.model.dim, settings.model.max_length
         self.num_modalities = len(features)
-        inputs = self.inputs or self.baseline.inputs
+        inputs = inputs or self.inputs or self.baseline.inputs
         self.view = {"id": "id", "multimodal": "multimodal", "fused": "both"}[inputs]
         self.items = ItemTable(inputs, num_items, features, self.dim)
         self.build()

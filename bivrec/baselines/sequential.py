@@ -1,7 +1,5 @@
 """Sequential baselines on item IDs, and their multimodal forms: SASRec, GRU4Rec, ComiRec-SA."""
 
-from dataclasses import replace
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -41,8 +39,7 @@ class SummedSASRec(SequentialModel):
         self.settings, self.max_length = settings, settings.model.max_length
         self.parts = nn.ModuleDict()
         for view in ("id", "multimodal"):
-            inputs = replace(settings, baseline=replace(settings.baseline, inputs=view))
-            self.parts[view] = SASRec(inputs, num_items, features)
+            self.parts[view] = SASRec(settings, num_items, features, view)
 
     def tables(self) -> Tables:
         return {view: part.tables()[view] for view, part in self.parts.items()}
