@@ -1,9 +1,10 @@
-"""One search for every model."""
+"""One search for every model: Optuna's TPE, within the ranges of params.yaml."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from math import log
 
+import optuna
 import pandas as pd
 
 from bivrec.data.domain import Domain, check_variants
@@ -11,43 +12,86 @@ from bivrec.errors import SettingsError
 from bivrec.experiment.registry import check_own
 from bivrec.experiment.training import train_model
 from bivrec.experiment.workers import run_jobs
-from bivrec.settings import grid_of
+from bivrec.settings import Range, space_of
+from bivrec.training.seeds import derive_seed
+
+NEAR = 0.1  # of a range: how near to an edge an optimum shows that the range is too narrow
 
 
 def tune(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
-    """The grid of params.yaml (tuning) for every model, judged by the validation users of the
-    folds of `tuning.seeds`: one row a model, trial, seed and view.
+    """`tuning.num_trials` trials of every model, judged by the validation users of the folds of
+    `tuning.seeds`: one row a model, trial, seed and view.
+
+    A search is seeded: one that was interrupted draws the same trials again, and the pipeline keeps
+    what they trained, so that it continues where it stopped.
     """
-    settings = domain.settings.tuning
     for name in names:
         if domain.variant(name).family in ("popularity", "itemknn"):
             raise SettingsError(f"params.yaml: tuning.models: {name} is not trained; remove it")
     check_variants(domain, domain.sequences.num_items)
-    check_own(domain, names, settings.seeds[0])
-    jobs = [
-        (domain, name, number, seed, trial)
-        for name in names
-        for number, trial in enumerate(grid_of(settings.grid))
-        for seed in settings.seeds
-    ]
-    return pd.DataFrame([row for rows in run_jobs(_tuning_work, jobs, domain) for row in rows])
+    check_own(domain, names, domain.settings.tuning.seeds[0])
+    tables = run_jobs(_tuning_work, [(domain, name) for name in names], domain)
+    return pd.concat(tables, ignore_index=True)
 
 
-def _tuning_work(job: tuple[Domain, str, int, int, dict[str, Any]]) -> list[dict[str, Any]]:
-    """One training of a trial's settings: its metric at the best step, one row a view."""
-    domain, name, number, seed, trial = job
-    steps = {"training.num_steps": domain.settings.tuning.num_steps}
-    settings = {**domain.variant(name).settings, **trial, **steps}
+def best_trials(trials: pd.DataFrame) -> pd.DataFrame:
+    """Each model's best trial by its mean over seeds and views, and its value."""
+    means = trials.groupby(["model", "trial"], sort=False)["value"].mean()
+    best = means[means.groupby("model", sort=False).idxmax()].reset_index()
+    settings = trials.drop(columns=["seed", "best_step", "view", "value"]).drop_duplicates()
+    return settings.merge(best, on=["model", "trial"])
+
+
+def near_edges(domain: Domain, best: pd.DataFrame) -> pd.DataFrame:
+    """Where each optimum lies in its range: `place` is 0 at `low` and 1 at `high` (on a log scale
+    if the range has one), `near_edge` within a tenth of either."""
+    rows = []
+    for trial in best.to_dict("records"):
+        for key, bounds in space_of(domain.settings, domain.variant(trial["model"]).family).items():
+            place = _place(bounds, trial[key])
+            row = {"model": trial["model"], "setting": key, "optimum": trial[key]}
+            near = min(place, 1 - place) < NEAR
+            rows.append(row | {"low": bounds.low, "high": bounds.high, "place": place})
+            rows[-1]["near_edge"] = near
+    return pd.DataFrame(rows)
+
+
+def _place(bounds: Range, value: float) -> float:
+    low, high = bounds.low, bounds.high
+    if bounds.log:
+        low, high, value = log(low), log(high), log(value)
+    return (value - low) / (high - low)
+
+
+def _tuning_work(job: tuple[Domain, str]) -> pd.DataFrame:
+    """One model's search: each trial's metric at the best step, one row a trial, seed and view."""
+    domain, name = job
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    tuning, tables = domain.settings.tuning, []
+    space = space_of(domain.settings, domain.variant(name).family)
+    sampler = optuna.samplers.TPESampler(seed=derive_seed(tuning.seeds[0], name, "tuning"))
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for number in range(tuning.num_trials):
+        trial = study.ask()
+        chosen = {
+            key: trial.suggest_float(key, bounds.low, bounds.high, log=bounds.log)
+            for key, bounds in space.items()
+        }
+        tables.append(_try(domain, name, number, chosen))
+        study.tell(trial, tables[-1]["value"].mean())
+    return pd.concat(tables)
+
+
+def _try(domain: Domain, name: str, number: int, chosen: dict[str, float]) -> pd.DataFrame:
+    """One training per seed under the chosen settings and, otherwise, the model's own."""
+    tuning, metric, rows = domain.settings.tuning, domain.settings.studies.primary_metric, []
+    settings = domain.variant(name).settings | chosen | {"training.patience": tuning.patience}
     changed = replace(domain, changes={**domain.changes, f"models.{name}.settings": settings})
-    record, metric = train_model(changed, name, seed).record, domain.settings.studies.primary_metric
-    curve = record.curve
-    best = curve[(curve["step"] == record.best_step) & (curve["metric"] == metric)]
-    shown = {
-        key: value if isinstance(value, int | float) else str(value) for key, value in trial.items()
-    }
-    row = {"dataset": domain.name, "model": name, "trial": number, **shown, "seed": seed}
-    row["best_step"] = record.best_step
-    return [
-        row | {"view": view, "metric": metric, "value": value}
-        for view, value in zip(best["view"], best["value"])
-    ]
+    for seed in tuning.seeds:
+        record = train_model(changed, name, seed).record
+        curve = record.curve
+        best = curve[(curve["step"] == record.best_step) & (curve["metric"] == metric)]
+        row = {"dataset": domain.name, "model": name, "trial": number, **chosen, "seed": seed}
+        row |= {"best_step": record.best_step, "metric": metric}
+        rows += [row | {"view": view, "value": value} for view, value in zip(best.view, best.value)]
+    return pd.DataFrame(rows)

@@ -7,6 +7,7 @@ from bivrec.settings.reading import (
     grid_of,
     load_settings,
     pick,
+    space_of,
     variants_of,
     vary,
     without_modalities,

@@ -18,7 +18,7 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode
 
 from bivrec.errors import SettingsError
 from bivrec.settings.paths import project_root
-from bivrec.settings.schema import Modality, Settings, Variant
+from bivrec.settings.schema import Modality, Range, Settings, Variant
 
 MAX_PARAMS = 1 << 20  # characters
 TAG = "tag:yaml.org,2002:"  # of YAML's own types
@@ -250,11 +250,17 @@ def grid_of(choices: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
     return [dict(zip(choices, values)) for values in itertools.product(*choices.values())]
 
 
+def space_of(settings: Settings, family: str) -> dict[str, Range]:
+    """The ranges in which the tuning searches a family's settings."""
+    space = settings.tuning.space
+    return space["every"] | space.get(family, {})
+
+
 def variants_of(
     settings: Settings, models: Collection[str], ablations: Collection[str], grids: Collection[str]
 ) -> dict[str, Variant]:
-    """These models, ablations and every trial of these grids and of the tuning, each by its key in
-    params.yaml and, for a trial, its values."""
+    """These models, ablations, trials of these grids, and the tuning at the ends of its ranges,
+    each by its key in params.yaml and, for a trial, its values."""
     variants = {f"models.{name}": pick(settings.models, name, "model") for name in models}
     for name in ablations:
         variants[f"ablations.{name}"] = pick(settings.ablations, name, "ablation")
@@ -264,9 +270,10 @@ def variants_of(
             variants[f"grids.{name} {json.dumps(trial)}"] = variant
     for name in settings.tuning.models:
         model = pick(settings.models, name, "model")
-        for trial in grid_of(settings.tuning.grid):
-            variant = Variant(family=model.family, settings=model.settings | trial)
-            variants[f"tuning.grid {json.dumps(trial)} of {name}"] = variant
+        for key, bounds in space_of(settings, model.family).items():
+            for value in (bounds.low, bounds.high):
+                variant = Variant(family=model.family, settings=model.settings | {key: value})
+                variants[f"tuning.space {json.dumps({key: value})} of {name}"] = variant
     return variants
 
 

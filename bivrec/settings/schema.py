@@ -2,10 +2,9 @@
 keys."""
 
 import math
-from typing import Annotated, Any, Literal, dataclass_transform
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 
 from bivrec.settings.types import (
     BelowOne,
@@ -25,6 +24,8 @@ from bivrec.settings.types import (
     PartOfOne,
     Positive,
     Protocol,
+    Range,
+    Section,
     Seeds,
     Stage,
     Start,
@@ -33,15 +34,6 @@ from bivrec.settings.types import (
     Weight,
     Whole,
 )
-
-
-@dataclass_transform(frozen_default=True)
-class Section:
-    """A section of params.yaml: subclasses become frozen dataclasses that refuse unknown and
-    mistyped keys."""
-
-    def __init_subclass__(cls):
-        dataclass(cls, frozen=True, config=ConfigDict(extra="forbid", strict=True))
 
 
 class Machine(Section):
@@ -290,6 +282,7 @@ class Training(Section):
     precision: Literal["auto", "float32", "bfloat16"]
     num_negatives: Whole
     evaluate_every: Count
+    patience: Count | None
 
     def __post_init__(self):
         if self.num_negatives == 1:
@@ -304,13 +297,18 @@ class Variant(Section):
 
 
 class Tuning(Section):
-    """The search that is the same for every trained model: a grid of dotted settings, judged by the
-    validation users of some folds."""
+    """The search that is the same for every trained model: ranges of dotted settings, for every
+    family and for one; judged by the validation users of some folds."""
 
     models: tuple[Name, ...]
     seeds: Seeds
-    num_steps: Count
-    grid: Choices
+    num_trials: Count
+    patience: Count | None
+    space: dict[Literal["every"] | Family, Annotated[dict[str, Range], Field(min_length=1)]]
+
+    def __post_init__(self):
+        if "every" not in self.space:
+            raise ValueError("space lacks `every`, the ranges of all models; add it")
 
 
 class Noise(Section):

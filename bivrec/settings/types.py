@@ -1,9 +1,10 @@
 """What a setting may be: choices, numbers in a range, names."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, dataclass_transform
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 View = Literal["id", "multimodal"]
 Modality = Literal["text", "image"]
@@ -82,3 +83,25 @@ def _rising(counts: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Counts = Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(_rising)]
+
+
+@dataclass_transform(frozen_default=True)
+class Section:
+    """A section of params.yaml: subclasses become frozen dataclasses that refuse unknown and
+    mistyped keys."""
+
+    def __init_subclass__(cls):
+        dataclass(cls, frozen=True, config=ConfigDict(extra="forbid", strict=True))
+
+
+class Range(Section):
+    """From where to where a search draws a number, evenly or evenly in its logarithm."""
+
+    low: Weight
+    high: Positive
+    log: bool = False
+
+    def __post_init__(self):
+        if self.low >= self.high or (self.log and not self.low):
+            least = "above 0 and " * self.log
+            raise ValueError(f"low is {self.low}, high {self.high}; low must be {least}below high")

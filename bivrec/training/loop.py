@@ -62,8 +62,9 @@ def fit(
 
     The metric is the mean over the model's views, so that no view is neglected. Whatever changes is
     saved to `checkpoint_path` at each validation; a training that finds the file resumes from it,
-    bit-identical. Under torchrun the processes share each batch. Raises ValueError if the loss is
-    not finite.
+    bit-identical. After `training.patience` validations without a better metric the training stops;
+    its learning rates are those of `num_steps`. Under torchrun the processes share each batch.
+    Raises ValueError if the loss is not finite.
     """
     num_steps = num_steps or round(settings.num_steps * settings.step_factor)
     if rank():
@@ -74,8 +75,10 @@ def fit(
     multiple = few_lengths(model.max_length, model.multiple) if record_graphs else model.multiple
     batches = draw_batches(fold.train, settings, model.max_length, multiple, seed, model.device)
     batches = itertools.islice(batches, run.record["step"], None)
+    steps = range(run.record["step"] + 1, num_steps + 1)
+    until_done = itertools.takewhile(lambda _: not run.done, steps)
     with recorded(model) if record_graphs else nullcontext():
-        for step in progress(range(run.record["step"] + 1, num_steps + 1), "training", "steps"):
+        for step in progress(until_done, "training", "steps", len(steps)):
             run.train_step(step, next(batches))
             if step % settings.evaluate_every == 0 or step == num_steps:
                 run.validate(step, fold.validation, metric)
@@ -142,6 +145,13 @@ class Run:
         self.counts: list[Tensor] = []
         self.started = time.perf_counter()
 
+    @property
+    def done(self) -> bool:
+        """Whether no step is left, or patience is at an end."""
+        step, patience = self.record["step"], self.settings.patience
+        waited = (step - self.record["best_step"]) // self.settings.evaluate_every
+        return step >= self.num_steps or (patience is not None and waited >= patience)
+
     def train_step(self, step: int, batch: Batch) -> None:
         """One step of AdamW, and of the moving average of the weights."""
         self.model.anneal(step / self.num_steps)
@@ -189,7 +199,7 @@ class Run:
         if not self.path:
             return
         tensors = {"best": self.best}
-        if self.record["step"] < self.num_steps:
+        if not self.done:
             random = {"cpu": torch.get_rng_state()}
             if self.model.device.type == "cuda":
                 random["cuda"] = torch.cuda.get_rng_state()
@@ -206,7 +216,7 @@ class Run:
             return
         self.record, self.best = record, tensors["best"]
         self.started -= record["seconds"]
-        if record["step"] < self.num_steps:
+        if not self.done:
             overwrite(self.weights, tensors["weights"])
             overwrite(self.averages, tensors["averages"])
             moments = {int(number): state for number, state in tensors["moments"].items()}

@@ -1,31 +1,90 @@
 """One search for every model, and what it chose."""
 
 import pandas as pd
+import pytest
 
 from bivrec.data.domain import Domain
-from bivrec.experiment.tuning import tune
+from bivrec.data.types import Fold
+from bivrec.errors import SettingsError
+from bivrec.experiment.tuning import best_trials, near_edges, tune
 from bivrec.settings import load_settings, vary
+from bivrec.training.loop import Run
+
+SHORT = {"training.num_steps": 4, "training.evaluate_every": 2, "tuning.num_trials": 3}
 
 
-def test_tuning_tries_the_same_grid_on_every_model():
-    trials = tune(Domain("planted", {"tuning.num_steps": 2}), ["sasrec", "bivrec"])
-    models = trials.groupby("model")
-    rates = models["training.learning_rate"].unique().map(list)
-    assert rates.tolist() == [[0.004, 0.008]] * 2
-    assert models["view"].nunique().to_dict() == {"bivrec": 3, "sasrec": 1}
-    assert (trials["best_step"] <= 4).all()
+@pytest.fixture(scope="module")
+def trials() -> pd.DataFrame:
+    return tune(Domain("planted", SHORT), ["sasrec", "mmsrec"])
 
 
-def test_models_have_what_the_tuning_chose(root):
+def test_every_model_has_as_many_trials_and_its_own_budget(trials):
+    assert trials.groupby("model")["trial"].unique().map(list).tolist() == [[0, 1, 2]] * 2
+    assert trials["best_step"].max() <= 8  # of SASRec, whose step_factor is 2
+    space = Domain("planted").settings.tuning.space
+    for key, bounds in space["every"].items():
+        assert trials.groupby("model")[key].nunique().tolist() == [3, 3]
+        assert trials[key].between(bounds.low, bounds.high).all()
+    lacks = trials.groupby("model")["baseline.temperature"].agg(lambda column: column.isna().all())
+    assert lacks.to_dict() == {"sasrec": True, "mmsrec": False}  # a family's own setting
+
+
+def test_a_search_that_was_interrupted_continues(trials, tmp_path, monkeypatch):
+    """It draws the same trials, and trains only what is not trained yet."""
+    monkeypatch.setenv("BIVREC_PARTIAL", str(tmp_path))
+    tune(Domain("planted", SHORT | {"tuning.num_trials": 2}), ["mmsrec"])
+    steps, train_step = [], Run.train_step
+    monkeypatch.setattr(Run, "train_step", lambda *a: (steps.append(1), train_step(*a)))
+    again = tune(Domain("planted", SHORT), ["mmsrec"])
+    assert len(steps) == 4
+    expected = trials[trials["model"] == "mmsrec"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(again, expected[again.columns], check_exact=True)
+
+
+def test_no_trial_reads_a_test_user(monkeypatch):
+    test = property(lambda fold: pytest.fail("test users are read"), lambda fold, cases: None)
+    monkeypatch.setattr(Fold, "test", test, raising=False)
+    tune(Domain("planted", SHORT | {"tuning.num_trials": 1}), ["sasrec"])
+
+
+def test_the_best_trial_is_that_of_the_best_mean(trials):
+    best = best_trials(trials).set_index("model")
+    means = trials.groupby(["model", "trial"])["value"].mean()
+    assert best["value"].to_dict() == means.groupby("model").max().to_dict()
+    chosen = trials[(trials["model"] == "sasrec") & (trials["trial"] == best["trial"]["sasrec"])]
+    assert chosen["model.dropout"].iloc[0] == best["model.dropout"]["sasrec"]
+
+
+def test_an_optimum_near_an_edge_is_named():
+    domain = Domain("planted")
+    bounds = domain.settings.tuning.space["every"]["training.learning_rate"]
+    middle = (bounds.low * bounds.high) ** 0.5
+    trial = {"model": "sasrec", "training.weight_decay": 2.9, "model.dropout": 0.01}
+    places = near_edges(domain, pd.DataFrame([trial | {"training.learning_rate": middle}]))
+    places = places.set_index("setting")
+    assert places["place"]["training.learning_rate"] == pytest.approx(0.5)
+    near = {"training.learning_rate": False, "training.weight_decay": True, "model.dropout": True}
+    assert places["near_edge"].to_dict() == near
+
+
+@pytest.mark.parametrize("space, problem", [
+    ({"every": {"model.dropout": {"low": 0.5, "high": 0.1}}}, "low must be below high"),
+    ({"every": {"model.dropout": {"low": 0.0, "high": 0.1, "log": True}}}, "low must be above 0"),
+    ({"sasrec": {"model.dropout": {"low": 0.0, "high": 0.1}}}, "space lacks `every`"),
+])  # fmt: skip
+def test_a_space_without_ranges_is_refused(space, problem):
+    with pytest.raises(SettingsError, match=problem):
+        load_settings(changes={"tuning.space": space})
+
+
+def test_models_have_what_the_earlier_grid_chose(root):
     """params.yaml has each model's best trial by mean over folds, views and domains, as
     benchmarks/tuning records them; it lacks the models that were added after it.
     """
     settings = load_settings("movies-classic")
-    folder = root / "benchmarks" / "tuning"
+    folder, grid = root / "benchmarks" / "tuning", ["training.learning_rate", "model.dropout"]
     trials = pd.concat([pd.read_csv(folder / f"{name}.csv") for name in settings.studies.datasets])
-    grid = list(settings.tuning.grid)
     means = trials.groupby(["model", *grid])["value"].mean()
-    assert grid == ["training.learning_rate", "model.dropout"]
     tuned = set(means.index.get_level_values("model"))
     assert set(settings.tuning.models) - tuned == {"esasrec", "bsarec", "unisrec", "tedrec"}
     for name in tuned:

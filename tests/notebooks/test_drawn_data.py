@@ -80,7 +80,13 @@ CHOICES = {  # dotted settings, and what is drawn for them
     "cold_start.new_items_share": [0.02, 0.1, 0.5],
     "transfer.shares": [[], [0.004], [0.1, 1.0]],
     "tuning.models": [["sasrec"], ["bivrec", "mmsrec"]],
-    "tuning.grid": [{"model.dropout": [0.1, 0.2]}, {"model.scales": [[1], [1, 2]]}],
+    "tuning.space": [
+        {"every": {"model.dropout": {"low": 0.0, "high": 0.5}}},
+        {
+            "every": {"training.weight_decay": {"low": 0.01, "high": 1.0, "log": True}},
+            "mmsrec": {"baseline.temperature": {"low": 0.01, "high": 1.0, "log": True}},
+        },
+    ],
 }
 FIXED = {
     "machine.num_workers": 1,
@@ -93,7 +99,7 @@ FIXED = {
     "training.warmup_steps": 1,
     "training.evaluate_every": 2,
     "transfer.num_steps": 1,
-    "tuning.num_steps": 1,
+    "tuning.num_trials": 2,
     "tuning.seeds": [0],
     "studies.datasets": ["mine"],
     "studies.transfers": TRANSFER,

@@ -49,8 +49,9 @@ TRIALS = {
         'grids.some {"features.modality": "none"} on planted: the dataset lacks these features',
     ),
     "a trial of the tuning": (
-        {"tuning.models": ["bivrec"], "tuning.grid": {"model.num_interests": [2, 130]}},
-        'tuning.grid {"model.num_interests": 130} of bivrec on planted: model.num_interests (K)',
+        {"tuning.models": ["bivrec"],
+         "tuning.space.every": {"model.dropout": {"low": 0, "high": 2}}},
+        'tuning.space {"model.dropout": 2.0} of bivrec on planted: model.dropout: 2.0 is refused',
     ),
 }  # fmt: skip
 

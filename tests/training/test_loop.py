@@ -1,5 +1,6 @@
 """The training loop: its schedule, what it selects, and how it fails."""
 
+import pandas as pd
 import pytest
 
 from bivrec.data.domain import Domain
@@ -17,6 +18,24 @@ def test_the_validation_users_choose(planted):
     means = mean_metrics(rank_cases(trained.model, planted.fold(0).validation))
     best = means.set_index("metric")["value"]["ndcg@20"]
     assert best == pytest.approx(values.max()) and trained.record.best_step == values.idxmax()
+
+
+def test_patience_stops_a_training_and_changes_nothing_before():
+    """Rates and best weights are those of the whole training up to the last step."""
+    changes = {"training.num_steps": 100, "training.evaluate_every": 5}
+    changes |= {"training.learning_rate": 0.1, "training.average_decay": 0.0}
+    whole = train_model(Domain("planted", changes), "pure-id", 0)
+    stopped = train_model(Domain("planted", changes | {"training.patience": 2}), "pure-id", 0)
+    curve = whole.record.curve.drop(columns="seconds")
+    values = curve[curve["metric"] == "ndcg@20"].set_index("step")["value"]
+    waited = values.groupby(values.cummax().ne(values.cummax().shift()).cumsum()).cumcount()
+    last = int(waited.index[waited == 2][0])
+    assert stopped.record.curve["step"].max() == last < 100
+    expected = curve[curve["step"] <= last]
+    pd.testing.assert_frame_equal(stopped.record.curve.drop(columns="seconds"), expected)
+    assert stopped.record.best_step == values[:last].idxmax() == last - 10
+    means = mean_metrics(rank_cases(stopped.model, Domain("planted").fold(0).validation))
+    assert means.set_index("metric")["value"]["ndcg@20"] == values[last - 10]
 
 
 def test_a_training_that_diverges_is_reported():

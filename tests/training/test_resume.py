@@ -59,6 +59,35 @@ def test_a_killed_training_resumes_bit_identical(tmp_path, monkeypatch, name, ki
     assert whole.record.num_targets == resumed.record.num_targets
 
 
+@pytest.mark.parametrize("killed_at", [12, 25])
+def test_a_killed_training_with_patience_resumes_bit_identical(tmp_path, monkeypatch, killed_at):
+    """Killed before, and after the training stopped: it stops where an undisturbed one does."""
+    changes = {"training.num_steps": 100, "training.evaluate_every": 5, "training.patience": 2}
+    rates = {"training.learning_rate": 0.1, "training.average_decay": 0.0}  # no lasting progress
+    domain = Domain("planted", changes | rates)
+    whole = train_model(domain, "pure-id", 0)
+    last = whole.record.curve["step"].max()
+    assert last < 100
+    monkeypatch.setenv("BIVREC_PARTIAL", str(tmp_path))
+    count, loss = itertools.count(1), type(whole.model).loss
+
+    def killed(self, batch):
+        if next(count) == min(killed_at, last):
+            raise KeyboardInterrupt
+        return loss(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(whole.model), "loss", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_model(domain, "pure-id", 0)
+    resumed = train_model(domain, "pure-id", 0)
+    monkeypatch.setattr(type(whole.model), "loss", lambda *_: pytest.fail("trained"))
+    for other in (resumed, train_model(domain, "pure-id", 0)):  # the second is read, not trained
+        assert_same_weights(whole, other)
+        curves = [trained.record.curve.drop(columns="seconds") for trained in (whole, other)]
+        pd.testing.assert_frame_equal(*curves, check_exact=True)
+
+
 def test_a_damaged_state_starts_the_training_again(tmp_path, monkeypatch):
     domain = Domain("planted", {"training.num_steps": 20})
     monkeypatch.setenv("BIVREC_PARTIAL", str(tmp_path))
