@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,13 +16,14 @@ from bivrec.outputs import output_folder
 from bivrec.settings import vary
 from bivrec.training.loop import fit
 from bivrec.training.seeds import derive_seed
+from bivrec.training.watch import on_evaluate
 
 
 def train_model(
     domain: Domain, name: str, seed: int, fold: Fold | None = None, features: Features | None = None
 ) -> Trained:
     """One model on the fold of its seed; a study may replace the fold or the features, and is then
-    not resumed.
+    neither resumed nor watched.
     """
     model = build_model(domain, name, seed, features)
     if not isinstance(model, torch.nn.Module):
@@ -32,7 +34,9 @@ def train_model(
     torch.manual_seed(derive_seed(seed, name, "noise"))
     batch_seed = derive_seed(seed, "batches")
     fold = fold or domain.fold(seed)
-    record = fit(model, fold, settings.training, batch_seed, metric, checkpoint_path=path)
+    watch = on_evaluate() if as_it_is else None
+    tell = partial(watch, domain.name, name, seed) if watch else None
+    record = fit(model, fold, settings.training, batch_seed, metric, None, path, tell)
     return Trained(name, seed, model, record)
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from bivrec.training.resume import load_state, save_state
 from bivrec.training.seeds import derive_seed
 
 Weights = dict[str, Tensor]  # by the parameter's name
+OnEvaluate = Callable[[int, dict[str, float]], object]
 
 SMALL_BATCH = 1 << 22  # numbers in a batch's item vectors, below which a GPU waits for the host
 
@@ -57,14 +58,16 @@ def fit(
     metric: str,
     num_steps: int | None = None,
     checkpoint_path: Path | None = None,
+    on_evaluate: OnEvaluate | None = None,
 ) -> Fit:
     """Trains on a fold; leaves the averaged weights whose validation metric is best.
 
     The metric is the mean over the model's views, so that no view is neglected. Whatever changes is
     saved to `checkpoint_path` at each validation; a training that finds the file resumes from it,
-    bit-identical. After `training.patience` validations without a better metric the training stops;
-    its learning rates are those of `num_steps`. Under torchrun the processes share each batch.
-    Raises ValueError if the loss is not finite.
+    bit-identical. After each validation `on_evaluate` gets the step, the mean loss and the metrics:
+    `{"loss": ..., "id/ndcg@20": ...}`. After `training.patience` validations without a better
+    metric the training stops; its learning rates are those of `num_steps`. Under torchrun the
+    processes share each batch. Raises ValueError if the loss is not finite.
     """
     num_steps = num_steps or round(settings.num_steps * settings.step_factor)
     if rank():
@@ -81,8 +84,10 @@ def fit(
         for step in progress(until_done, "training", "steps", len(steps)):
             run.train_step(step, next(batches))
             if step % settings.evaluate_every == 0 or step == num_steps:
-                run.validate(step, fold.validation, metric)
+                figures = run.validate(step, fold.validation, metric)
                 run.save()
+                if on_evaluate and rank() == 0:
+                    on_evaluate(step, figures)
     return run.finish()
 
 
@@ -167,8 +172,10 @@ class Run:
         self.losses.append(loss.detach())
         self.counts.append(batch.supervised.sum())
 
-    def validate(self, step: int, cases: EvalCases, metric: str) -> None:
-        """Adds the averaged weights' metrics to the learning curve; saves them if they are best."""
+    def validate(self, step: int, cases: EvalCases, metric: str) -> dict[str, float]:
+        """Adds the averaged weights' metrics to the learning curve; saves them if they are best.
+
+        Returns the mean loss and the metrics."""
         record, mean_loss = self.record, float(torch.stack(self.losses).mean())
         record["num_targets"] += int(torch.stack(self.counts).sum())
         self.losses, self.counts = [], []
@@ -185,6 +192,8 @@ class Run:
         value = float(table.loc[table["metric"] == metric, "value"].mean())
         if value > record["best"]:
             record["best"], record["best_step"], self.best = value, step, clone(self.averages)
+        names = table["view"] + "/" + table["metric"]
+        return {"loss": mean_loss, **dict(zip(names, table["value"]))}
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -42,7 +42,16 @@ def test_a_search_that_was_interrupted_continues(trials, tmp_path, monkeypatch):
 
 
 def test_no_trial_reads_a_test_user(monkeypatch):
-    test = property(lambda fold: pytest.fail("test users are read"), lambda fold, cases: None)
+    class Closed:
+        """Can be counted, as a split is checked for test users, but not read."""
+
+        def __len__(self) -> int:
+            return 1
+
+        def __getattr__(self, name: str):
+            pytest.fail("test users are read")
+
+    test = property(lambda fold: Closed(), lambda fold, cases: None)
     monkeypatch.setattr(Fold, "test", test, raising=False)
     tune(Domain("planted", SHORT | {"tuning.num_trials": 1}), ["sasrec"])
 
@@ -79,7 +88,8 @@ def test_a_space_without_ranges_is_refused(space, problem):
 
 def test_models_have_what_the_earlier_grid_chose(root):
     """params.yaml has each model's best trial by mean over folds, views and domains, as
-    benchmarks/tuning records them; it lacks the models that were added after it.
+    benchmarks/tuning records them; it lacks the models that were added after it, and BivRec
+    learns faster now.
     """
     settings = load_settings("movies-classic")
     folder, grid = root / "benchmarks" / "tuning", ["training.learning_rate", "model.dropout"]
@@ -87,6 +97,6 @@ def test_models_have_what_the_earlier_grid_chose(root):
     means = trials.groupby(["model", *grid])["value"].mean()
     tuned = set(means.index.get_level_values("model"))
     assert set(settings.tuning.models) - tuned == {"esasrec", "bsarec", "unisrec", "tedrec"}
-    for name in tuned:
-        chosen = vary(settings, settings.models[name])
-        assert (chosen.training.learning_rate, chosen.model.dropout) == means[name].idxmax(), name
+    varied = {name: vary(settings, settings.models[name]) for name in tuned}
+    chosen = {name: (s.training.learning_rate, s.model.dropout) for name, s in varied.items()}
+    assert {name for name in tuned if chosen[name] != means[name].idxmax()} == {"bivrec"}

@@ -33,7 +33,7 @@ def test_patience_stops_a_training_and_changes_nothing_before():
     assert stopped.record.curve["step"].max() == last < 100
     expected = curve[curve["step"] <= last]
     pd.testing.assert_frame_equal(stopped.record.curve.drop(columns="seconds"), expected)
-    assert stopped.record.best_step == values[:last].idxmax() == last - 10
+    assert stopped.record.best_step == values.loc[:last].idxmax() == last - 10
     means = mean_metrics(rank_cases(stopped.model, Domain("planted").fold(0).validation))
     assert means.set_index("metric")["value"]["ndcg@20"] == values[last - 10]
 
