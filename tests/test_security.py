@@ -272,7 +272,7 @@ def test_what_is_installed_is_known_by_its_hash(root):
     assert locked(lock) == locked(hashed) and len(locked(lock)) > 200
     for text in (lock, hashed):
         assert not re.search(
-            r"(?m)^[^#]*(https?:|git\+|@|--(extra-)?index-url|--find-links|--trusted-host)", text
+            r"(?m)^[^#\n]*(https?:|git\+|@|--(extra-)?index-url|--find-links|--trusted-host)", text
         )
     entries = re.split(r"(?m)^(?=[A-Za-z0-9])", re.sub(r"(?m)^#.*\n", "", hashed))
     assert all(
