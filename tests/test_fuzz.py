@@ -33,7 +33,7 @@ from bivrec.errors import DataError, NotebookError, SettingsError
 from bivrec.experiment.checkpoints import load_checkpoint, save_checkpoint
 from bivrec.experiment.training import train_models
 from bivrec.outputs import read_output
-from bivrec.pipeline.cli import typed
+from bivrec.pipeline.commands import typed
 from bivrec.pipeline.notebooks import read_notebook, strip
 from bivrec.settings import Amazon, Dataset, Folder, MovieLens, load_settings
 

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bivrec.data import download, encoders
 from bivrec.data.readers import amazon, common, plain
-from bivrec.pipeline.cli import typed
+from bivrec.pipeline.commands import typed
 from bivrec.settings import Amazon, Dataset, FileName, Folder, MovieLens, Name, check_params
 
 UNSAFE_MODULES = {

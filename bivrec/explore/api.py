@@ -1,86 +1,16 @@
-"""A trained model, queried by item ids: recommendations, and what it reads from one history.
+"""What a trained model reads from one history, and what follows from each interest."""
 
-Inside, an item is its number in the catalogue; outside, its id in the dataset."""
-
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from bivrec.data.domain import Domain
 from bivrec.errors import DataError
-from bivrec.experiment.checkpoints import checkpoint_folder, load_checkpoint
 from bivrec.experiment.interests import History, best_items, interest_items, score_interests
-from bivrec.experiment.registry import Trained
-from bivrec.experiment.training import train_model
-from bivrec.settings import project_root, repro_command
+from bivrec.portable.recommender import Recommender
 from bivrec.studies.noise import HISTORY_NOISE, add_feature_noise, add_history_noise, with_features
-
-UNTRAINED = ("popularity", "itemknn")  # families that count interactions and need no checkpoint
-
-
-@dataclass(frozen=True)
-class Recommender:
-    """A trained model and the domain whose items it knows."""
-
-    domain: Domain
-    trained: Trained
-
-    @cached_property
-    def ids(self) -> list[int | str]:
-        """The dataset's item ids, by number."""
-        catalogue = self.domain.sequences.catalogue
-        return catalogue["id" if "id" in catalogue else "item"].tolist()
-
-    @cached_property
-    def numbers(self) -> dict[int | str, int]:
-        """The items' numbers, by id."""
-        return {item: number for number, item in enumerate(self.ids)}
-
-    @property
-    def max_length(self) -> int:
-        """How many of a history's newest items the model reads."""
-        return getattr(self.trained.model, "max_length", self.domain.sequences.num_items)
-
-    def find(self, items: Sequence[int | str]) -> History:
-        """The numbers of items. Raises DataError for an unknown id."""
-        for item in items:
-            if item not in self.numbers:
-                raise DataError(
-                    f"{self.domain.name} has no item {item!r}; its ids look like {self.ids[0]!r}, "
-                    "and `load(...).ids` lists them all"
-                )
-        return np.array([self.numbers[item] for item in items], dtype="int64")
-
-
-def load(
-    dataset: str = "planted",
-    model: str = "bivrec",
-    seed: int | None = None,
-    profile: str = "default",
-    path: str | Path | None = None,
-) -> Recommender:
-    """A trained model with its dataset, from the checkpoint of `make repro` or the one at `path`.
-
-    `seed=None` is the first seed of the studies. Models of planted, popularity and ItemKNN have no
-    checkpoints: they are trained here, in seconds. Raises DataError where a checkpoint is missing,
-    damaged, or of other code, data or settings."""
-    domain = Domain(dataset, profile=profile)
-    seed = domain.settings.studies.seeds[0] if seed is None else seed
-    if path is None and (domain.planted or domain.variant(model).family in UNTRAINED):
-        return Recommender(domain, train_model(domain, model, seed))
-    weights = load_checkpoint(domain, model, seed, path and Path(path))
-    if weights is None:
-        file = Path(path) if path else checkpoint_folder(domain) / f"{model}-{seed}.safetensors"
-        why = "was made with other code, data or settings" if file.is_file() else "is missing"
-        name = file.relative_to(project_root()) if file.is_relative_to(project_root()) else file
-        raise DataError(f"{name} {why}; `{repro_command(profile)}` makes it")
-    return Recommender(domain, Trained(model, seed, weights))
 
 
 def score_items(
@@ -98,28 +28,9 @@ def score_items(
     return scores
 
 
-def recommend(
-    recommender: Recommender, history: Sequence[int | str], k: int = 20, view: str | None = None
-) -> list[int | str]:
-    """The ids of the k items to follow a history of ids (oldest first), best first.
-
-    `view=None` combines both views where the model has two. Raises DataError for an unknown id or
-    view, an empty history, or k below 1."""
-    if k < 1:
-        raise DataError(f"k is {k!r}; it must be at least 1")
-    scores = score_items(recommender, recommender.find(history))
-    view = view or list(scores)[-1]
-    if view not in scores:
-        name = recommender.trained.name
-        raise DataError(f"{name} has no view {view!r}; it has {', '.join(scores)}")
-    return [recommender.ids[number] for number in best_items(scores[view], k)]
-
-
 def item_table(recommender: Recommender, numbers: History) -> pd.DataFrame:
     """The items' id, title, year and genres."""
-    table = recommender.domain.sequences.catalogue.iloc[numbers].reset_index(drop=True)
-    table = table.assign(item=[recommender.ids[number] for number in numbers])
-    return table[["item", "title", "year", "genres"]]
+    return recommender.items.iloc[numbers].reset_index(drop=True)
 
 
 def top_items(

@@ -14,15 +14,9 @@ from bivrec.errors import SettingsError
 from bivrec.experiment.checkpoints import checkpoint_folder
 from bivrec.experiment.interests import History, allocate_patches
 from bivrec.explore import html
-from bivrec.explore.api import (
-    UNTRAINED,
-    Recommender,
-    add_noise,
-    interest_lists,
-    item_table,
-    load,
-    top_items,
-)
+from bivrec.explore.api import add_noise, interest_lists, item_table, top_items
+from bivrec.portable.folder import load
+from bivrec.portable.recommender import UNTRAINED, Recommender
 
 os.environ.setdefault("BIVREC_TERMINAL", "")  # see `bivrec.outputs.progress`
 

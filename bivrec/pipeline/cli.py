@@ -1,79 +1,47 @@
 """The command line."""
 
 import errno
-import json
 import signal
 import sys
-from typing import Any
+from collections.abc import Callable
 
-from bivrec.data.download import fetch
 from bivrec.errors import NotebookError, SettingsError
-from bivrec.pipeline.checks import check_data, check_store, choose, record_raw_files
 from bivrec.pipeline.environment import forget_git
-from bivrec.pipeline.notebooks import write_sources
-from bivrec.pipeline.provenance import summary
-from bivrec.pipeline.runner import end_with_caller, refresh_notebooks, run_notebook, start_processes
-from bivrec.pipeline.verify import verify
-from bivrec.settings import check_params, pick, project_root
+from bivrec.settings import project_root
 
-USAGE = """python -m bivrec COMMAND
+USAGE = """bivrec COMMAND  (also: python -m bivrec COMMAND)
+
+Use a trained model; MODEL is a dataset, an exported folder, or hf://user/name:
+  recommend MODEL ITEM ...     what follows these items (ids, oldest first)
+  recommend MODEL --users FILE --out LISTS
+                               a list for each user, as .parquet or .csv
+  export MODEL FOLDER          the model with all that it needs, to take along
+  recommend --help             and export --help: their options
+
+Prepare the study:
+  fetch DATASET [accept]       a published dataset
+  choose DATASET ...           the datasets that params.yaml studies
   check [PROFILE]              params.yaml, data/ and the files of the datasets
+  store                        the files of dvcstore/ against their names
+
+Run it, as the Makefile and dvc.yaml do:
   source                       the notebooks without outputs, for the stages to run
   run NOTEBOOK [KEY=VALUE ...] one notebook as a stage
   notebooks                    every notebook on its defaults, saved with outputs
-  fetch DATASET [accept]       a published dataset
-  choose DATASET ...           the datasets that params.yaml studies
   verify                       results/ against the committed ones
-  summary PROFILE SINCE        the stages that ran since then (UTC)
-  store                        the files of dvcstore/ against their names"""
+  summary PROFILE SINCE        the stages that ran since then (UTC)"""
+HELP = ("help", "--help", "-h")
 
 
-def typed(text: str) -> Any:
-    """A parameter from the command line: JSON where it is JSON, else the text itself."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
-def run_stage(notebook: str, *options: str) -> None:
-    """Runs a notebook as a stage, with options KEY=VALUE."""
-    start_processes(["run", notebook, *options])
-    end_with_caller()
-    pairs = (option.partition("=") for option in options)
-    run_notebook(notebook, {key: typed(value) for key, _, value in pairs})
-
-
-def check(profile: str = "default") -> None:
-    """Checks settings and data before DVC starts."""
-    pick(check_params().profiles, profile, "profile")
-    check_data()
-    record_raw_files(profile)
-
-
-def source() -> None:
-    """The stage `source`."""
-    write_sources()
-    record_raw_files("default")
-
-
-def fetch_dataset(name: str, *accept: str) -> str:
-    """Fetches a dataset, whose licence `accept` accepts; returns what was done."""
-    return fetch(name, pick(check_params().datasets, name, "dataset"), "accept" in accept)
-
-
-# name: function, least and most arguments
-COMMANDS = {
-    "check": (check, 0, 1),
-    "source": (source, 0, 0),
-    "run": (run_stage, 1, 99),
-    "notebooks": (refresh_notebooks, 0, 0),
-    "fetch": (fetch_dataset, 1, 2),
-    "choose": (lambda *names: choose([*names]), 1, 99),
-    "verify": (verify, 0, 0),
-    "summary": (summary, 2, 2),
-    "store": (check_store, 0, 0),
-}
+def find_command(name: str) -> tuple[Callable | None, int, int]:
+    """A command's function with its least and most arguments; imports only what it needs."""
+    if name in HELP:
+        return None, 0, -1
+    if name in ("recommend", "export"):
+        from bivrec.portable.commands import COMMANDS
+    else:
+        from bivrec.pipeline.commands import COMMANDS
+    return COMMANDS.get(name, (None, 0, -1))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -81,10 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     forget_git()
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["help"]
-    command, least, most = COMMANDS.get(name, (None, 0, -1))
+    command, least, most = find_command(name)
     if not least <= len(rest) <= most:
         print(USAGE)
-        return 0 if name == "help" else 2
+        return 0 if name in HELP else 2
     try:
         if message := command(*rest):
             print(message)

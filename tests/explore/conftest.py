@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bivrec.explore.api import load
+from bivrec import load
 
 
 @pytest.fixture(scope="session")

@@ -14,16 +14,10 @@ from bivrec.experiment.checkpoints import save_checkpoint
 from bivrec.experiment.interests import allocate_patches, read_history, score_interests
 from bivrec.experiment.registry import Trained, build_model
 from bivrec.experiment.training import train_model
-from bivrec.explore.api import (
-    Recommender,
-    add_noise,
-    interest_lists,
-    item_table,
-    load,
-    recommend,
-    score_items,
-    top_items,
-)
+from bivrec.explore.api import add_noise, interest_lists, item_table, score_items, top_items
+from bivrec.portable.folder import load
+from bivrec.portable.lists import recommend
+from bivrec.portable.recommender import of_domain
 
 
 def ids_of(recommender, numbers) -> list:
@@ -166,7 +160,7 @@ def test_patches_cover_what_the_model_reads_once_at_every_scale(recommender, cas
 def shared():
     """A model whose patches have two interests each, untrained."""
     domain = Domain("planted", {"model.num_interests": 4, "model.num_nearest": 2})
-    return Recommender(domain, Trained("bivrec", 0, build_model(domain, "bivrec", 0)))
+    return of_domain(domain, Trained("bivrec", 0, build_model(domain, "bivrec", 0)))
 
 
 def test_a_patch_names_its_nearest_interests(shared, case):
@@ -228,13 +222,13 @@ def test_text_ids_are_the_datasets_own(recommender):
     ids = [f"B{number:03d}" for number in range(sequences.num_items)]
     catalogue = sequences.catalogue.assign(id=ids)
     domain.__dict__["sequences"] = type(sequences)(**{**vars(sequences), "catalogue": catalogue})
-    model = Recommender(domain, recommender.trained)
+    model = of_domain(domain, recommender.trained)
     assert all(item.startswith("B") for item in recommend(model, ["B003", "B007"], k=3))
     with pytest.raises(DataError, match="has no item 3"):
         recommend(model, [3])
 
 
 def test_the_same_as_training_again(recommender, case):
-    again = Recommender(recommender.domain, train_model(recommender.domain, "bivrec", 0))
+    again = of_domain(recommender.domain, train_model(recommender.domain, "bivrec", 0))
     ids = ids_of(recommender, case[0])
     assert recommend(again, ids) == recommend(recommender, ids)

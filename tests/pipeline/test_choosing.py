@@ -6,7 +6,8 @@ import pytest
 
 from bivrec.errors import DataError, SettingsError
 from bivrec.pipeline.checks import choose
-from bivrec.pipeline.cli import main, typed
+from bivrec.pipeline.cli import main
+from bivrec.pipeline.commands import typed
 from bivrec.settings import check_params
 
 

@@ -1,0 +1,60 @@
+"""The commands of the study."""
+
+import json
+from typing import Any
+
+from bivrec.data.download import fetch
+from bivrec.pipeline.checks import check_data, check_store, choose, record_raw_files
+from bivrec.pipeline.notebooks import write_sources
+from bivrec.pipeline.provenance import summary
+from bivrec.pipeline.runner import end_with_caller, refresh_notebooks, run_notebook, start_processes
+from bivrec.pipeline.verify import verify
+from bivrec.settings import check_params, pick
+
+
+def typed(text: str) -> Any:
+    """A parameter from the command line: JSON where it is JSON, else the text itself."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def run_stage(notebook: str, *options: str) -> None:
+    """Runs a notebook as a stage, with options KEY=VALUE."""
+    start_processes(["run", notebook, *options])
+    end_with_caller()
+    pairs = (option.partition("=") for option in options)
+    run_notebook(notebook, {key: typed(value) for key, _, value in pairs})
+
+
+def check(profile: str = "default") -> None:
+    """Checks settings and data before DVC starts."""
+    pick(check_params().profiles, profile, "profile")
+    check_data()
+    record_raw_files(profile)
+
+
+def source() -> None:
+    """The stage `source`."""
+    write_sources()
+    record_raw_files("default")
+
+
+def fetch_dataset(name: str, *accept: str) -> str:
+    """Fetches a dataset, whose licence `accept` accepts; returns what was done."""
+    return fetch(name, pick(check_params().datasets, name, "dataset"), "accept" in accept)
+
+
+# name: function, least and most arguments
+COMMANDS = {
+    "check": (check, 0, 1),
+    "source": (source, 0, 0),
+    "run": (run_stage, 1, 99),
+    "notebooks": (refresh_notebooks, 0, 0),
+    "fetch": (fetch_dataset, 1, 2),
+    "choose": (lambda *names: choose([*names]), 1, 99),
+    "verify": (verify, 0, 0),
+    "summary": (summary, 2, 2),
+    "store": (check_store, 0, 0),
+}

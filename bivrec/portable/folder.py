@@ -1,0 +1,183 @@
+"""A trained model taken along: a folder with all that recommending needs, whatever the code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from bivrec.data.domain import Features
+from bivrec.data.download import file_hash
+from bivrec.data.sequences import load_table, save_table
+from bivrec.errors import DataError
+from bivrec.experiment.registry import FAMILIES, Trained
+from bivrec.model.base import SequentialModel
+from bivrec.model.embedding import ItemTable
+from bivrec.portable.card import write_card
+from bivrec.portable.recommender import ITEM_COLUMNS, Recommender, load_trained
+from bivrec.settings import Settings
+
+FORMAT = 1  # of the folder; another one is refused
+DESCRIPTION, ITEMS, WEIGHTS = "bivrec.json", "items.parquet", "model.safetensors"
+SECTIONS = ("model", "cross_view", "baseline", "training")  # of the settings: what models read
+HUB = "hf://"
+
+
+def load(
+    source: str | Path = "planted",
+    model: str = "bivrec",
+    seed: int | None = None,
+    profile: str = "default",
+    path: str | Path | None = None,
+) -> Recommender:
+    """A trained model: of a dataset, or the one that an exported folder holds.
+
+    `source` is a dataset of params.yaml, a folder that `export` wrote, or `hf://user/name`, such a
+    folder on the Hugging Face Hub. The other choices are for datasets: the checkpoint of `make
+    repro`, or the one at `path`. `seed=None` is the first seed of the studies. Models of planted,
+    popularity and ItemKNN have no checkpoints: they are trained here, in seconds. Raises DataError
+    where a file is missing, damaged, or of other code, data, settings or format."""
+    if not (isinstance(source, Path) or "/" in source or (Path(source) / DESCRIPTION).is_file()):
+        return load_trained(source, model, seed, profile, path)
+    if (model, seed, profile, path) != ("bivrec", None, "default", None):
+        raise DataError(f"{source} holds one model: give `load` the folder alone")
+    return load_folder(find_folder(source))
+
+
+def find_folder(source: str | Path) -> Path:
+    """A folder, or the local copy of one on the Hugging Face Hub (`hf://user/name@revision`)."""
+    if not str(source).startswith(HUB):
+        return Path(source)
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        remedy = "`pip install huggingface_hub`, or download the folder and give its path"
+        raise DataError(f"{source} needs the package huggingface_hub; {remedy}") from None
+    name, _, revision = str(source).removeprefix(HUB).partition("@")
+    files = [DESCRIPTION, ITEMS, WEIGHTS]
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=files))
+    except (OSError, ValueError) as error:
+        problem = f"cannot be downloaded ({type(error).__name__})"
+        raise DataError(f"{source} {problem}; check its name and the connection") from None
+
+
+def export(recommender: Recommender, folder: str | Path) -> None:
+    """Writes a trained model into a folder: weights and the features it reads, settings, items, and
+    a model card. Any code that reads this format (`FORMAT`) loads it.
+
+    Raises DataError for a model that only counts interactions."""
+    trained, folder = recommender.trained, Path(folder)
+    model = trained.model
+    if not isinstance(model, SequentialModel):
+        raise DataError(f"{trained.name} has no weights to export; export a model that is trained")
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = model.state_dict()
+    for name, (values, mask) in features_of(model).items():
+        tensors |= {f"features.{name}.values": values, f"features.{name}.mask": mask}
+    weights = save({name: x.contiguous().cpu() for name, x in tensors.items()})
+    (folder / WEIGHTS).write_bytes(weights)
+    save_table(recommender.items, folder / ITEMS)
+    description = {
+        "format": FORMAT,
+        "dataset": recommender.dataset,
+        "model": trained.name,
+        "family": next(name for name, kind in FAMILIES.items() if kind is type(model)),
+        "seed": trained.seed,
+        "settings": {
+            name: section_type(name).dump_python(getattr(model.settings, name), mode="json")
+            for name in SECTIONS
+        },
+        "sha256": {name: file_hash(folder / name) for name in (ITEMS, WEIGHTS)},
+    }
+    (folder / "README.md").write_text(write_card(recommender), "utf-8")
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
+
+
+def section_type(name: str) -> TypeAdapter:
+    """What reads and writes a section of the settings."""
+    return TypeAdapter(Settings.__dataclass_fields__[name].type)
+
+
+def features_of(model: torch.nn.Module) -> Features:
+    """The features that a model reads: values and mask of all items, by modality."""
+    tables = [part for part in model.modules() if isinstance(part, ItemTable)]
+    return {
+        name: (getattr(table, f"{name}_values"), getattr(table, f"{name}_mask"))
+        for table in tables
+        for name in table.maps
+    }
+
+
+def load_folder(folder: Path) -> Recommender:
+    """What `export` wrote; links and further files, as of the Hugging Face Hub, do not matter.
+
+    Raises DataError for another format, settings that this code does not know, and a file that is
+    missing or not the one that was exported."""
+    description = read_description(folder)
+    settings = read_settings(description["settings"], folder / DESCRIPTION)
+    for name, sha256 in description["sha256"].items():
+        if not (folder / name).is_file():
+            raise DataError(f"{folder / name} is missing; export or download the model again")
+        if file_hash(folder / name) != sha256:
+            raise DataError(damage(folder / name, "its sha256 is another"))
+    try:
+        items = load_table(folder / ITEMS, {*ITEM_COLUMNS})
+        tensors = load_file(folder / WEIGHTS)
+        features = {}
+        for name in ("text", "image"):
+            if f"features.{name}.values" in tensors:
+                parts = (tensors.pop(f"features.{name}.{part}") for part in ("values", "mask"))
+                features[name] = tuple(parts)
+        model = FAMILIES[description["family"]](settings, len(items), features)
+        model.load_state_dict(tensors)
+    except (SafetensorError, RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(damage(folder, type(error).__name__)) from None
+    trained = Trained(description["model"], description["seed"], model.eval())
+    return Recommender(description["dataset"], trained, items)
+
+
+def damage(path: Path, why: str) -> str:
+    """The sentence about a damaged file or folder."""
+    return f"{path} is damaged ({why}); export or download the model again"
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The description of an exported model; raises DataError unless it has this format."""
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        remedy = "give a folder that `export` wrote, or a dataset of params.yaml"
+        raise DataError(f"{folder} has no file {DESCRIPTION}; {remedy}")
+    try:
+        description = json.loads(path.read_text("utf-8"))
+        known = description["format"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(damage(path, type(error).__name__)) from None
+    if known != FORMAT:
+        remedy = "install the version of bivrec that wrote it, or export the model again"
+        raise DataError(f"{path} has the format {known!r}, and this code reads {FORMAT}; {remedy}")
+    kinds = {"dataset": str, "model": str, "family": str, "seed": int, "settings": dict}
+    for key, kind in (kinds | {"sha256": dict}).items():
+        if not isinstance(description.get(key), kind):
+            raise DataError(damage(path, f"without a proper {key!r}"))
+    if {*description["sha256"]} != {ITEMS, WEIGHTS} or description["family"] not in FAMILIES:
+        raise DataError(damage(path, "it names other files or an unknown family"))
+    return description
+
+
+def read_settings(sections: dict[str, Any], path: Path) -> Settings:
+    """Settings with the sections that models read, and no others."""
+    settings = object.__new__(Settings)
+    for name in SECTIONS:
+        try:
+            text = json.dumps(sections.get(name))
+            vars(settings)[name] = section_type(name).validate_json(text)
+        except ValidationError as error:
+            key = ".".join((name, *map(str, error.errors()[0]["loc"])))
+            problem = "differs from the settings of this code"
+            remedy = "load it with the code that exported it, or export the model again"
+            raise DataError(f"{path}: {key} {problem}; {remedy}") from None
+    return settings

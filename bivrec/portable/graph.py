@@ -1,0 +1,55 @@
+"""The scoring function of a trained model as an ONNX graph."""
+
+import logging
+from pathlib import Path
+
+import torch
+
+from bivrec.errors import DataError
+from bivrec.model.base import ItemRows, Mask, SequentialModel, pad
+from bivrec.portable.recommender import Recommender
+
+
+class Scoring(torch.nn.Module):
+    """Padded rows of item numbers in, the scores of the catalogue out, a tensor per view."""
+
+    def __init__(self, model: SequentialModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, items: ItemRows, mask: Mask) -> tuple[torch.Tensor, ...]:
+        tables = self.model.tables()
+        interests = self.model.encode_last(items, mask, tables)
+        return tuple(self.model.score_catalogue(interests, tables).values())
+
+
+def export_onnx(recommender: Recommender, path: str | Path) -> None:
+    """Writes the scoring function as ONNX, weights and features included.
+
+    Inputs: items [batch position], int64, the numbers of a history's items, oldest first, padded at
+    the end (`model.base.pad`), and mask [batch position], bool, true for items. Batch and position
+    are free; position is a multiple of `model.multiple`, at most `model.max_length`. Outputs: the
+    scores [batch catalogue] of each view. Raises DataError without the packages of the extra `onnx`
+    and for a model that only counts interactions."""
+    model, name = recommender.trained.model, recommender.trained.name
+    if not isinstance(model, SequentialModel):
+        raise DataError(f"{name} has no weights to export; export a model that is trained")
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        problem = "ONNX needs the packages onnx and onnxscript"
+        raise DataError(f"{problem}; `pip install '.[onnx]'` installs them") from None
+    views = [*model.score([recommender.find(recommender.ids[:1])])]
+    batch, groups = torch.export.Dim("batch", min=1), torch.export.Dim("groups", min=1)
+    axes = {0: batch, 1: model.multiple * groups if model.multiple > 1 else groups}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of vision ops
+    rows = pad([recommender.find(recommender.ids[:3])] * 3, model.max_length, model.multiple)
+    program = torch.onnx.export(
+        Scoring(model.eval()).cpu(),
+        rows,
+        dynamic_shapes=(axes, axes),
+        input_names=["items", "mask"],
+        output_names=views,
+        verbose=False,
+    )
+    program.save(path)
