@@ -49,6 +49,7 @@ def test_a_workflow_names_actions_by_their_commit(root, name):
     assert text.count("uses:") == len(PINNED.findall(text)) > 0
     checkouts = re.findall(r"actions/checkout@.*\n +with:\n +persist-credentials: false\n", text)
     assert len(checkouts) == text.count("actions/checkout@")
+    assert text.count("cache: pip") == text.count("actions/setup-python@")
 
 
 def test_the_checks_run_under_every_python(root):
@@ -76,7 +77,9 @@ def test_all_files_agree_on_the_version(root):
         "pyproject.toml": project_of(root)["version"],
         "CITATION.cff": read_yaml(root / "CITATION.cff")["version"],
         "sbom.json": bill["metadata"]["component"]["version"],
-        "CHANGELOG.md": re.search(r"(?m)^## (\d\S+) - \d{4}-\d\d-\d\d$", changes)[1],
+        "CHANGELOG.md": re.search(r"(?m)^## (\d\S+) - (in preparation|\d{4}-\d\d-\d\d)$", changes)[
+            1
+        ],
     }
     assert len(set(versions.values())) == 1, versions
 
