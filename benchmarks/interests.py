@@ -3,7 +3,7 @@
 `interests`: how the interests receive what the patches give. `losses`: which losses connect the
 views, and which view learns from them. Each form is trained on the folds that 09 tunes on and
 judged by these folds' validation users. Needs `make repro` to have prepared the data.
-Writes interests.csv, losses.csv and README.md.
+Writes interests.csv, interests.png, losses.csv and README.md.
 
     python benchmarks/interests.py [DATASET ...]     measures these datasets; other rows stay
     python benchmarks/interests.py tables            writes the tables into README.md
@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from record import HERE, fill
 
 from bivrec.data.domain import Domain
 from bivrec.evaluation import estimate_mean, paired_test, rank_cases, user_metrics
 from bivrec.experiment.structure import CONTROLS, apply_control, interest_structure
 from bivrec.experiment.training import train_model
+from bivrec.plots.style import GREY, set_theme, start_panels
 from bivrec.settings import load_settings
 from bivrec.studies.report import to_markdown
 
@@ -43,7 +45,10 @@ FORMS = {  # of each family the first is the one with which the others are compa
     "interests": {
         "K = 2, newest patch in all": interests(2, 1, "all"),
         "K = 4, F = 2": interests(4, 2, "owners"),
+        "K = 4, F = 3": interests(4, 3, "owners"),
         "K = 4, F = 1": interests(4, 1, "owners"),
+        "K = 3, F = 2": interests(3, 2, "owners"),
+        "K = 2, F = 1": interests(2, 1, "owners"),
         "K = 4, F = 1, newest patch of each interest": interests(4, 1, "per_interest"),
     },
     "losses": {
@@ -132,6 +137,8 @@ def write_tables() -> None:
     """`interests`: the combined view's metric and the ID view's measures. `losses`: each view's
     metric and its change. Both into README.md."""
     table = pd.read_csv(HERE / "interests.csv")
+    set_theme()
+    draw_tradeoff(table).savefig(HERE / "interests.png")
     table = table[table["view"] == np.where(table["figure"].isin(MEASURES), "id", "both")]
     wide = pivot(table, "figure", ["as trained", "change", *CONTROLS, *MEASURES])
     fill("interests", to_markdown(wide.reset_index()).splitlines())
@@ -142,6 +149,27 @@ def write_tables() -> None:
     )
     names = [name + end for name in ("id", "multimodal", "both") for end in ("", ", change")]
     fill("losses", to_markdown(pivot(table, "name", names).reset_index()).splitlines())
+
+
+def draw_tradeoff(table: pd.DataFrame) -> Figure:
+    """What it costs that interests differ: the combined view's change against the overlap of the
+    interests' lists, mean of the views. A panel per dataset; the first form is the square at 0."""
+    keys, first = ["dataset", "form"], next(iter(FORMS["interests"]))
+    overlap = table[table["figure"] == "overlap"].groupby(keys)["mean"].mean().rename("overlap")
+    change = table[(table["figure"] == "change") & (table["view"] == "both")]
+    change = change.merge(overlap, on=keys)
+    figure, panels = start_panels(change["dataset"], 3.2, 3.0, sharey=True)
+    for dataset, axis in panels.items():
+        axis.axhline(0, color=GREY, lw=1)
+        axis.axvline(0.5, color=GREY, lw=1, ls=":")
+        axis.plot(overlap[dataset, first], 0, "s", color=GREY, label=first)
+        for row in change[change["dataset"] == dataset].itertuples():
+            bars = [[row.mean - row.low], [row.high - row.mean]]
+            axis.errorbar(row.overlap, row.mean, bars, fmt="o", label=row.form)
+        axis.set(title=dataset, xlim=(0, 1), xlabel="overlap of the interests' top 20")
+        axis.legend(fontsize=7)
+    next(iter(panels.values())).set_ylabel(f"change of {METRIC.upper()}, both views")
+    return figure
 
 
 if __name__ == "__main__":
