@@ -69,11 +69,15 @@ def export(recommender: Recommender, folder: str | Path) -> None:
     """Writes a trained model into a folder: weights and the features it reads, settings, items, and
     a model card. Any code that reads this format (`FORMAT`) loads it.
 
-    Raises DataError for a model that only counts interactions."""
+    Raises DataError for a model that only counts interactions, and for a class in own/."""
     trained, folder = recommender.trained, Path(folder)
     model = trained.model
     if not isinstance(model, SequentialModel):
         raise DataError(f"{trained.name} has no weights to export; export a model that is trained")
+    family = next((name for name, kind in FAMILIES.items() if kind is type(model)), None)
+    if family is None:
+        problem = f"{trained.name} is a class in own/, which the folder would lack"
+        raise DataError(f"{problem}; move it into bivrec/baselines to export it")
     folder.mkdir(parents=True, exist_ok=True)
     tensors = model.state_dict()
     for name, (values, mask) in features_of(model).items():
@@ -85,7 +89,7 @@ def export(recommender: Recommender, folder: str | Path) -> None:
         "format": FORMAT,
         "dataset": recommender.dataset,
         "model": trained.name,
-        "family": next(name for name, kind in FAMILIES.items() if kind is type(model)),
+        "family": family,
         "seed": trained.seed,
         "settings": {
             name: section_type(name).dump_python(getattr(model.settings, name), mode="json")

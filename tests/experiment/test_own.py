@@ -5,14 +5,16 @@ import pytest
 import torch
 
 from bivrec.data.domain import Domain
-from bivrec.errors import LeftOut, SettingsError
+from bivrec.errors import DataError, LeftOut, SettingsError
 from bivrec.experiment.checkpoints import load_checkpoint, save_checkpoint
 from bivrec.experiment.own import load_class
-from bivrec.experiment.registry import build_model
+from bivrec.experiment.registry import Trained, build_model
 from bivrec.experiment.runs import compare, rank_models, to_runs
 from bivrec.experiment.training import train_model, train_models
 from bivrec.experiment.tuning import tune
 from bivrec.experiment.workers import run_jobs
+from bivrec.portable.folder import export
+from bivrec.portable.recommender import of_domain
 from bivrec.settings import load_settings
 from bivrec.studies.claims import check_claims
 
@@ -68,7 +70,7 @@ def test_the_example_weighs_items_as_its_formula(planted):
 
 
 def test_it_is_tuned_and_tested_like_the_rest(own):
-    domain = own(tuning__num_steps=3, tuning__grid={"model.dropout": [0.1, 0.2]})
+    domain = own(tuning__num_trials=2)
     assert set(tune(domain, ["mine"])["model"]) == {"mine"}
     models = train_models(domain, domain.settings.studies.models)
     ranks = pd.concat([rank_models(domain, models, split) for split in ("validation", "test")])
@@ -107,6 +109,14 @@ def test_a_changed_file_is_read_again_and_refuses_its_old_checkpoint(own, tmp_pa
     assert load_checkpoint(domain, "mine", 0, path) is not None
     (tmp_path / "own" / "helper.py").write_text("x = 1\n")
     assert load_checkpoint(domain, "mine", 0, path) is None
+
+
+def test_it_is_not_exported_without_its_code(own, tmp_path):
+    domain = own()
+    trained = of_domain(domain, Trained("mine", 0, build_model(domain, "mine", 0)))
+    with pytest.raises(DataError, match="mine is a class in own/, which the folder would lack"):
+        export(trained, tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
 
 
 def test_it_needs_features_where_its_inputs_do(own):
