@@ -27,6 +27,7 @@ from bivrec.studies.report import to_markdown
 
 METRIC = "ndcg@20"
 DATASETS = ("movies-classic", "movies-modern")
+MANY = 1000  # users, with whom a change of a few thousandths is visible
 INTERVAL = ("mean", "low", "high")
 
 
@@ -153,10 +154,12 @@ def write_tables() -> None:
 
 def draw_tradeoff(table: pd.DataFrame) -> Figure:
     """What it costs that interests differ: the combined view's change against the overlap of the
-    interests' lists, mean of the views. A panel per dataset; the first form is the square at 0."""
+    interests' lists, mean of the views. A panel per dataset with `MANY` users; the first form is
+    the square at 0."""
     keys, first = ["dataset", "form"], next(iter(FORMS["interests"]))
     overlap = table[table["figure"] == "overlap"].groupby(keys)["mean"].mean().rename("overlap")
     change = table[(table["figure"] == "change") & (table["view"] == "both")]
+    change = change[change["users"] >= MANY]
     change = change.merge(overlap, on=keys)
     figure, panels = start_panels(change["dataset"], 3.2, 3.0, sharey=True)
     for dataset, axis in panels.items():
