@@ -35,7 +35,7 @@ def main_table(
 
 
 def cost_table(runs: pd.DataFrame, ranks: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """What each trained model costs and reaches, a row per dataset and model.
+    """What each trained model costs and reaches, a row per dataset and model, dataset by dataset.
 
     `quality`, `low`, `high`: the metric of its combined or only view on the test users, with the
     95 % interval. Costs: parameters, GFLOP per step and up to the best step, epochs, and the
@@ -47,7 +47,8 @@ def cost_table(runs: pd.DataFrame, ranks: pd.DataFrame, metric: str) -> pd.DataF
     cost["GFLOP to best"] = cost["GFLOP a step"] * cost["best_step"]
     cost = cost.drop(columns=["flops_per_step", "targets"]).reset_index()
     quality = interval_table(combined_views(ranks), metric, ["dataset", "model"])
-    return quality.rename(columns={"mean": "quality"}).merge(cost, on=["dataset", "model"])
+    table = quality.rename(columns={"mean": "quality"}).merge(cost, on=["dataset", "model"])
+    return table.sort_values("dataset", kind="stable", ignore_index=True)
 
 
 def summarise(runs: pd.DataFrame) -> dict[str, Any]:
@@ -141,6 +142,14 @@ def _interests() -> str:
     return f"{to_markdown(structure_table(pd.concat(tables)))}\n\n{to_markdown(controls)}"
 
 
+def beyond_table(differences: pd.DataFrame) -> pd.DataFrame:
+    """What `compare_variants` found: a row per dataset and variant, a column per measure."""
+    cells = differences.assign(cell=_intervals(differences, "mean", "+.3f"))
+    order = list(dict.fromkeys(cells["measure"]))
+    table = cells.pivot(index=["dataset", "theirs"], columns="measure", values="cell")[order]
+    return table.fillna("").reset_index()
+
+
 def _fill(mark: re.Match[str], tables: dict[str, str]) -> str:
     name = mark[1]
     return f"<!-- {name} -->\n{tables[name]}\n<!-- /{name} -->" if name in tables else mark[0]
@@ -151,7 +160,8 @@ def write_pages() -> None:
 
     A table stands between `<!-- name -->` and `<!-- /name -->`. `results` shows the best models,
     `main` all models, `claims` the confirmatory claims and the significant exploratory tests,
-    `interests` what BivRec's interests carry. Raises SettingsError when results, or the marks of a
+    `interests` what BivRec's interests carry, `beyond` how its lists differ from those of variants
+    without distinct interests. Raises SettingsError when results, or the marks of a
     table, are missing."""
     main = _read_table("main.csv")
     tables = {
@@ -159,6 +169,7 @@ def write_pages() -> None:
         "main": to_markdown(side_by_side_table(main)),
         "claims": _claims(),
         "interests": _interests(),
+        "beyond": to_markdown(beyond_table(_read_table("beyond_differences.csv"))),
     }
     paths = [project_root() / page for page in PAGES]
     texts = [path.read_text("utf-8") for path in paths]

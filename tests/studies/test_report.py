@@ -10,6 +10,8 @@ from bivrec.experiment.runs import combined_views
 from bivrec.studies.report import (
     PAGES,
     best_views_table,
+    beyond_table,
+    cost_table,
     side_by_side_table,
     structure_table,
     summarise,
@@ -17,7 +19,7 @@ from bivrec.studies.report import (
     write_pages,
 )
 
-MARKS = ("main", "claims", "interests")
+MARKS = ("main", "claims", "interests", "beyond")
 
 
 CLAIMS = pd.DataFrame(
@@ -101,6 +103,25 @@ def test_claims_stand_by_family_and_undecided_exploratory_tests_are_counted(proj
     assert row.format("9 the interests matter", "0.900", "open") in confirmatory
     assert exploratory.startswith("1 of 2 tests (the others: 1 negligible and 0 open).")
     assert row.format("6 robust", "0.020", "fails") in exploratory and "7 car" not in exploratory
+
+
+def test_differences_beyond_accuracy_stand_side_by_side():
+    rows = [("d", "diversity", 0.01), ("d", "coverage", -0.02)]
+    table = pd.DataFrame(rows, columns=["dataset", "measure", "mean"])
+    table = table.assign(theirs="shared-newest", low=[0.001, float("nan")], high=0.02)
+    found = beyond_table(table)
+    assert list(found) == ["dataset", "theirs", "diversity", "coverage"]
+    assert found.iloc[0, 2:].tolist() == ["+0.010 (+0.001 to +0.020)", "-0.020"]
+
+
+def test_costs_stand_dataset_by_dataset():
+    keys = {"split": "train", "study": "training", "metric": "flops_per_step", "value": 1.0}
+    pairs = [(dataset, model) for model in ("bivrec", "sasrec") for dataset in ("b", "a")]
+    runs = pd.DataFrame(pairs, columns=["dataset", "model"]).assign(**keys)
+    ranks = runs[["dataset", "model"]].assign(view="id", user=0, num_targets=1, item=0, rank=1)
+    found = cost_table(runs, ranks, "ndcg@20")
+    order = [("a", "bivrec"), ("a", "sasrec"), ("b", "bivrec"), ("b", "sasrec")]
+    assert list(zip(found["dataset"], found["model"])) == order
 
 
 def test_markdown():
