@@ -86,7 +86,7 @@ def test_a_space_without_ranges_is_refused(space, problem):
         load_settings(changes={"tuning.space": space})
 
 
-def test_models_have_what_the_earlier_grid_chose(root):
+def test_models_have_what_the_earlier_searches_chose(root):
     """params.yaml has each model's best trial by mean over folds, views and domains, as
     benchmarks/tuning records them; it lacks the models that were added after it, and BivRec
     learns faster now.
