@@ -28,7 +28,8 @@ torch.set_num_threads(1)
 SLOW = (
     "test_bad_checkpoints test_bad_machines test_bad_runs test_cold_start test_course "
     "test_determinism test_distributed test_fuzz test_resume test_transfer test_widgets test_api "
-    "test_choosing test_small_data test_drawn_data test_training test_interests test_tuning"
+    "test_choosing test_small_data test_drawn_data test_training test_interests test_tuning "
+    "test_several_interests"
 ).split()
 
 

@@ -250,11 +250,13 @@ def coverage(null, generator, estimate, studies=1500) -> float:
     return np.mean([low <= 0 <= high for _, low, high, *_ in found])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("null", NULLS.values(), ids=NULLS.keys())
 def test_intervals_over_folds_cover_a_null_as_often_as_they_say(null, generator):
     assert 0.93 <= coverage(null, generator, over_folds) <= 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("effect", "most"), [(1.0, 0.9), (4.0, 0.5)])
 def test_intervals_over_users_cover_too_little_where_trainings_differ(effect, most, generator):
     """The reason for folds: an interval over users takes the error of a training for an effect."""
@@ -262,6 +264,7 @@ def test_intervals_over_users_cover_too_little_where_trainings_differ(effect, mo
     assert coverage(null, generator, lambda values, folds: over_users(values), 80) < most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("effect", [0.0, 2.0])
 def test_an_effect_of_the_detectable_size_is_found_in_four_of_five_studies(effect, generator):
     studies = [simulated(generator, effect) for _ in range(1500)]

@@ -293,6 +293,7 @@ def test_an_image_of_another_mode_is_read_as_rgb(project, kind, mode):
     ) > 1
 
 
+@pytest.mark.slow
 def test_a_user_with_one_item_and_an_item_never_trained_harm_nobody(project):
     """The user has too few items and is left out; the item is in no training history and is still
     ranked."""

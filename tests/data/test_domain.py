@@ -53,6 +53,7 @@ def run_stages(domain: Domain, folder, monkeypatch) -> None:
     monkeypatch.delenv("BIVREC_BUILD")
 
 
+@pytest.mark.slow
 def test_ids_and_times_alone_run_the_id_view_and_what_is_left_out_is_reported(
     mmrec, add_dataset, tmp_path, monkeypatch
 ):

@@ -24,6 +24,7 @@ def cosine(a, b):
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
+@pytest.mark.slow
 def test_minilm_is_the_real_encoder():
     robot, machine, cake = encode_texts(
         ["a film about robots", "a movie on intelligent machines", "how to bake a cake"], "minilm"
@@ -60,6 +61,7 @@ def test_images_that_cannot_be_used():
         open_image(io.BytesIO(whole.getvalue()), "big.png", max_pixels=1000)
 
 
+@pytest.mark.slow
 def test_texts_read_together_keep_their_order(monkeypatch):
     """Texts of similar length share a batch, as in the library, whose numbers these are to the last
     bit; a progress bar counts the batches."""
@@ -80,6 +82,7 @@ def test_texts_read_together_keep_their_order(monkeypatch):
     assert bars == [(3, "encoding", "batches of texts")]
 
 
+@pytest.mark.slow
 def test_any_sentence_transformer_by_its_folder(tmp_path):
     """MiniLM by its folder gives MiniLM's numbers; a CLIP (tiny, untrained) reads texts and images
     into one space."""

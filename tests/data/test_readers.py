@@ -34,6 +34,7 @@ TITLES = st.lists(
 )
 
 
+@pytest.mark.slow
 @budget(max_examples=60, deadline=None)
 @given(titles=TITLES, literal=st.booleans())
 def test_whatever_a_title_holds_it_survives_every_format(tmp_path_factory, titles, literal):

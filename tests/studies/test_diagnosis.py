@@ -41,8 +41,9 @@ def test_diagnoses_of_a_trained_model(planted, trained, capsys):
     assert means["overlap"].max() < 0.9 and "WARNING" not in capsys.readouterr().out
 
 
-def test_diagnoses_of_a_model_with_one_view(planted):
-    table = diagnose(planted, train_models(planted, ["sasrec"], [0])[0])
+def test_diagnoses_of_a_model_with_one_view():
+    domain = Domain("planted", {"training.num_steps": 5})
+    table = diagnose(domain, train_models(domain, ["sasrec"], [0])[0])
     assert set(table["view"]) == {"id"}
     assert "part of the combined top 20" not in set(table["diagnostic"])
     assert not set(STRUCTURE) & set(table["diagnostic"])

@@ -10,6 +10,7 @@ from bivrec.settings import load_settings
 from bivrec.training.loop import few_lengths, learning_rate
 
 
+@pytest.mark.slow
 def test_the_validation_users_choose(planted):
     """The weights are those of the best step: their validation metric is the curve's maximum."""
     trained = train_model(planted, "pure-id", 0)
@@ -20,6 +21,7 @@ def test_the_validation_users_choose(planted):
     assert best == pytest.approx(values.max()) and trained.record.best_step == values.idxmax()
 
 
+@pytest.mark.slow
 def test_patience_stops_a_training_and_changes_nothing_before():
     """Rates and best weights are those of the whole training up to the last step."""
     changes = {"training.num_steps": 100, "training.evaluate_every": 5}
