@@ -112,8 +112,8 @@ explore: data .venv/readers  ## the explorer as a web page, without code
 site: data .venv/readers  ## the study as web pages in site/, without scripts or external resources
 	@python docs/draw.py && python docs/build.py
 
-course: .venv/course  ## the assignments: students' copies, bundles, rubrics into build/course; runs every solution
-	@python assignments/build.py
+course: .venv/course  ## the assignments: students' copies, bundles, rubrics into build/course; runs every solution; REPOSITORY=https://github.com/owner/name: with links to Colab
+	@python assignments/build.py $(if $(REPOSITORY),--repository '$(REPOSITORY)')
 
 grade: setup  ## grades a folder of notebooks offline: make grade SUBMISSION=folder; further settings in OPTIONS="--seconds 120"
 	@python assignments/grade.py "$$SUBMISSION" $(OPTIONS)

@@ -8,6 +8,7 @@ import argparse
 import ast
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,20 @@ import nbformat
 
 HERE = Path(__file__).resolve().parent
 COURSE = HERE.parent / "build" / "course"
+COLAB = """import sys
+
+if "google.colab" in sys.modules:  # on Colab only: fetches the project and installs it
+    import os
+    import subprocess
+
+    if not os.path.isdir("/content/bivrec"):
+        clone = "git clone --quiet --depth 1 --branch course REPOSITORY /content/bivrec"
+        subprocess.run(clone.split(), check=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "/content/bivrec[course]"], check=True)
+    os.environ["BIVREC_ROOT"] = "/content/bivrec"
+    os.chdir("/content/bivrec/course/ASSIGNMENT")  # the tests are files next to the notebook
+    sys.path.insert(0, os.getcwd())"""
 
 
 def masters() -> list[Path]:
@@ -108,13 +123,56 @@ def hints() -> str:
     return "\n".join(lines)
 
 
-def build(master: Path, course: Path) -> None:
+def read_steps() -> dict[str, list[str]]:
+    """The hints of each task, in the order in which a student opens them."""
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe").load((HERE / "hints.yaml").read_text())
+
+
+def fold(steps: list[str]) -> str:
+    """Hints as Markdown, each folded behind the one before it."""
+    text = ""
+    for number, step in reversed(list(enumerate(steps, 1))):
+        text = f"<details><summary>Hint {number}</summary>\n\n{step}\n\n{text}</details>\n\n"
+    return text.strip()
+
+
+def colab_cells(name: str, repository: str) -> list[dict]:
+    """A link that opens the student's copy in Colab, and the cell that prepares it there."""
+    project = repository.removeprefix("https://github.com/")
+    copy = f"{project}/blob/course/course/{name}/{name}.ipynb"
+    code = COLAB.replace("REPOSITORY", repository).replace("ASSIGNMENT", name)
+    return [
+        nbformat.v4.new_markdown_cell(
+            f"[Open in Colab](https://colab.research.google.com/github/{copy})"
+        ),
+        nbformat.v4.new_code_cell(code),
+    ]
+
+
+def add_to_copy(notebook, name: str, steps: dict[str, list[str]], repository: str | None):
+    """The student's copy with hints before each check and, with a repository, Colab's cells."""
+    cells = colab_cells(name, repository) if repository else []
+    for cell in notebook.cells:
+        task = re.match(r'grader\.check\("(\w+)"\)', cell.source)
+        if task and task[1] in steps:
+            cells.append(nbformat.v4.new_markdown_cell(fold(steps[task[1]])))
+        cells.append(cell)
+    notebook.cells = cells
+    return notebook
+
+
+def build(master: Path, course: Path, repository: str | None = None) -> None:
     """Writes one assignment: student/ (to hand out), autograder/ and rubrics.json."""
     from otter.assign import main as otter_assign
 
     folder = course / master.stem
     shutil.rmtree(folder, ignore_errors=True)
     otter_assign(str(master), str(folder), no_pdfs=True, no_run_tests=True)
+    copy = folder / "student" / master.name
+    made = add_to_copy(nbformat.read(copy, 4), master.stem, read_steps(), repository)
+    nbformat.write(made, copy)
     (folder / "rubrics.json").write_text(json.dumps(rubrics_of(master), indent=1))
 
 
@@ -148,11 +206,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="assignments (default: all)")
     parser.add_argument("--course", type=Path, default=COURSE, help="the output folder")
+    parser.add_argument("--repository", help="https://github.com/owner/name, for links to Colab")
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - {master.stem for master in masters()}):
         sys.exit(
             f"ERROR: there is no assignment {unknown[0]!r}; "
             f"there are {', '.join(master.stem for master in masters())}"
+        )
+    github = r"https://github\.com/[\w.-]+/[\w.-]+"
+    if options.repository and not re.fullmatch(github, options.repository):
+        sys.exit(
+            f"ERROR: REPOSITORY={options.repository} is no repository that Colab opens; "
+            "write it as https://github.com/owner/name"
         )
     try:
         import otter  # noqa: F401
@@ -164,7 +229,7 @@ def main() -> None:
     wanted = [master for master in masters() if not options.names or master.stem in options.names]
     options.course.mkdir(parents=True, exist_ok=True)
     for master in wanted:
-        build(master, options.course)
+        build(master, options.course, options.repository)
         print(f"{master.stem}: {options.course / master.stem / 'student'}", flush=True)
     if options.course == COURSE:
         (HERE / "HINTS.md").write_text(hints())

@@ -444,10 +444,23 @@ def _grade_one(job: tuple) -> Graded:
     return grade(*job)
 
 
-def write_all(graded: list[Graded], course: Path, out: Path) -> None:
+def points_by_hand(path: Path) -> dict[tuple[str, str], str]:
+    """What the lecturer entered in an earlier grades.csv, by submission and assignment."""
+    if not path.is_file():
+        return {}
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    if not {"submission", "assignment"} <= set(reader.fieldnames or []):
+        sys.exit(f"ERROR: {path} has lost its columns; save it with commas, or remove it")
+    return {(row["submission"], row["assignment"]): row.get("by hand", "") for row in rows}
+
+
+def write_all(graded: list[Graded], course: Path, out: Path, entered: dict) -> None:
     """Writes grades.csv (a row per submission), tasks.csv (a row per task), feedback/ and marking/.
 
-    feedback/ is for the students and reveals no hidden test; marking/ is for the lecturer and shows
+    `entered` is what `points_by_hand` read from an earlier grades.csv, by submission and
+    assignment. feedback/ is for the students and reveals no hidden test; marking/ is for the lecturer and shows
     each written answer above its rubric."""
     out.mkdir(parents=True, exist_ok=True)
     rows = [
@@ -457,6 +470,7 @@ def write_all(graded: list[Graded], course: Path, out: Path) -> None:
             "outcome",
             "points",
             "of",
+            "by hand",
             "by hand, of",
             "processor seconds",
             "what happened",
@@ -475,6 +489,7 @@ def write_all(graded: list[Graded], course: Path, out: Path) -> None:
                 one.outcome,
                 f"{points:g}",
                 f"{possible:g}",
+                entered.get((one.submission, one.assignment), ""),
                 f"{by_hand:g}",
                 one.seconds,
                 "; ".join(one.notes),
@@ -586,7 +601,8 @@ def main() -> None:
         )
         for path in notebooks
     ]
-    graded = []
+    out = options.out or options.course / "grades"
+    graded, entered = [], points_by_hand(out / "grades.csv")
     with ProcessPoolExecutor(max(1, options.jobs)) as pool:
         for one in pool.map(_grade_one, jobs):
             graded.append(one)
@@ -595,8 +611,7 @@ def main() -> None:
                 f"{sum(one.possible.values()):g}, {one.seconds:g} s",
                 flush=True,
             )
-    out = options.out or options.course / "grades"
-    write_all(graded, options.course, out)
+    write_all(graded, options.course, out, entered)
     print(
         f"Wrote {out / 'grades.csv'}, tasks.csv, feedback/ (for students), "
         "marking/ (written answers and rubrics)"

@@ -56,11 +56,9 @@ def run_grader(
 def course(tmp_path_factory) -> Path:
     """What `make course` writes; it fails where a solution lacks points."""
     folder = tmp_path_factory.mktemp("course")
-    shown = subprocess.run(
-        [sys.executable, str(HERE / "build.py"), "--course", str(folder)],
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, str(HERE / "build.py"), "--course", str(folder)]
+    command += ["--repository", "https://github.com/owner/name"]
+    shown = subprocess.run(command, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stdout[-2000:] + shown.stderr[-3000:]
     return folder
 
@@ -85,6 +83,18 @@ def test_an_unsolved_copy_scores_nothing_and_raises_nowhere(course, tmp_path):
         assert row["outcome"] == "graded" and row["what happened"] == "", row
     assert {row["points"] for row in tasks.values()} == {"0"}
     assert all(row["hint"] for row in tasks.values())
+
+
+@pytest.mark.parametrize("name", MASTERS)
+def test_a_students_copy_has_hints_and_opens_in_colab(course, name):
+    cells = nbformat.read(course / name / "student" / f"{name}.ipynb", 4).cells
+    assert cells[0].source.endswith(f"/owner/name/blob/course/course/{name}/{name}.ipynb)")
+    assert "google.colab" in cells[1].source and "Initialize Otter" in cells[2].source
+    checks = [at for at, cell in enumerate(cells) if cell.source.startswith("grader.check(")]
+    coded = [at for at in checks if "<summary>Hint 1" in cells[at - 1].source]
+    assert len(coded) == sum("<summary>Hint 3" in cell.source for cell in cells) > 2
+    tests = len(list((course / name / "student" / "tests").glob("*.py")))
+    assert len(coded) == tests
 
 
 @pytest.mark.parametrize("name", MASTERS)
