@@ -459,9 +459,9 @@ def points_by_hand(path: Path) -> dict[tuple[str, str], str]:
 def write_all(graded: list[Graded], course: Path, out: Path, entered: dict) -> None:
     """Writes grades.csv (a row per submission), tasks.csv (a row per task), feedback/ and marking/.
 
-    `entered` is what `points_by_hand` read from an earlier grades.csv, by submission and
-    assignment. feedback/ is for the students and reveals no hidden test; marking/ is for the lecturer and shows
-    each written answer above its rubric."""
+    `entered` is what `points_by_hand` read from an earlier grades.csv. feedback/ is for the
+    students and reveals no hidden test; marking/ is for the lecturer and shows each written answer
+    above its rubric."""
     out.mkdir(parents=True, exist_ok=True)
     rows = [
         [
