@@ -289,7 +289,7 @@ def test_what_the_project_asks_for_is_locked_within_its_bounds(root):
 
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     known = locked((root / "requirements.lock").read_text())
-    for text in project["dependencies"]:
+    for text in project["dependencies"] + project["optional-dependencies"]["study"]:
         asked = Requirement(text)
         version = known[re.sub(r"[-_.]+", "-", asked.name).lower()]
         assert asked.specifier.contains(version) and not asked.url

@@ -18,11 +18,13 @@ from bivrec.model.base import SequentialModel
 from bivrec.model.embedding import ItemTable
 from bivrec.portable.card import write_card
 from bivrec.portable.recommender import ITEM_COLUMNS, Recommender, load_trained
-from bivrec.settings import Settings
+from bivrec.settings import CrossView, Settings, Training
 
 FORMAT = 1  # of the folder; another one is refused
 DESCRIPTION, ITEMS, WEIGHTS = "bivrec.json", "items.parquet", "model.safetensors"
-SECTIONS = ("model", "cross_view", "baseline", "training")  # of the settings: what models read
+SECTIONS = ("model", "baseline")  # of the settings: what a model reads to score
+# what a key means that these sections have and older exports lack, by section: {key: value}
+ADDED: dict[str, dict[str, Any]] = {"model": {}, "baseline": {}}
 HUB = "hf://"
 
 
@@ -91,6 +93,7 @@ def export(recommender: Recommender, folder: str | Path) -> None:
         "model": trained.name,
         "family": family,
         "seed": trained.seed,
+        "supervision": model.settings.training.supervision,
         "settings": {
             name: section_type(name).dump_python(getattr(model.settings, name), mode="json")
             for name in SECTIONS
@@ -122,7 +125,7 @@ def load_folder(folder: Path) -> Recommender:
     Raises DataError for another format, settings that this code does not know, and a file that is
     missing or not the one that was exported."""
     description = read_description(folder)
-    settings = read_settings(description["settings"], folder / DESCRIPTION)
+    settings = read_settings(description, folder / DESCRIPTION)
     for name, sha256 in description["sha256"].items():
         if not (folder / name).is_file():
             raise DataError(f"{folder / name} is missing; export or download the model again")
@@ -163,8 +166,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     if known != FORMAT:
         remedy = "install the version of bivrec that wrote it, or export the model again"
         raise DataError(f"{path} has the format {known!r}, and this code reads {FORMAT}; {remedy}")
-    kinds = {"dataset": str, "model": str, "family": str, "seed": int, "settings": dict}
-    for key, kind in (kinds | {"sha256": dict}).items():
+    kinds = dict.fromkeys(("dataset", "model", "family", "supervision"), str)
+    for key, kind in (kinds | {"seed": int, "settings": dict, "sha256": dict}).items():
         if not isinstance(description.get(key), kind):
             raise DataError(damage(path, f"without a proper {key!r}"))
     if {*description["sha256"]} != {ITEMS, WEIGHTS} or description["family"] not in FAMILIES:
@@ -172,16 +175,25 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def read_settings(sections: dict[str, Any], path: Path) -> Settings:
-    """Settings with the sections that models read, and no others."""
-    settings = object.__new__(Settings)
+def read_settings(description: dict[str, Any], path: Path) -> Settings:
+    """Settings with what a model reads to score, and nothing else."""
+    sections = {}
     for name in SECTIONS:
+        saved = description["settings"].get(name)
         try:
-            text = json.dumps(sections.get(name))
-            vars(settings)[name] = section_type(name).validate_json(text)
+            text = json.dumps(ADDED[name] | saved if isinstance(saved, dict) else saved)
+            sections[name] = section_type(name).validate_json(text)
         except ValidationError as error:
             key = ".".join((name, *map(str, error.errors()[0]["loc"])))
             problem = "differs from the settings of this code"
             remedy = "load it with the code that exported it, or export the model again"
             raise DataError(f"{path}: {key} {problem}; {remedy}") from None
-    return settings
+    training = incomplete(Training, supervision=description["supervision"])
+    return incomplete(Settings, **sections, training=training, cross_view=incomplete(CrossView))
+
+
+def incomplete(section: type, **values: Any) -> Any:
+    """A section of the settings with these values alone."""
+    made = object.__new__(section)
+    vars(made).update(values)
+    return made

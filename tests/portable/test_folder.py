@@ -1,0 +1,242 @@
+"""A model taken along: exported, moved, loaded by other code."""
+
+import builtins
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save
+
+from bivrec.data.download import file_hash
+from bivrec.errors import DataError
+from bivrec.portable.folder import ADDED, DESCRIPTION, ITEMS, WEIGHTS, export, load
+from bivrec.portable.lists import recommend
+
+HERE = Path(__file__).parent
+
+
+def scores_of(recommender, *items) -> dict[str, torch.Tensor]:
+    return recommender.trained.model.score([recommender.find(items)])
+
+
+def assert_equal_scores(one, other) -> None:
+    ours, theirs = (scores_of(model, *one.ids[3:9]) for model in (one, other))
+    assert ours.keys() == theirs.keys()
+    for view in ours:
+        assert torch.allclose(ours[view], theirs[view], rtol=0, atol=1e-5), view
+
+
+MODELS = (
+    "bivrec pure-id sasrec sasrec-fused sasrec-sum bsarec comirec-sa fdsa mmsrec tedrec".split()
+)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_exported_model_scores_the_same(untrained, name, tmp_path):
+    model = untrained(name)
+    export(model, tmp_path / "taken")
+    loaded = load(tmp_path / "taken")
+    assert_equal_scores(model, loaded)
+    assert loaded.items.equals(model.items) and loaded.domain is None
+    assert (loaded.dataset, loaded.trained.name, loaded.trained.seed) == ("planted", name, 0)
+    export(loaded, tmp_path / "again")
+    assert_equal_scores(model, load(tmp_path / "again"))
+
+
+def test_a_folder_needs_no_project(folder, root, tmp_path, monkeypatch):
+    """Neither params.yaml nor the packages of the study are needed."""
+    monkeypatch.delenv("BIVREC_ROOT")
+    blocked = (
+        "matplotlib seaborn papermill nbformat jupyterlab ipywidgets dvc sklearn requests IPython "
+        "sentence_transformers efficientnet_lite_pytorch huggingface_hub onnx"
+    ).split()
+    code = f"""
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ImportError(name)
+sys.meta_path.insert(0, Blocker())
+from bivrec.pipeline.cli import main
+sys.exit(main(["recommend", {str(folder)!r}, "1000", "1001", "--k", "3"]))"""
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert len(shown.stdout.splitlines()) == 4
+
+
+def test_later_code_loads_what_earlier_code_exported():
+    """`format-1` is never written again: a new key of `model` or `baseline` needs its value for
+    older exports in `ADDED`, and whatever else cannot read this raises `FORMAT`."""
+    loaded = load(HERE / "format-1")
+    known = json.loads((HERE / "format-1" / "scores.json").read_text())
+    for view, row in scores_of(loaded, 1000, 1007, 1003).items():
+        assert row[0].tolist() == pytest.approx(known[view], abs=2e-4)
+
+
+def test_a_name_with_a_description_is_a_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    assert load("taken").ids == load(folder).ids == load("./taken").ids
+
+
+def test_a_folder_holds_one_model(folder):
+    with pytest.raises(DataError, match="holds one model"):
+        load(folder, "sasrec")
+
+
+def test_models_that_only_count_stay(tmp_path):
+    with pytest.raises(DataError, match="popularity has no weights to export"):
+        export(load("planted", "popularity"), tmp_path / "taken")
+
+
+def test_a_key_that_came_later_has_a_value_for_older_exports(folder, bivrec, monkeypatch):
+    rewrite(folder, lambda description: description["settings"]["baseline"].pop("block"))
+    monkeypatch.setitem(ADDED, "baseline", {"block": "standard"})
+    assert_equal_scores(bivrec, load(folder))
+
+
+def rewrite(folder: Path, change) -> None:
+    """Changes the description."""
+    description = json.loads((folder / DESCRIPTION).read_text())
+    change(description)
+    (folder / DESCRIPTION).write_text(json.dumps(description))
+
+
+def sign(folder: Path) -> None:
+    """Gives the files as they are now the sha256 that the description names."""
+    sums = {name: file_hash(folder / name) for name in (ITEMS, WEIGHTS)}
+    rewrite(folder, lambda description: description.update(sha256=sums))
+
+
+def lose_a_weight(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    weights.popitem()
+    (folder / WEIGHTS).write_bytes(save(weights))
+    sign(folder)
+
+
+def cut_the_items(folder: Path) -> None:
+    (folder / ITEMS).write_bytes((folder / ITEMS).read_bytes()[:100])
+    sign(folder)
+
+
+DAMAGES = {
+    "no description": (lambda f: (f / DESCRIPTION).unlink(), "has no file bivrec.json; give a"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), "model.safetensors is missing; export"),
+    "no items": (lambda f: (f / ITEMS).unlink(), "items.parquet is missing; export"),
+    "pointer": (lambda f: (f / WEIGHTS).write_text("version https://git-lfs"), "its sha256"),
+    "cut weights": (lambda f: (f / WEIGHTS).write_bytes(bytes(99)), "is damaged .its sha256"),
+    "a weight less": (lose_a_weight, "taken is damaged .*; export"),
+    "cut items": (cut_the_items, "taken is damaged"),
+    "not JSON": (lambda f: (f / DESCRIPTION).write_text("{"), "bivrec.json is damaged .JSON"),
+    "a list": (lambda f: (f / DESCRIPTION).write_text("[1]"), "bivrec.json is damaged"),
+    "format 2": (lambda f: rewrite(f, lambda d: d.update(format=2)), "the format 2, and this code"),
+    "no format": (lambda f: rewrite(f, lambda d: d.pop("format")), "bivrec.json is damaged"),
+    "family": (lambda f: rewrite(f, lambda d: d.update(family="x")), "unknown family"),
+    "seed": (lambda f: rewrite(f, lambda d: d.update(seed="0")), "without a proper 'seed'"),
+    "outside": (lambda f: rewrite(f, lambda d: d["sha256"].update({"../x": ""})), "other files"),
+    "unknown setting": (
+        lambda f: rewrite(f, lambda d: d["settings"]["model"].update(sound=1)),
+        "bivrec.json: model.sound differs from the settings of this code; load it with",
+    ),
+    "setting gone": (
+        lambda f: rewrite(f, lambda d: d["settings"]["baseline"].pop("block")),
+        "baseline.block differs",
+    ),
+    "section gone": (lambda f: rewrite(f, lambda d: d["settings"].pop("model")), "model differs"),
+    "other sizes": (
+        lambda f: rewrite(f, lambda d: d["settings"]["model"].update(dim=8)),
+        "taken is damaged .RuntimeError",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_refused_in_one_sentence(folder, damage):
+    act, message = DAMAGES[damage]
+    act(folder)
+    with pytest.raises(DataError, match=message) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+
+
+def snapshot(folder: Path, place: Path) -> Path:
+    """The folder in the layout of the Hub's cache: links to blobs, and further files."""
+    blobs, links = place / "blobs", place / "snapshots" / "0f"
+    links.mkdir(parents=True)
+    shutil.copytree(folder, blobs)
+    for path in blobs.iterdir():
+        (links / path.name).symlink_to(Path("../../blobs") / path.name)
+    (links / ".gitattributes").write_text("*.safetensors filter=lfs")
+    return links
+
+
+def test_a_model_of_the_hub(folder, bivrec, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked, links = [], snapshot(folder, tmp_path / "models--user--name")
+
+    def download(name, revision=None, allow_patterns=None):
+        asked.append((name, revision, allow_patterns))
+        return str(links)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert_equal_scores(bivrec, load("hf://user/name"))
+    assert load("hf://user/name@v1").ids == load(links).ids == bivrec.ids
+    files = [DESCRIPTION, ITEMS, WEIGHTS]
+    assert asked == [("user/name", None, files), ("user/name", "v1", files)]
+
+
+def test_what_the_hub_lacks(monkeypatch):
+    """Tests are offline, as HF_HUB_OFFLINE says."""
+    for name in ("hf://user/name", "hf://a/b/c"):
+        with pytest.raises(DataError, match=f"^{name} cannot be downloaded .*check its name"):
+            load(name)
+    whole = builtins.__import__
+
+    def without_hub(name, *rest):
+        if name == "huggingface_hub":
+            raise ImportError(name)
+        return whole(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without_hub)
+    with pytest.raises(DataError, match="needs the package huggingface_hub; `pip install"):
+        load("hf://user/name")
+
+
+def test_the_card_is_that_of_the_hub(bivrec, folder, tmp_path, monkeypatch):
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.library_name == "bivrec" and "multimodal" in card.data.tags
+    assert "not in results/runs.csv" in card.text and f"{len(bivrec.items)} items" in card.text
+    text = (folder / "README.md").read_text().split("```")[1].removeprefix("python\n")
+    history = json.loads(text.split("recommend(model, ")[1].split(")")[0])
+    assert len(recommend(load(folder), history, k=3)) == 3
+    head = "profile,dataset,protocol,study,condition,model,view,seed,split,metric,value\n"
+    rows = [
+        f"default,planted,by_user,{study},,bivrec,both,{seed},test,{metric},{value}\n"
+        for study, seed, metric, value in (
+            ("training", 0, "ndcg@20", 0.25),
+            ("training", 1, "ndcg@20", 0.75),
+            ("noise", 0, "ndcg@20", 0.5),
+            ("training", 0, "users", 9),
+        )
+    ]
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "runs.csv").write_text(head + "".join(rows))
+    monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
+    export(bivrec, folder)
+    card = ModelCard.load(folder / "README.md")
+    assert "| both | ndcg@20 | 0.2500 |" in card.text and "0.75" not in card.text
+    (result,) = card.data.eval_results
+    assert (result.dataset_name, result.metric_type, result.metric_value) == (
+        "planted",
+        "ndcg@20",
+        0.25,
+    )
