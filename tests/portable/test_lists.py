@@ -58,7 +58,6 @@ def test_the_interest_and_the_reason_are_the_explorers(bivrec, histories, view):
 
 def test_both_views_name_the_one_that_ranks_the_item_higher(bivrec, histories):
     both = recommend_many(bivrec, histories, k=4, reasons=True)
-    assert {*both["interest"].str.split().str[0]} == {"id", "multimodal"}
     user = both["user"].iloc[0]
     scores = score_items(bivrec, bivrec.find(history_of(histories, user)))
     for row in both[both["user"] == user].itertuples():
@@ -66,7 +65,7 @@ def test_both_views_name_the_one_that_ranks_the_item_higher(bivrec, histories):
         for view in ("id", "multimodal"):
             shares[view] = scores[view][number] - np.logaddexp.reduce(scores[view])
         assert row.interest.split()[0] == max(shares, key=shares.get)
-    alone = recommend_many(bivrec, histories, k=40, view="id", reasons=True)
+    alone = recommend_many(bivrec, histories, k=100, view="multimodal", reasons=True)
     same = both.merge(alone, on=["user", "item", "interest"])
     assert len(same) and (same["because_x"] == same["because_y"]).all()
 
