@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bivrec.errors import DataError
@@ -43,7 +44,8 @@ def export_onnx(recommender: Recommender, path: str | Path) -> None:
     batch, groups = torch.export.Dim("batch", min=1), torch.export.Dim("groups", min=1)
     axes = {0: batch, 1: model.multiple * groups if model.multiple > 1 else groups}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of vision ops
-    rows = pad([recommender.find(recommender.ids[:3])] * 3, model.max_length, model.multiple)
+    traced = [np.zeros(length, "int64") for length in (1, 3, 2 * model.multiple + 1)]
+    rows = pad(traced, model.max_length, model.multiple)
     program = torch.onnx.export(
         Scoring(model.eval()).cpu(),
         rows,
