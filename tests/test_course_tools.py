@@ -113,7 +113,7 @@ def test_a_repository_that_colab_cannot_open_is_refused_in_one_sentence(root):
 
 def test_the_prose_states_the_settings_of_study_and_course(root):
     text = (root / "assignments" / "e_cluster.ipynb").read_text()
-    study, course = load_settings().model, load_settings("planted").model
+    study, course = (load_settings(name).model for name in ("movies-classic", "planted"))
     assert f"$K = {study.num_interests}$ interests, of which each patch has " in text
     assert f"has $F = {study.num_nearest}$; the planted data of this course have" in text
     assert f"have $K = {course.num_interests}$ and $F = {course.num_nearest}$" in text
