@@ -73,7 +73,7 @@ SETTINGS = {
         'model.dim: "2001-01-01" is refused',
     ),
     "an infinite rate": (
-        settings("  learning_rate: 0.004", "  learning_rate: .inf"),
+        settings("  learning_rate: 0.008", "  learning_rate: .inf"),
         "training.learning_rate: Infinity is refused",
     ),
     "a share that is no number": (

@@ -87,8 +87,8 @@ def params(root, tmp_path):
             "model: scale 8 must divide the largest scale, 8, and max_length, 20",
         ),
         (
-            "    model.dropout: [0.2, 0.4]",
-            "    model.dropout: [0.2, 1.4]",
+            "model.dropout: {low: 0.0, high: 0.8}",
+            "model.dropout: {low: 0.0, high: 1.4}",
             '"model.dropout": 1.4} of sasrec on movies-classic: model.dropout: 1.4 is refused',
         ),
         (

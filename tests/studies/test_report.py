@@ -152,8 +152,9 @@ def test_the_readme_has_ten_rows_and_the_studies_page_the_rest(project):
     assert lines[:2] == ["Top", "<!-- results -->"]
     assert lines[-2:] == ["<!-- /results -->", "End"]
     assert 1 <= len(lines[4:-2]) <= 10 and lines[4].startswith("| bivrec |")
-    shown = pd.read_csv(project / "results/08_report/all/main.csv")["ndcg@20"]
-    assert f"{shown.max():.3f}" in readme
+    main = pd.read_csv(project / "results/08_report/all/main.csv").set_index(["model", "view"])
+    best = main["ndcg@20"].groupby(["model", "view"]).mean().idxmax()
+    assert all(f"{value:.3f}" in readme for value in main.loc[[best], "ndcg@20"])
     assert "stale text" not in studies and "<!-- note -->a note<!-- /note -->" in studies
     once = readme, studies
     write_pages()
@@ -163,7 +164,7 @@ def test_the_readme_has_ten_rows_and_the_studies_page_the_rest(project):
 def test_a_page_without_marks_is_named_and_nothing_is_written(project):
     (project / "docs/studies.md").write_text("<!-- main --><!-- /main -->")
     before = (project / "README.md").read_text()
-    with pytest.raises(SettingsError, match="has the marks <!-- claims --> and"):
+    with pytest.raises(SettingsError, match="has the marks <!-- beyond --> and"):
         write_pages()
     assert (project / "README.md").read_text() == before
 
