@@ -13,7 +13,7 @@ from numpy import ndarray
 from PIL import Image
 from sklearn.manifold import TSNE
 
-from bivrec.plots.style import COLOURS, INK, INTEREST_COLOURS, label_text, start_panels
+from bivrec.plots.style import COLOURS, INK, INTEREST_COLOURS, VIEW_NAMES, label_text, start_panels
 
 
 def draw_histories(lengths: Int64[ndarray, "user"], popularity: Int64[ndarray, "item"]) -> Figure:
@@ -95,6 +95,8 @@ def draw_interests(interests: dict[str, Float[ndarray, "user interest dim"]]) ->
     many users evenly spaced ones are drawn: at most 1,000 interests, since t-SNE is slow."""
     users, num_interests, dim = next(iter(interests.values())).shape
     shown = slice(None, None, -(-users // max(1, 1000 // num_interests)))
-    points = {view: project(own[shown].reshape(-1, dim)) for view, own in interests.items()}
+    points = {
+        VIEW_NAMES[view]: project(own[shown].reshape(-1, dim)) for view, own in interests.items()
+    }
     tokens = [str(token) for _ in range(users)[shown] for token in range(num_interests)]
     return draw_features(points, tokens, "interest", INTEREST_COLOURS)

@@ -23,7 +23,8 @@ COLOURS = {  # distinct for colour-blind readers too
     "comirec-sa-fused": "#FCBEC7", "fdsa": "#4E3320", "nova": "#B7A94F", "dif-sr": "#6EDFF7",
     "mmmlp": "#BDDD8E", "mmsrec": "#F2D161", "itemknn": "#8c6d31", "itemknn-recency": "#6b4c12",
     "popularity": "#7f7f7f", "esasrec": "#8B1A1A", "bsarec": "#FF8A80", "unisrec": "#0B5D4E",
-    "tedrec": "#9B6A2F", "shared-newest": "#E6007E", "plain-interests": "#5FA800",
+    "tedrec": "#9B6A2F", "pure-sum": "#007A8A",
+    "shared-newest": "#E6007E", "plain-interests": "#5FA800",
 }  # fmt: skip
 
 INTEREST_COLOURS = (  # by interest; neighbours are distinct
