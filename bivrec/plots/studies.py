@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from bivrec.plots.style import (
     COLOURS,
@@ -210,8 +210,9 @@ def draw_beyond(table: pd.DataFrame, metric: str, measure: str) -> Figure:
             axis.vlines(row.x, row.y_low, row.y_high, **look)
             look = {"mec": "white", "mew": 0.6, "ms": 8 if own else 5, "zorder": 3 + own}
             axis.plot(row.x, row.y, VIEW_MARKS[row.view], color=colour_of(row.model), **look)
-        axis.set(title=name, xlabel=AXIS_NAMES[measure])
-    figure.supxlabel("95 % intervals", fontsize=8)
+        axis.set(title=name)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+    figure.supxlabel(f"{AXIS_NAMES[measure]} (95 % intervals)", fontsize=9)
     marks = [(colour_of(model), "o", model) for model in models]
     marks += [(INK, VIEW_MARKS[view], VIEW_NAMES[view]) for view in VIEW_NAMES
               if view in set(table["view"])]  # fmt: skip

@@ -174,8 +174,8 @@ def say_answer(differences: pd.DataFrame, metric: str) -> str:
             word = (
                 "more" if row.low > 0 else "less" if row.high < 0 else "not measurably more or less"
             )
-            interval = f", {row.low:+.3f} to {row.high:+.3f}" if row.low == row.low else ""
-            found.append(f"{word} {words[row.measure]} ({row.measure} {row.mean:+.3f}{interval})")
+            interval = f", {row.low:+.4f} to {row.high:+.4f}" if row.low == row.low else ""
+            found.append(f"{word} {words[row.measure]} ({row.measure} {row.mean:+.4f}{interval})")
         sentences.append(f"{dataset}: BivRec's lists are {' and '.join(found)} than {variant}'s.")
     return "\n".join(sentences) or f"No list of {' or of '.join(VARIANTS)} is compared here."
 

@@ -144,7 +144,7 @@ def _interests() -> str:
 
 def beyond_table(differences: pd.DataFrame) -> pd.DataFrame:
     """What `compare_variants` found: a row per dataset and variant, a column per measure."""
-    cells = differences.assign(cell=_intervals(differences, "mean", "+.3f"))
+    cells = differences.assign(cell=_intervals(differences, "mean", "+.4f"))
     order = list(dict.fromkeys(cells["measure"]))
     table = cells.pivot(index=["dataset", "theirs"], columns="measure", values="cell")[order]
     return table.fillna("").reset_index()

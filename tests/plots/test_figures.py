@@ -111,12 +111,13 @@ def test_a_grid_frames_the_default():
 def test_diversity_has_a_point_per_model_and_view():
     table = table_of(dataset="a", x=0.4, x_low=0.3, x_high=0.5, y_low=0.1, y_high=0.9)
     table = table.rename(columns={"mean": "y"})
-    (axis,) = draw_beyond(table, "ndcg@20", "genre_diversity").axes
+    figure = draw_beyond(table, "ndcg@20", "genre_diversity")
+    (axis,) = figure.axes
     points = [(line.get_ydata()[0], line.get_marker()) for line in axis.lines]
     assert points == list(zip(table["y"], "oDoDo"))
     names = ["bivrec", "bivrec-one-target", "sasrec", "ID view", "both views"]
     assert legend_of(axis.get_legend()) == names
-    assert "genres" in axis.get_xlabel() and axis.get_ylabel() == "NDCG@20, test users"
+    assert "genres" in figure.get_supxlabel() and axis.get_ylabel() == "NDCG@20, test users"
 
 
 def test_a_grid_without_the_default_speaks_of_no_frame():

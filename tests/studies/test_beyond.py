@@ -136,8 +136,8 @@ def test_the_answer_follows_from_the_intervals():
     found = compare_variants(users)
     assert found["mean"].tolist() == pytest.approx([0.1, -0.2, 0.01, 0.21])
     first, second = say_answer(found, "ndcg@20").splitlines()
-    assert first.startswith("d: BivRec's lists are more diverse (diversity +0.100, ")
-    assert "not measurably more or less accurate (ndcg@20 +0.010, " in first
+    assert first.startswith("d: BivRec's lists are more diverse (diversity +0.1000, ")
+    assert "not measurably more or less accurate (ndcg@20 +0.0100, " in first
     assert "less diverse" in second and "more accurate" in second
     assert second.endswith("than plain-interests's.")
     none = compare_variants(users[users["model"] == "bivrec"])

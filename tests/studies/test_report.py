@@ -111,7 +111,7 @@ def test_differences_beyond_accuracy_stand_side_by_side():
     table = table.assign(theirs="shared-newest", low=[0.001, float("nan")], high=0.02)
     found = beyond_table(table)
     assert list(found) == ["dataset", "theirs", "diversity", "coverage"]
-    assert found.iloc[0, 2:].tolist() == ["+0.010 (+0.001 to +0.020)", "-0.020"]
+    assert found.iloc[0, 2:].tolist() == ["+0.0100 (+0.0010 to +0.0200)", "-0.0200"]
 
 
 def test_costs_stand_dataset_by_dataset():
