@@ -1,5 +1,6 @@
 """What a training step costs."""
 
+import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
@@ -7,6 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from bivrec.data.domain import Domain
 from bivrec.experiment.cost import UNKNOWN_TO_COUNTER, count_costs
 from bivrec.experiment.registry import build_model
+
+pytestmark = pytest.mark.slow
 
 
 def costs(name: str, **changes) -> dict[str, float]:
