@@ -85,7 +85,7 @@ def miscalibration(
 
 
 def gini(exposure: Float64[ndarray, "catalogue"]) -> float:
-    """Gini coefficient of how often each item is recommended: 0 for all items alike, near 1 for a
+    """Gini coefficient of how often each item is recommended: 0 for equal exposure, near 1 for a
     few items everywhere (Fleder and Hosanagar, 2009)."""
     number = len(exposure)
     weights = 2 * np.arange(1, number + 1) - number - 1
