@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from io import BytesIO
@@ -60,24 +61,52 @@ def weights_file(encoder: str) -> Path:
     return path
 
 
+def parse_encoder(encoder: str) -> tuple[str, int | None]:
+    """The folder of `sentence-transformers:<folder>@<size>`, relative to the project, or a name in
+    the local cache; and how many leading numbers of each vector to use: without `@`, None, all."""
+    named = encoder.removeprefix("sentence-transformers:")
+    folder, size = re.fullmatch(r"(.+?)(?:@(\d+))?", named).groups()
+    inside = project_root() / folder
+    return str(inside) if inside.is_dir() else folder, int(size) if size else None
+
+
 @cache
 def load_transformer(encoder: str):
-    """MiniLM, or the model after `sentence-transformers:`, a folder or a name in the local
-    cache."""
+    """MiniLM, or the model that `parse_encoder` names; raises DataError unless it can be read and
+    has as many numbers as asked for."""
     from sentence_transformers import SentenceTransformer
 
     if encoder == "published":
         problem = "'published' is for datasets that come with vectors"
         raise DataError(f"features.text_encoder and image_encoder: {problem}; name an encoder")
-    path = encoder.removeprefix("sentence-transformers:")
+    path, size = parse_encoder(encoder)
     if encoder == "minilm":
         path = str(weights_file("minilm").parent)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return SentenceTransformer(path, device=device, local_files_only=True)
+        model = SentenceTransformer(path, device=device, local_files_only=True)
     except Exception as error:
         problem = f"no sentence-transformers model can be read from {path!r}"
         raise DataError(f"{problem} ({type(error).__name__}); give a folder with one") from None
+    full = model.get_embedding_dimension() or size
+    if size is not None and not 0 < size <= full:
+        raise DataError(f"{encoder}: the model gives {full} numbers; set 1 to {full} after '@'")
+    model.truncate_dim = size
+    if "siglip" in getattr(getattr(model[0], "config", None), "model_type", ""):
+        # It reads the last token, so it needs the padding that it was trained with.
+        model[0].processing_kwargs = {"text": {"padding": "max_length"}}
+    return model
+
+
+def _encode_batch(batch: list, encoder: str) -> Float32[ndarray, "content feature"]:
+    """One batch through a sentence-transformers model; truncated vectors have length 1 again."""
+    model = load_transformer(encoder)
+    return model.encode(
+        batch,
+        batch_size=BATCH,
+        show_progress_bar=False,
+        normalize_embeddings=model.truncate_dim is not None,
+    )
 
 
 def encode_texts(texts: Sequence[str], encoder: str) -> Float32[ndarray, "text feature"]:
@@ -92,8 +121,7 @@ def encode_texts(texts: Sequence[str], encoder: str) -> Float32[ndarray, "text f
     ordered = [texts[row] for row in order]
     batches = [ordered[start : start + BATCH] for start in range(0, len(texts), BATCH)]
     vectors = [
-        load_transformer(encoder).encode(batch, batch_size=BATCH, show_progress_bar=False)
-        for batch in progress(batches, "encoding", "batches of texts")
+        _encode_batch(batch, encoder) for batch in progress(batches, "encoding", "batches of texts")
     ]
     return np.concatenate(vectors)[np.argsort(order)]
 
@@ -109,7 +137,7 @@ def encode_in_blocks(
     of its contents, so that an interrupted run continues; the last bits of a vector depend on its
     neighbours, so only whole blocks are reused. Raises DataError for vectors that are not
     finite."""
-    model, block = Path(encoder.removeprefix("sentence-transformers:")), block or BLOCK[modality]
+    model, block = Path(parse_encoder(encoder)[0]), block or BLOCK[modality]
     files = [(path.name, path.stat()) for path in sorted(model.rglob("*"))]
     stamps = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in files]
     blocks, hashes = [], [hashlib.sha256(content).hexdigest() for content in contents]
@@ -161,16 +189,14 @@ def open_image(file: Path | BytesIO, name: str, max_pixels: int = MAX_PIXELS) ->
 def encode_images(images: Iterable[Image.Image], encoder: str) -> Float32[ndarray, "image feature"]:
     """Each image as a vector: the spatial mean of EfficientNet-Lite0's last features (1,280
     numbers) at 160 x 160; the numbers of a sentence-transformers model that reads images, such as
-    CLIP; or an 8 x 8 thumbnail (`pixels`, for planted)."""
+    CLIP or SigLIP; or an 8 x 8 thumbnail (`pixels`, for planted)."""
     if encoder == "pixels":
         small = (image.resize((8, 8), Image.Resampling.BOX) for image in images)
         return np.stack([np.asarray(image, dtype="float32").ravel() / 255 for image in small])
     if encoder != "efficientnet-lite0":
-        encode = load_transformer(encoder).encode
         remaining = iter(images)
         batches = iter(lambda: list(islice(remaining, BATCH)), [])
-        vectors = [encode(batch, batch_size=BATCH, show_progress_bar=False) for batch in batches]
-        return np.concatenate(vectors)
+        return np.concatenate([_encode_batch(batch, encoder) for batch in batches])
     network, vectors = _efficientnet(), []
     for image in images:
         image = image.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC)

@@ -1,11 +1,11 @@
 """The frozen encoders."""
 
 import io
-import json
 from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from bivrec.data.encoders import (
@@ -82,65 +82,102 @@ def test_texts_read_together_keep_their_order(monkeypatch):
     assert bars == [(3, "encoding", "batches of texts")]
 
 
-@pytest.mark.slow
-def test_any_sentence_transformer_by_its_folder(tmp_path):
-    """MiniLM by its folder gives MiniLM's numbers; a CLIP (tiny, untrained) reads texts and images
-    into one space."""
-    from transformers import CLIPConfig, CLIPModel
+TINY = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+LOOK = TINY | {"image_size": 32, "patch_size": 8}
+TOKENS = {"vocab_size": 30, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+UNTRAINED = ["CLIP", "Siglip", "ModernBert"]
 
-    named = encode_texts(
-        ["a quiet harbour"], f"sentence-transformers:{weights_file('minilm').parent}"
-    )
-    assert (named == encode_texts(["a quiet harbour"], "minilm")).all()
-    small = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-    }
-    tokens = {"vocab_size": 100, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    CLIPModel(
-        CLIPConfig(
-            text_config=small | tokens,
-            vision_config=small | {"image_size": 32, "patch_size": 8},
-            projection_dim=8,
+
+@pytest.fixture
+def untrained(tmp_path):
+    """Saves a tiny model of a kind as the Hub stores it, with one token a letter; gives the
+    encoder."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    def save(kind: str) -> str:
+        torch.manual_seed(0)
+        words = ["<unk>", "</s>", *"abcdefghijklmnopqrstuvwxyz"]
+        letters = models.WordLevel({word: row for row, word in enumerate(words)}, "<unk>")
+        tokenizer = Tokenizer(letters)
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="$A </s>", special_tokens=[("</s>", 1)]
         )
-    ).save_pretrained(tmp_path)
-    vocabulary = [
-        "<|startoftext|>",
-        "<|endoftext|>",
-        *(letter + end for letter in "abcdefghijklmnopqrstuvwxyz" for end in ("", "</w>")),
-        "ab",
-    ]
-    (tmp_path / "vocab.json").write_text(
-        json.dumps({token: number for number, token in enumerate(vocabulary)})
-    )
-    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
-    marks = {
-        "bos_token": "<|startoftext|>",
-        "eos_token": "<|endoftext|>",
-        "unk_token": "<|endoftext|>",
-        "pad_token": "<|endoftext|>",
-    }
-    (tmp_path / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77} | marks)
-    )
-    resized = {
-        "image_processor_type": "CLIPImageProcessor",
-        "crop_size": {"height": 32, "width": 32},
-        "size": {"shortest_edge": 32},
-    }
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(resized))
-    encoder = f"sentence-transformers:{tmp_path}"
-    assert encode_texts(["ab cd", "ef"], encoder).shape == (2, 8)
-    images = encode_images(
-        [Image.new("RGB", (40, 50), colour) for colour in ("red", "blue")], encoder
-    )
-    assert images.shape == (2, 8) and (images[0] != images[1]).any()
+        marks = {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "</s>"}
+        tokenizer = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, model_max_length=16, **marks
+        )
+        small = TINY | TOKENS | {"max_position_embeddings": 16}
+        if kind == "ModernBert":
+            config = small | {"cls_token_id": 0, "sep_token_id": 1}
+            saved = [tokenizer]
+        else:
+            sizes = {"text_config": small, "vision_config": LOOK}
+            config = sizes | {"projection_dim": 16}
+            side = {"height": 32, "width": 32}
+            images = {"CLIP": {"size": side, "crop_size": side}, "Siglip": {"size": side}}[kind]
+            images = getattr(transformers, f"{kind}ImageProcessorPil")(**images)
+            saved = [getattr(transformers, f"{kind}Processor")(images, tokenizer)]
+        config = getattr(transformers, f"{kind}Config")(**config)
+        for part in (getattr(transformers, f"{kind}Model")(config), *saved):
+            part.save_pretrained(tmp_path)
+        return f"sentence-transformers:{tmp_path}"
+
+    return save
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", UNTRAINED)
+def test_any_sentence_transformer_by_its_folder(kind, untrained):
+    """CLIP and SigLIP read texts and images into one space, ModernBERT texts; a text's vector does
+    not depend on its neighbours, although SigLIP reads the last, padded, position."""
+    encoder = untrained(kind)
+    alone = encode_texts(["a b c"], encoder)
+    together = encode_texts(["a b c", "d e f g h i", "a b"], encoder)
+    assert alone.shape == (1, 16) and np.allclose(alone[0], together[0], atol=1e-5)
+    assert not np.allclose(together[0], together[2], atol=1e-3)
+    if kind != "ModernBert":
+        pictures = [Image.new("RGB", (40, 50), colour) for colour in ("red", "blue")]
+        images = encode_images(pictures, encoder)
+        assert images.shape == (2, 16) and (images[0] != images[1]).any()
+
+
+@pytest.mark.slow
+def test_the_leading_numbers_of_a_vector(untrained):
+    """`@4` gives a Matryoshka model's first four numbers with length 1, of texts and images."""
+    encoder, picture = untrained("CLIP"), [Image.new("RGB", (40, 50), "red")]
+    full = np.concatenate([encode_texts(["a b"], encoder), encode_images(picture, encoder)])[:, :4]
+    short = [encode_texts(["a b"], encoder + "@4"), encode_images(picture, encoder + "@4")]
+    expected = full / np.linalg.norm(full, axis=1, keepdims=True)
+    assert np.allclose(np.concatenate(short), expected, atol=1e-5)
+    for size in (0, 17):
+        message = f"@{size}: the model gives 16 numbers; set 1 to 16 after '@'"
+        with pytest.raises(DataError, match=message):
+            encode_texts(["a"], f"{encoder}@{size}")
+
+
+@pytest.mark.slow
+def test_minilm_by_its_folder_in_the_project(tmp_path, monkeypatch):
+    """Notebooks run in notebooks/; the folder is relative to the project all the same."""
+    folder = weights_file("minilm").parent
+    monkeypatch.setenv("BIVREC_ROOT", str(folder.parent))
+    monkeypatch.chdir(tmp_path)
+    named = f"sentence-transformers:{folder.name}"
+    same = encode_texts(["a quiet harbour"], named) == encode_texts(["a quiet harbour"], "minilm")
+    assert same.all()
+
+
+def test_encoders_that_cannot_be_read():
     with pytest.raises(
         DataError, match="no sentence-transformers model can be read from 'no/such/folder'"
     ):
-        encode_texts(["a"], "sentence-transformers:no/such/folder")
+        encode_texts(["a"], "sentence-transformers:no/such/folder@64")
     with pytest.raises(DataError, match="'published' is for datasets that come with vectors"):
         encode_texts(["a"], "published")
 
