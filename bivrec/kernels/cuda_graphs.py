@@ -3,12 +3,14 @@
 Worth: `benchmarks/h200.json` (`medium`: milliseconds a step, kernel by kernel and recorded).
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from bivrec.kernels.methods import replaced
 
 
 class _Original(nn.Module):
@@ -60,15 +62,8 @@ class Recorder:
         return lambda *tensors: graph(*tensors, *parameters)
 
 
-@contextmanager
-def recorded(model: nn.Module) -> Iterator[None]:
+def recorded(model: nn.Module) -> AbstractContextManager[None]:
     """Within it, the model's `recordable` encoders run as CUDA graphs while they train."""
     encoders = [module for module in model.modules() if getattr(module, "recordable", False)]
     pool = torch.cuda.graph_pool_handle()  # one memory for all graphs: one runs at a time
-    for encoder in encoders:
-        encoder.forward = Recorder(encoder, pool)
-    try:
-        yield
-    finally:
-        for encoder in encoders:
-            del encoder.forward
+    return replaced({encoder: ("forward", Recorder(encoder, pool)) for encoder in encoders})

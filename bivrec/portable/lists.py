@@ -16,9 +16,9 @@ from bivrec.evaluation import repeat_index
 from bivrec.experiment.interests import History
 from bivrec.experiment.registry import Trained
 from bivrec.experiment.structure import has_structure
+from bivrec.kernels.whole_rows import encode_rows
 from bivrec.model.base import ItemRows, LastInterests, Mask, Scores, SequentialModel, Tables, pad
 from bivrec.model.embedding import align_newest
-from bivrec.portable.attention import fused_attention
 from bivrec.portable.recommender import Recommender
 
 ROWS_AT_ONCE = 64  # histories that are scored together
@@ -150,8 +150,7 @@ def score_rows(
         else:
             items, mask = items.to(model.device), mask.to(model.device)
             if has_structure(trained):
-                with fused_attention(model):
-                    encoded = model.encode_rows(items, mask, tables)
+                encoded = encode_rows(model, items, mask, tables)
                 interests = {view: parts["interests"][:, 0] for view, parts in encoded.items()}
                 logits = {view: parts["logits"] for view, parts in encoded.items()}
             else:
