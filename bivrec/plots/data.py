@@ -8,12 +8,20 @@ import pandas as pd
 import seaborn as sns
 from jaxtyping import Float, Int64
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import StrMethodFormatter
 from numpy import ndarray
 from PIL import Image
 from sklearn.manifold import TSNE
 
-from bivrec.plots.style import COLOURS, INK, INTEREST_COLOURS, VIEW_NAMES, label_text, start_panels
+from bivrec.plots.style import (
+    COLOURS,
+    INK,
+    INTEREST_COLOURS,
+    VIEW_NAMES,
+    label_log_axis,
+    label_text,
+    start_panels,
+)
 
 
 def draw_histories(lengths: Int64[ndarray, "user"], popularity: Int64[ndarray, "item"]) -> Figure:
@@ -25,9 +33,7 @@ def draw_histories(lengths: Int64[ndarray, "user"], popularity: Int64[ndarray, "
     left.axvline(median, color=INK, lw=1)
     left.annotate(f" median {int(median)}", (median, left.get_ylim()[1] * 0.93), color=INK)
     left.set(xlabel="items in a history", ylabel="users")
-    left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # short histories lie below ten
-    left.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    left.xaxis.set_minor_formatter(NullFormatter())
+    label_log_axis(left.xaxis, StrMethodFormatter("{x:g}"))  # short histories lie below ten
     right.plot(np.arange(1, len(popularity) + 1), np.sort(popularity)[::-1], color=colour)
     right.set(xscale="log", yscale="log", xlabel="item, by popularity", ylabel="interactions")
     return figure

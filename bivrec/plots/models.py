@@ -8,7 +8,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from torch import Tensor
 
 from bivrec.experiment.runs import combined_views
@@ -16,6 +16,7 @@ from bivrec.plots.style import (
     add_legend,
     colour_of,
     draw_dots,
+    label_log_axis,
     label_text,
     label_views,
     shade_of,
@@ -30,16 +31,17 @@ def _marker(points: pd.Series | pd.DataFrame) -> str:
 
 
 def draw_curves(curves: pd.DataFrame, metric: str) -> Figure:
-    """Training loss by step, a line per model; validation metric by step, a line per model and
-    view. Seeds are averaged."""
+    """Left: training loss by step, a line per model, as a share of its first value, since models
+    minimise different losses. Right: validation metric by step, a line per model and view. Seeds
+    are averaged."""
     height = max(3.0, 0.2 * len(curves.drop_duplicates(["model", "view"])))
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, height), width_ratios=(1, 1.3))
     for model, rows in curves.drop_duplicates(["model", "seed", "step"]).groupby(
         "model", sort=False
     ):
         means = rows.groupby("step")["loss"].mean()
-        left.plot(means, color=colour_of(model), marker=_marker(means))
-    left.set(xlabel="step", ylabel="training loss, nats")
+        left.plot(means / means.iloc[0], color=colour_of(model), marker=_marker(means))
+    left.set(xlabel="step", ylabel="training loss, share of its first value")
     judged = curves[curves["metric"] == metric]
     for pair, style in style_views(judged).items():
         rows = judged[(judged["model"] == pair[0]) & (judged["view"] == pair[1])]
@@ -62,9 +64,7 @@ def draw_cost(curves: pd.DataFrame, metric: str, cost: str) -> Figure:
         axis.plot(means[cost], means["value"], **look, marker=_marker(means))
     axis.set(xscale="log", xlabel=f"{cost}, one training", ylim=(0, None))
     axis.set(ylabel=f"{metric.upper()}, validation users")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    label_log_axis(axis.xaxis, EngFormatter(sep=""))
     add_legend(axis)
     return figure
 
@@ -85,6 +85,7 @@ def draw_models(table: pd.DataFrame, metric: str) -> Figure:
         colours = [colour_of(model) for model in rows["model"]]
         draw_dots(axis, rows, position, colours, list(labels.values()))
         axis.set(title=name, xlim=(0, None), xlabel=f"{metric.upper()}, test users (95 % interval)")
+        axis.xaxis.set_major_locator(MaxNLocator(5))  # labels that do not touch
     return figure
 
 

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from bivrec.plots.style import (
     COLOURS,
@@ -18,6 +18,7 @@ from bivrec.plots.style import (
     add_legend,
     colour_of,
     draw_dots,
+    label_log_axis,
     start_panels,
     style_views,
 )
@@ -180,9 +181,7 @@ def draw_tradeoff(table: pd.DataFrame, metric: str, label: str) -> Figure:
             axis.vlines(row.cost, row.low, row.high, color=colour, lw=1)
             axis.plot(row.cost, row.quality, mark, color=colour, ms=6, label=row.model)
         axis.set(title=name, xscale="log", xlabel=label)
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.xaxis.set_minor_formatter(NullFormatter())
+        label_log_axis(axis.xaxis, StrMethodFormatter("{x:g}"))
     add_legend(axis)
     next(iter(panels.values())).set(ylabel=f"{metric.upper()}, test users (95 % interval)")
     return figure

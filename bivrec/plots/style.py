@@ -9,8 +9,10 @@ import seaborn as sns
 from jaxtyping import Int64
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import Formatter, LogLocator, NullFormatter
 from numpy import ndarray
 
 INK, GREY = "#2b2b2b", "#9a9a9a"
@@ -117,6 +119,16 @@ def start_panels(
     size = (width * len(names) + margin, height)
     figure, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, **shared)
     return figure, dict(zip(names, axes[0]))
+
+
+def label_log_axis(axis: Axis, formatter: Formatter) -> None:
+    """Ticks at round numbers of a logarithmic axis on which all is drawn; closer ones where it
+    spans less than a decade."""
+    low, high = axis.get_view_interval()
+    subs = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 5, 7)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(formatter)
+    axis.set_minor_formatter(NullFormatter())
 
 
 def draw_dots(

@@ -58,6 +58,39 @@ def test_curves_are_named_by_model_and_view():
     assert legend_of(axis.get_legend()) == ["bivrec", "bivrec-one-target", "sasrec"]
 
 
+def test_losses_of_different_models_share_an_axis():
+    """A sum of two views' losses starts twice as high as one view's: each is drawn as a share."""
+    curves = pd.concat(
+        table_of(step=step, seed=seed, loss=loss, value=0.1, metric="ndcg@20")
+        for seed in (0, 1)
+        for step, loss in ((1, 12.0 + seed), (2, 6.0 + seed / 2))
+    )
+    curves.loc[curves["model"] == "sasrec", "loss"] /= 2
+    left, _ = draw_curves(curves, "ndcg@20").axes
+    assert all(line.get_ydata().tolist() == [1, 0.5] for line in left.lines)
+
+
+def boxes_of(axis: plt.Axes) -> list[tuple[float, float]]:
+    """Left and right end of each visible label of the x axis, in pixels."""
+    axis.figure.canvas.draw()
+    low, high = axis.get_xlim()
+    shown = [tick.label1 for tick in axis.xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+    boxes = [label.get_window_extent() for label in shown if label.get_text()]
+    return sorted((box.x0, box.x1) for box in boxes)
+
+
+@pytest.mark.parametrize("width", [150.0, 900.0, 30_000.0])
+def test_an_axis_has_labels_that_do_not_touch(width):
+    costs = table_of(dataset="a", cost=[140, width, 300, 400, 146]).rename(
+        columns={"mean": "quality"}
+    )
+    models = table_of().assign(low=0.1, high=0.226, mean=0.2)
+    for figure in draw_tradeoff(costs, "ndcg@20", "GFLOP"), draw_models(models, "ndcg@20"):
+        boxes = boxes_of(figure.axes[0])
+        assert len(boxes) >= 3
+        assert all(right < left for (_, right), (left, _) in zip(boxes, boxes[1:]))
+
+
 def test_a_curve_of_one_point_is_visible():
     """A training with one look at the validation users; another model has two."""
     once = table_of(step=1, seed=0, loss=1.0, value=0.1, seconds=1.0).assign(metric="ndcg@20")
