@@ -41,7 +41,7 @@ def draw_curves(curves: pd.DataFrame, metric: str) -> Figure:
     ):
         means = rows.groupby("step")["loss"].mean()
         left.plot(means / means.iloc[0], color=colour_of(model), marker=_marker(means))
-    left.set(xlabel="step", ylabel="training loss, share of its first value")
+    left.set(xlabel="step", ylabel="training loss, share of first")
     judged = curves[curves["metric"] == metric]
     for pair, style in style_views(judged).items():
         rows = judged[(judged["model"] == pair[0]) & (judged["view"] == pair[1])]
