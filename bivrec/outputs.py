@@ -34,8 +34,8 @@ def output_folder(place: Place) -> Path | None:
     nothing.
 
     results: the stage's own folder there, committed. top: the profile's results/ itself. build:
-    read by later stages. log: differs between runs, so nothing may depend on it. partial:
-    unfinished trainings, removed when the stage is done.
+    read by later stages. log: differs between runs, so nothing may depend on it. partial: the
+    stage's trainings, under way and finished, from which its next run continues.
     """
     folder = os.environ.get(f"BIVREC_{place.upper()}")
     return Path(folder) if folder else None

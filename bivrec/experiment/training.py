@@ -1,20 +1,25 @@
 """Models trained on folds."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
+import numpy as np
 import torch
+from pydantic import TypeAdapter
 
 from bivrec.data.domain import Domain, Features, check_variants
 from bivrec.data.types import Fold
-from bivrec.experiment.checkpoints import describe_run, load_checkpoint
+from bivrec.experiment.checkpoints import SECTIONS, load_checkpoint
+from bivrec.experiment.code import training_code
+from bivrec.experiment.own import own_code
 from bivrec.experiment.registry import FAMILIES, Trained, build_model, check_own
 from bivrec.experiment.workers import run_jobs
+from bivrec.model.base import SequentialModel
 from bivrec.outputs import output_folder
-from bivrec.settings import vary
-from bivrec.training.loop import fit
+from bivrec.settings import Settings, vary
+from bivrec.training.loop import Fit, OnEvaluate, fit
 from bivrec.training.seeds import derive_seed
 from bivrec.training.watch import on_evaluate
 
@@ -23,31 +28,54 @@ def train_model(
     domain: Domain, name: str, seed: int, fold: Fold | None = None, features: Features | None = None
 ) -> Trained:
     """One model on the fold of its seed; a study may replace the fold or the features, and is then
-    neither resumed nor watched.
+    not watched.
     """
     model = build_model(domain, name, seed, features)
     if not isinstance(model, torch.nn.Module):
         return Trained(name, seed, model)
     settings = vary(domain.settings, domain.variant(name), name)
-    metric, as_it_is = settings.studies.primary_metric, fold is None and features is None
-    path = resume_path(domain, name, seed, metric) if as_it_is else None
-    torch.manual_seed(derive_seed(seed, name, "noise"))
-    batch_seed = derive_seed(seed, "batches")
-    fold = fold or domain.fold(seed)
-    watch = on_evaluate() if as_it_is else None
+    watch = on_evaluate() if fold is None and features is None else None
     tell = partial(watch, domain.name, name, seed) if watch else None
-    record = fit(model, fold, settings.training, batch_seed, metric, None, path, tell)
-    return Trained(name, seed, model, record)
+    torch.manual_seed(derive_seed(seed, name, "noise"))
+    fold, batch_seed = fold or domain.fold(seed), derive_seed(seed, "batches")
+    return Trained(name, seed, model, resume_fit(model, settings, fold, batch_seed, None, tell))
 
 
-def resume_path(domain: Domain, name: str, seed: int, metric: str) -> Path | None:
-    """Where the pipeline saves a training under way, named after all that determines it; None
-    outside the pipeline.
+def resume_fit(
+    model: SequentialModel,
+    settings: Settings,
+    fold: Fold,
+    seed: int,
+    num_steps: int | None = None,
+    on_evaluate: OnEvaluate | None = None,
+) -> Fit:
+    """`fit` on the primary metric. In the pipeline it continues what the stage's last run saved of
+    the same training: a stage that runs again after a change of its text or figures trains nothing.
     """
-    if not (folder := output_folder("partial")):
-        return None
-    run = hashlib.sha256((describe_run(domain, name, seed) + metric).encode()).hexdigest()
-    return folder / f"{run}.safetensors"
+    metric, path = settings.studies.primary_metric, None
+    if folder := output_folder("partial"):
+        described = describe_fit(model, settings, fold, seed, num_steps)
+        path = folder / f"{described}.safetensors"
+    return fit(model, fold, settings.training, seed, metric, num_steps, path, on_evaluate)
+
+
+def describe_fit(
+    model: SequentialModel, settings: Settings, fold: Fold, seed: int, num_steps: int | None
+) -> str:
+    """The SHA-256 of all that determines a training: code, settings, initial weights, features,
+    users and random state."""
+    ours = type(model).__module__.startswith("bivrec.")
+    code = [training_code(), type(model).__name__, "" if ours else own_code()]
+    read = TypeAdapter(Settings).dump_python(settings, mode="json")
+    read = {key: read[key] for key in SECTIONS} | {"kernels": settings.machine.kernels}
+    run = [code, read, settings.studies.primary_metric, seed, num_steps]
+    tensors = [*model.parameters(), *model.buffers(), torch.get_rng_state()]
+    cases = [*fold.validation.histories, *fold.validation.targets]
+    digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode())
+    for values in [*(x.detach().cpu().numpy() for x in tensors), *fold.train, *cases]:
+        digest.update(f"{values.shape}".encode())
+        digest.update(np.ascontiguousarray(values))
+    return digest.hexdigest()
 
 
 def _train_work(job: tuple[Domain, str, int]) -> Trained:

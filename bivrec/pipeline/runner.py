@@ -214,7 +214,7 @@ def _check_call(name: str, parameters: Mapping[str, Any]) -> tuple[str, str]:
 def run_notebook(name: str, parameters: Mapping[str, Any]) -> None:
     """Runs a notebook as a stage of its profile. If it fails, the results stay as they were, the
     notebook up to there is saved in build/failed, and NotebookError is raised."""
-    started = time.perf_counter()
+    started, begun = time.perf_counter(), time.time()
     profile, label = _check_call(name, parameters)
     source = project_root() / "build" / "notebooks" / f"{name}.ipynb"
     partial = profile_folder("build/partial", profile) / name / label
@@ -236,8 +236,15 @@ def run_notebook(name: str, parameters: Mapping[str, Any]) -> None:
             return
         write_scrubbed(executed, folders["results"] / executed.name)
         put_in_place(folders, profile, f"{name}/{label}")
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_unused(partial, begun)
     record_stage(profile, f"{name}/{label}", time.perf_counter() - started)
+
+
+def remove_unused(trainings: Path, begun: float) -> None:
+    """Removes what a run that began then, in seconds since the epoch, neither wrote nor read."""
+    for path in trainings.glob("*"):
+        if path.stat().st_mtime < begun:
+            path.unlink()
 
 
 def _save(executed: Path, failed: Path) -> str:

@@ -17,9 +17,9 @@ from bivrec.evaluation import rank_cases
 from bivrec.experiment.interests import read_interests
 from bivrec.experiment.registry import Trained, build_model
 from bivrec.experiment.runs import to_runs
+from bivrec.experiment.training import resume_fit
 from bivrec.experiment.workers import run_jobs
 from bivrec.settings import vary
-from bivrec.training.loop import fit
 from bivrec.training.seeds import derive_seed
 
 
@@ -137,7 +137,7 @@ def train_before(domain: Domain, name: str, seed: int, new: Bool[ndarray, "catal
 
     Training has them in no sequence and in no softmax, so that nothing pushes them down. The
     grown model reads their features like any other's; their ID vectors are as initialised."""
-    settings, known = domain.settings, np.flatnonzero(~new)
+    known, varied = np.flatnonzero(~new), vary(domain.settings, domain.variant(name), name)
     fold = _renumber(without_new_items(domain.fold(seed), new), np.cumsum(~new) - 1)
     features = {
         modality: (values[known], mask[known])
@@ -146,9 +146,7 @@ def train_before(domain: Domain, name: str, seed: int, new: Bool[ndarray, "catal
     small = build_model(domain, name, seed, features, len(known))
     whole = build_model(domain, name, seed)
     torch.manual_seed(derive_seed(seed, name, "noise"))
-    training = vary(settings, domain.variant(name), name).training
-    metric = settings.studies.primary_metric
-    record = fit(small, fold, training, derive_seed(seed, "batches"), metric)
+    record = resume_fit(small, varied, fold, derive_seed(seed, "batches"))
     state = whole.state_dict()
     for key, value in small.state_dict().items():
         if state[key].shape == value.shape:

@@ -13,10 +13,9 @@ from bivrec.data.domain import Domain
 from bivrec.errors import LeftOut
 from bivrec.experiment.registry import Trained, build_model
 from bivrec.experiment.runs import rank_models, require_both_views
-from bivrec.experiment.training import train_models
+from bivrec.experiment.training import resume_fit, train_models
 from bivrec.experiment.workers import run_jobs
 from bivrec.settings import vary
-from bivrec.training.loop import fit
 from bivrec.training.seeds import derive_seed
 
 
@@ -124,8 +123,7 @@ def adapt(target: Domain, trained: Trained, share: float, num_steps: int) -> Tra
     users = generator.permutation(len(train))[: max(1, round(share * len(train)))]
     few = replace(fold, train=tuple(train[user] for user in sorted(users)))
     torch.manual_seed(derive_seed(seed, "adapt", "noise"))
-    batches, metric = derive_seed(seed, "adapt", "batches"), settings.studies.primary_metric
-    record = fit(model, few, settings.training, batches, metric, num_steps)
+    record = resume_fit(model, settings, few, derive_seed(seed, "adapt", "batches"), num_steps)
     return replace(trained, model=model, record=record)
 
 

@@ -25,6 +25,7 @@ def load_state(path: Path) -> tuple[dict[str, Any], Tensors]:
     starts again.
     """
     try:
+        os.utime(path)  # in use: when a stage ends, it removes what it did not use
         with safe_open(path, "pt") as file:
             record = json.loads(file.metadata()["record"])
             return record, _unflatten({name: file.get_tensor(name) for name in file.keys()})

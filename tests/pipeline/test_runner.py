@@ -177,3 +177,22 @@ def test_a_stage_ends_with_the_caller_that_began_it(small):
 def test_help_and_unknown_commands(capsys):
     assert main([]) == 0 and main(["nonsense"]) == 2 and main(["run"]) == 2
     assert "python -m bivrec" in capsys.readouterr().out
+
+
+TRAINS = """from bivrec.data.domain import Domain
+from bivrec.experiment.training import train_model
+domain = Domain("planted", {"training.num_steps": 2, "training.learning_rate": RATE})
+trained = train_model(domain, "pure-id", 0)"""
+
+
+@pytest.mark.slow
+def test_a_stage_keeps_the_trainings_of_its_last_run(small):
+    """Other text trains nothing; a training that no longer belongs to the stage is removed."""
+    partial = small.root / "build" / "partial" / "01_small" / "planted"
+    found = []
+    for rate, text in (("0.01", ""), ("0.01", "\nprint('more')"), ("0.02", "")):
+        small(TRAINS.replace("RATE", rate) + text)
+        assert main(["run", "01_small", "dataset=planted"]) == 0
+        (path,) = partial.iterdir()
+        found.append((path.name, path.read_bytes()))
+    assert found[0] == found[1] != found[2]

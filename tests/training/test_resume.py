@@ -88,6 +88,25 @@ def test_a_killed_training_with_patience_resumes_bit_identical(tmp_path, monkeyp
         pd.testing.assert_frame_equal(*curves, check_exact=True)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"model.dropout": 0.3},
+        {"training.learning_rate": 0.004},
+        {"features.num_components": 8},
+        {"split.history_share": 0.5},
+        {"studies.primary_metric": "recall@20"},
+    ],
+    ids=str,
+)
+def test_a_training_under_other_settings_starts_from_the_beginning(tmp_path, monkeypatch, changed):
+    monkeypatch.setenv("BIVREC_PARTIAL", str(tmp_path))
+    train_model(Domain("planted", {"training.num_steps": 2}), "bivrec", 0)
+    before = set(tmp_path.iterdir())
+    train_model(Domain("planted", {"training.num_steps": 2} | changed), "bivrec", 0)
+    assert len(before) == 1 and len(set(tmp_path.iterdir())) == 2
+
+
 def test_a_damaged_state_starts_the_training_again(tmp_path, monkeypatch):
     domain = Domain("planted", {"training.num_steps": 20})
     monkeypatch.setenv("BIVREC_PARTIAL", str(tmp_path))
