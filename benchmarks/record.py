@@ -43,16 +43,16 @@ def write_json(path: Path, content: dict) -> None:
     os.replace(part, path)
 
 
-def fill(mark: str, lines: Sequence[str]) -> None:
-    """Replaces what stands between README.md's marks of this name."""
-    readme, between = HERE / "README.md", "\n".join(lines)
+def fill(mark: str, lines: Sequence[str], page: Path = HERE / "README.md") -> None:
+    """Replaces what stands between the page's marks of this name."""
+    between = "\n".join(lines)
     text = re.sub(
         rf"<!-- {mark} -->.*<!-- /{mark} -->",
         lambda _: f"<!-- {mark} -->\n{between}\n<!-- /{mark} -->",
-        readme.read_text("utf-8"),
+        page.read_text("utf-8"),
         flags=re.DOTALL,
     )
-    readme.write_text(text, "utf-8")
+    page.write_text(text, "utf-8")
 
 
 def last_line(process: subprocess.CompletedProcess) -> str:
