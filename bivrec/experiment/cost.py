@@ -18,7 +18,7 @@ Storages = dict[int, torch.UntypedStorage]  # by address
 _flash_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_attention_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
-# Operators that PyTorch's counter passes over: products in place, attention on a CPU.
+# Operators that PyTorch's counter omits: products in place, attention on a CPU.
 UNKNOWN_TO_COUNTER = {
     torch.ops.aten.addmm_: lambda _, a, b, out_shape=None, **__: 2 * a[0] * a[1] * b[1],
     _flash_attention: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
@@ -28,7 +28,7 @@ UNKNOWN_TO_COUNTER = {
 
 @contextmanager
 def saved_storages() -> Iterator[Storages]:
-    """What autograd saves for the backward pass, held, so that no address is given out twice."""
+    """What autograd saves for the backward pass; held, so that no address is reused."""
     storages: Storages = {}
 
     def save(tensor: torch.Tensor) -> torch.Tensor:
@@ -45,7 +45,7 @@ def storages_of(tensors: Iterable[torch.Tensor]) -> Storages:
 
 
 def num_bytes(storages: Storages) -> int:
-    """Their size together."""
+    """Their total size."""
     return sum(storage.nbytes() for storage in storages.values())
 
 
@@ -62,7 +62,7 @@ def count_costs(domain: Domain, name: str, num_batches: int = 10) -> dict[str, f
     train, settings = domain.fold(seed).train, model.settings.training
     batches = draw_batches(train, settings, model.max_length, model.multiple, 0, model.device)
     weights, buffers = storages_of(model.parameters()), storages_of(model.buffers())
-    most = 0
+    peak = 0
     with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_COUNTER) as counter:
         for batch in itertools.islice(batches, num_batches):
             with saved_storages() as saved:
@@ -70,8 +70,8 @@ def count_costs(domain: Domain, name: str, num_batches: int = 10) -> dict[str, f
             loss.backward()
             fixed = weights.keys() | buffers.keys()
             activations = {key: storage for key, storage in saved.items() if key not in fixed}
-            most = max(most, num_bytes(activations))
-    memory = 5 * sum(p.nbytes for p in model.parameters()) + num_bytes(buffers) + most
+            peak = max(peak, num_bytes(activations))
+    memory = 5 * sum(p.nbytes for p in model.parameters()) + num_bytes(buffers) + peak
     return {"flops_per_step": counter.get_total_flops() / num_batches, "memory_mb": memory / 1e6}
 
 
@@ -82,7 +82,7 @@ def count_epochs(domain: Domain, trained: Trained) -> float:
 
 
 def read_clock(trained: Trained, epochs: float) -> dict[str, float]:
-    """Seconds of a training: all, to the best step, of an epoch."""
+    """Seconds of a training: in total, up to the best step, and per epoch."""
     record = trained.record
     to_best = record.curve.loc[record.curve["step"] == record.best_step, "seconds"].iloc[0]
     return {
@@ -95,11 +95,10 @@ def read_clock(trained: Trained, epochs: float) -> dict[str, float]:
 def cost_runs(
     domain: Domain, models: Sequence[Trained], study: str, seconds: bool = False
 ) -> pd.DataFrame:
-    """What each training cost, in the columns of runs.csv: size and cost of a step, seconds.
+    """What each training cost, in the columns of runs.csv: size, cost of a step, seconds.
 
-    No two runs agree on seconds. In the default profile, whose results are the same bytes each
-    time, they are left out and only `seconds=True` gives them, alone; in the other profiles they
-    stand with the rest.
+    Seconds differ from run to run. The default profile, whose results are byte-identical, omits
+    them; there `seconds=True` returns them alone. The other profiles include them.
     """
     models = [trained for trained in models if trained.record]
     names = [] if seconds else dict.fromkeys(trained.name for trained in models)

@@ -165,7 +165,7 @@ def _axes(values: Any) -> int:
 
 
 def _problem_of_shape(what: str, values: Any, shape: tuple) -> str:
-    """Whether a value is a tensor of this shape, of finite numbers."""
+    """Why a value is not a tensor of this shape, of finite numbers; "" if it is one."""
     if not isinstance(values, Tensor):
         return f"{what} returns a {type(values).__name__}, not a tensor of shape {shown(shape)}"
     if tuple(values.shape) != shape:

@@ -46,8 +46,8 @@ def rank_models(
     lists: list[pd.DataFrame] | None = None,
     **labels: str,
 ) -> pd.DataFrame:
-    """Ranks of the split's targets by model, seed and view; `labels` are further columns. To
-    `lists`, if given, the users' lists are added (`rank_and_list`)."""
+    """Ranks of the split's targets by model, seed and view; `labels` are further columns.
+    Appends the users' lists to `lists`, if given (`rank_and_list`)."""
     tables = []
     for trained in progress(models, "ranking", "models"):
         own, run = None if lists is None else [], {"model": trained.name, "seed": trained.seed}
@@ -88,8 +88,8 @@ def label_run(domain: Domain, study: str) -> dict[str, str]:
 
 
 def to_runs(domain: Domain, study: str, ranks: pd.DataFrame) -> pd.DataFrame:
-    """Means over users, and their number (metric `users`), in the columns of runs.csv; without one,
-    `condition` is empty."""
+    """Means over users, and their number (metric `users`), in the columns of runs.csv; `condition`
+    is empty where the ranks have none."""
     ranks = ranks if "condition" in ranks else ranks.assign(condition="")
     keys, users = ["condition", "model", "view", "seed", "split"], user_metrics(ranks)
     counts = users.groupby(keys).size().reset_index(name="value").assign(metric="users")

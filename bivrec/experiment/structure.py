@@ -142,7 +142,7 @@ CONTROLS = {
 
 
 def apply_control(model: BivRec, control: str, seed: int = 0) -> BivRec:
-    """A copy of a trained model with one thing taken out; draws follow from seed and view."""
+    """A copy of a trained model with one part removed; draws follow from seed and view."""
     model = copy.deepcopy(model)
     if issubclass(CONTROLS[control], BivRec):
         model.__class__ = CONTROLS[control]
@@ -171,7 +171,7 @@ def as_models(controls: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare_controls(ranks: pd.DataFrame, controls: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """What a metric owes to what each control takes out: each model minus itself under it."""
+    """How much of a metric each control removes: each model minus itself under the control."""
     if not len(controls):
         return compare_pairs(ranks, [], metric)
     under = as_models(controls)
@@ -209,7 +209,7 @@ def judge_structure(users: pd.DataFrame, num_interests: int) -> pd.DataFrame:
     the list from other interests. The verdict is *holds* or *fails* where the whole 95 % interval
     lies on one side of the bound, else *open*; "" without a bound."""
     bounds = {"overlap": (-1, 0.5), "effective_interests": (1, num_interests / 2)}
-    bounds["other_interests"] = (1, 0.25)  # the side on which the mean shall lie, and the bound
+    bounds["other_interests"] = (1, 0.25)  # the side on which the mean must lie, and the bound
     rows, keys = [], ["model", "view", "measure"]
     table = estimate_groups(users.sort_values(keys, kind="stable"), "value", keys)
     for model, view, measure, mean, low, high in table.itertuples(index=False):

@@ -20,10 +20,10 @@ NEAR = 0.1  # of a range: how near to an edge an optimum shows that the range is
 
 def tune(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
     """`tuning.num_trials` trials of every model, judged by the validation users of the folds of
-    `tuning.seeds`: one row a model, trial, seed and view.
+    `tuning.seeds`: one row per model, trial, seed and view.
 
-    A search is seeded: one that was interrupted draws the same trials again, and the pipeline keeps
-    what they trained, so that it continues where it stopped.
+    Searches are seeded: an interrupted one draws the same trials again, and the pipeline has saved
+    their trainings, so that it resumes where it stopped.
     """
     for name in names:
         if domain.variant(name).family in ("popularity", "itemknn"):
@@ -64,7 +64,7 @@ def _place(bounds: Range, value: float) -> float:
 
 
 def _tuning_work(job: tuple[Domain, str]) -> pd.DataFrame:
-    """One model's search: each trial's metric at the best step, one row a trial, seed and view."""
+    """One model's search: the metric at the best step, one row per trial, seed and view."""
     domain, name = job
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     tuning, tables = domain.settings.tuning, []

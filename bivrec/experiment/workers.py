@@ -20,7 +20,7 @@ PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that this process gets when its 
 
 def _begin_worker(families: list[str]) -> None:
     """One thread, no progress bars, the models of one's own that the caller has loaded; the worker
-    ends when the notebook's kernel does, however that ended.
+    ends when the notebook's kernel does, however that ends.
     """
     os.environ["BIVREC_TERMINAL"] = ""
     torch.set_num_threads(1)

@@ -103,7 +103,7 @@ class SequentialModel(nn.Module, ABC):
         return self.row_loss(encoded, batch, tables) + self.batch_loss(encoded, batch, tables)
 
     def anneal(self, progress: float) -> None:
-        """Sets whatever changes as training goes from 0 to 1; most models have nothing to set."""
+        """Sets what depends on the progress of training, from 0 to 1; most models set nothing."""
 
     @abstractmethod
     def interests(self, items: ItemRows, mask: Mask) -> Interests:

@@ -58,8 +58,8 @@ class ClusterAttention(nn.Module):
 
     summed over the patches that the prefix owns, at all scales. Ours: the last term, the newest
     patch of every scale for the interests that own it (`newest: owners`; with `per_interest`, the
-    newest patch that each interest owns), and cosine similarity. Padding gives nothing; noise is
-    drawn in training only.
+    newest patch that each interest owns), and cosine similarity. Padding contributes nothing; noise
+    is drawn in training only.
     """
 
     def __init__(self, settings: Model):
@@ -112,8 +112,8 @@ class ClusterAttention(nn.Module):
         r"""$\sum_j A_{jk} v_j \,/\, (1 + \sum_j A_{jk})$ over the patches of each prefix."""
         total, count = 0, 0
         for share, value in zip(layout.split(shares), layout.split(values)):
-            given = share[..., None] * value[..., None, :]  # batch residue patch interest dim
-            total = total + layout.at_prefixes(sum_over_prefixes(given))
+            weighted = share[..., None] * value[..., None, :]  # batch residue patch interest dim
+            total = total + layout.at_prefixes(sum_over_prefixes(weighted))
             count = count + layout.at_prefixes(sum_over_prefixes(share))
         return total / (1 + count[..., None])
 

@@ -15,7 +15,7 @@ VIEWS = ("id", "multimodal")
 class ViewPair:
     """What is compared; each list holds the ID view, then the multimodal view."""
 
-    probed: list[Float[Tensor, "batch interest dim"]]  # interests at one position a row
+    probed: list[Float[Tensor, "batch interest dim"]]  # interests at one position per row
     allocations: list[Float[Tensor, "batch patch interest"]]  # noise-free logits
     mask: Bool[Tensor, "batch patch"]
     items: list[Float[Tensor, "item dim"]]  # vectors of some of the batch's items

@@ -12,10 +12,11 @@ from bivrec.settings import Modality, Model
 
 
 class ItemTable(nn.Module):
-    """One vector an item: learned (`id`), projected features (`multimodal`), or the sum (`fused`).
+    """One vector per item: learned (`id`), projected features (`multimodal`), or the sum (`fused`).
 
-    The concatenated features of text and image go through one linear map, as in the paper; it is
-    written here as the sum of one map a modality. A missing modality contributes a learned vector.
+    The concatenated features of text and image go through one linear map, as in the paper,
+    written here as the sum of one map per modality. A missing modality contributes a learned
+    vector.
     """
 
     def __init__(
@@ -54,11 +55,11 @@ class ItemTable(nn.Module):
             projected[name] = torch.where(mask[..., None], project(values), self.missing[name])
         return projected
 
-    def forward(self, items: Int64[Tensor, "*row"] | None = None) -> Float[Tensor, "*row dim"]:
-        """The vectors of the items; `items=None` means the whole catalogue."""
-        parts = list(self.project_features(items).values())
+    def forward(self) -> Float[Tensor, "catalogue dim"]:
+        """The vectors of the whole catalogue."""
+        parts = list(self.project_features().values())
         if self.ids is not None:
-            parts.insert(0, self.ids if items is None else embedding(items, self.ids))
+            parts.insert(0, self.ids)
         return sum(parts[1:], parts[0])
 
 

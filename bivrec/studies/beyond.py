@@ -1,4 +1,4 @@
-"""What lists are beyond accurate: diverse, novel, calibrated, and spread over the catalogue."""
+"""Beyond accuracy: how diverse, novel and calibrated lists are, and what they cover."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -35,7 +35,7 @@ def self_information(
     train: Sequence[Int64[ndarray, "_"]], num_items: int
 ) -> Float64[ndarray, "catalogue"]:
     """Each item's self-information in bits (Zhou et al., 2010): -log2 of the share of training
-    users who have it; one user more, who has everything, keeps it finite."""
+    users who have it; one more user, who has everything, keeps it finite."""
     counts = np.bincount(np.concatenate(train), minlength=num_items)
     return -np.log2((counts + 1) / (len(train) + 1))
 
@@ -44,7 +44,7 @@ def genre_shares(genres: Sequence[str]) -> csr_array:
     """Each item's genres as equal shares (item genre); they are separated by commas."""
     words = pd.Series(genres, dtype=str).str.split(", ").explode().replace("", np.nan).dropna()
     column, names = pd.factorize(words)
-    shape = len(genres), len(names) + 1  # one without items, so that there is a genre
+    shape = len(genres), len(names) + 1  # one more without items, so that there is a genre
     return normalize(incidence(words.index.to_numpy(), column, shape), "l1")
 
 
@@ -142,7 +142,7 @@ def measure_lists(lists: pd.DataFrame, profile: str = "default") -> pd.DataFrame
 
 
 def measure_accuracy(ranks: pd.DataFrame, lists: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The accuracy of the users whose lists there are, as a measure beside the others."""
+    """The accuracy of the models whose lists there are, as one more measure."""
     listed = lists[["dataset", "model", "view"]].drop_duplicates()
     users = user_metrics(ranks.merge(listed)).rename(columns={metric: "value"})
     return users.assign(measure=metric)[ROW]

@@ -135,9 +135,7 @@ def without_tuning_users(
     """The confirmatory claims of `check_claims` beside the same tests without the users on whom
     settings were tuned (column tuned of the ranks; columns that end in "without")."""
     few = check_claims(runs, ranks[~ranks["tuned"].astype(bool)], pd.DataFrame(), metric)
-    keys, shown = (
-        ["claim", "dataset", "ours", "theirs"],
-        ["mean", "low", "high", "users", "verdict"],
-    )
+    keys = ["claim", "dataset", "ours", "theirs"]
+    shown = ["mean", "low", "high", "users", "verdict"]
     pair = [t.loc[t["family"] == "confirmatory", [*keys, *shown]] for t in (claims, few)]
     return pair[0].merge(pair[1], "left", keys, suffixes=("", " without"))

@@ -1,4 +1,4 @@
-"""Cold start: users and items in groups, histories cut short, and items that training never met."""
+"""Cold start: users and items in groups, histories cut short, and items that training never saw."""
 
 import copy
 from collections.abc import Sequence
@@ -80,7 +80,7 @@ def order_groups(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def new_items(domain: Domain) -> Bool[ndarray, "catalogue"]:
-    """The items that training never meets: `cold_start.new_items_share` of the catalogue, chosen
+    """The items that training never sees: `cold_start.new_items_share` of the catalogue, chosen
     by a hash of the item."""
     ids = domain.sequences.catalogue["item"].to_numpy()
     return fold_of_users(ids, 1000) < 1000 * domain.settings.cold_start.new_items_share
@@ -114,7 +114,8 @@ def without_new_items(fold: Fold, new: Bool[ndarray, "catalogue"]) -> Fold:
 
 
 def can_hold_out(domain: Domain, seed: int) -> bool:
-    """Whether a seed's fold without the new items still trains and validates, and tests some."""
+    """Whether a seed's fold without the new items has sequences to train on, and cases of both
+    validation and test users."""
     new = new_items(domain)
     fold = without_new_items(domain.fold(seed), new)
     trains = any(len(row) > 1 for row in fold.train)
@@ -195,12 +196,12 @@ def rank_new_items(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
     return pd.concat(run_jobs(_rank_new_items, jobs, domain), ignore_index=True)
 
 
-def cold_start_runs(domain: Domain, grouped: pd.DataFrame, unmet: pd.DataFrame) -> pd.DataFrame:
+def cold_start_runs(domain: Domain, grouped: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     """The ranks by group, and those of new items, in the columns of runs.csv."""
     condition = grouped["kind"] + ": " + grouped["group"].astype(str)
     tables = [grouped.assign(condition=condition).drop(columns=["kind", "group"])]
-    if len(unmet):
-        tables.append(unmet.assign(condition="new items"))
+    if len(new):
+        tables.append(new.assign(condition="new items"))
     return to_runs(domain, "cold_start", pd.concat(tables))
 
 

@@ -38,8 +38,7 @@ STRUCTURE = {  # lines of `diagnose` and their measure in `interest_structure`
 
 
 def _remedies(settings: Model) -> str:
-    """The changes to params.yaml that separate interests, without those that these settings have
-    already."""
+    """The changes to params.yaml that separate interests, except those already made."""
     changes = [f"a larger model.information_weight (now {settings.information_weight:g})"]
     if settings.num_nearest > 1:
         changes.insert(0, f"a smaller model.num_nearest (now {settings.num_nearest})")
@@ -88,8 +87,8 @@ def diagnose(domain: Domain, trained: Trained, metric: str = "ndcg@20") -> pd.Da
         ),
     }
     means = {
-        name: user_metrics(rank_cases(exposed.model, met)).groupby("view")[metric].mean()
-        for name, (exposed, met) in inputs.items()
+        name: user_metrics(rank_cases(noisy.model, noisy_cases)).groupby("view")[metric].mean()
+        for name, (noisy, noisy_cases) in inputs.items()
     }
     clean = means.pop("clean")
     rows = [

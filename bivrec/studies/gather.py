@@ -35,7 +35,7 @@ def _read_all(profile: str, name: str, labels: list[tuple[str, str]]) -> pd.Data
 
 def stage_labels(profile: str) -> list[tuple[str, str]]:
     """Each stage of the profile with each of its labels: a dataset, or `source-target` of a
-    transfer. Omits those that could not be made of their dataset."""
+    transfer. Omits those that the dataset does not allow."""
     studies = load_settings(profile=profile).studies
     pairs = [f"{pair.source}-{pair.target}" for pair in studies.transfers.values()]
     build = profile_folder("build", profile)
@@ -84,8 +84,8 @@ def gather_lists(whole_study: bool, profile: str = "default") -> pd.DataFrame:
 
 
 def gather_variants(whole_study: bool, profile: str = "default") -> pd.DataFrame:
-    """The test ranks of what confirmatory claims set against BivRec beside the models of 03: BivRec
-    under the controls of 03, and variants of 04 (column dataset)."""
+    """The test ranks of what confirmatory claims compare BivRec with, besides the models of 03:
+    BivRec under the controls of 03, and variants of 04 (column dataset)."""
     if not whole_study:
         return pd.DataFrame()
     stages = "03_training", "04_ablations"

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int64
-from numpy import ndarray
 
 from bivrec.data.domain import Domain, Features
 from bivrec.data.types import EvalCases, Fold
 from bivrec.evaluation import estimate_mean, paired_test, rank_cases, units_of, user_metrics
+from bivrec.experiment.interests import History
 from bivrec.experiment.registry import Trained
 from bivrec.experiment.runs import to_runs
 from bivrec.experiment.training import train_model
@@ -22,10 +21,9 @@ from bivrec.experiment.workers import run_jobs
 from bivrec.model.embedding import ItemTable
 from bivrec.training.seeds import derive_seed
 
-History = Int64[ndarray, "_"]
 Generator = np.random.Generator
 
-MAX_SHIFT = 5  # positions that a shuffled item moves at most, before those around it move too
+MAX_SHIFT = 5  # positions that a shuffled item moves at most, before its neighbours move too
 
 
 def _replace(history: History, share: float, others: History, generator: Generator) -> History:

@@ -32,7 +32,7 @@ class Start:
 
 
 def can_start_untrained(start: Start) -> bool:
-    """Whether a start ranks the target before any training: it carries a view, and no fresh one."""
+    """Whether a start ranks the target before any training: every view of its model is carried."""
     return start.donor is not None and start.model == "pure-mm" and not start.fixed_tokens
 
 
@@ -47,8 +47,8 @@ STARTS = {
 
 
 def shared_items(source: pd.DataFrame, target: pd.DataFrame) -> pd.DataFrame:
-    """The items of one catalogue that another has too: with the same id and the same title, since
-    two datasets may both number their items from 0."""
+    """The target's items that the source has too: with the same id and the same title, since two
+    datasets may both number their items from 0."""
     keys = ["item", "title"]
     return target.merge(source.loc[source["title"] != "", keys].drop_duplicates(), on=keys)
 
