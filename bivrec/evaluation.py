@@ -19,7 +19,7 @@ LISTED = 20  # items of each user's recommended list
 
 ROWS_AT_ONCE = 256  # rows of scores that are copied where a case has several targets
 
-ROUNDING = 1e-12  # a standard error up to this is no spread
+ROUNDING = 1e-12  # a standard error up to this counts as none
 
 
 def target_ranks(
@@ -112,11 +112,9 @@ def score_histories(model, histories: Sequence[Int64[ndarray, "_"]]) -> tuple[di
 def rank_cases(
     model, cases: EvalCases, batch_size: int = 256, lists: list[pd.DataFrame] | None = None
 ) -> pd.DataFrame:
-    """One row a view, case and target: columns view, fold, user, num_targets, item,
-    rank.
+    """One row per view, case and target: columns view, fold, user, num_targets, item, rank.
 
-    To `lists`, if given, the users' lists are added: `list_items` with the columns view and
-    fold."""
+    Appends the users' lists to `lists`, if given: `list_items` with the columns view and fold."""
     by_length = np.argsort([len(history) for history in cases.histories], kind="stable")
     ranks: dict[str, list] = {}
     for start in range(0, len(cases), batch_size):
@@ -171,14 +169,14 @@ def user_metrics(ranks: pd.DataFrame, cutoffs: Sequence[int] = CUTOFFS) -> pd.Da
 
 
 def mean_over_users(users: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Means of the metrics of `user_metrics`: one row a metric and value of the keys."""
+    """Means of the metrics of `user_metrics`: one row per metric and value of the keys."""
     metrics = [name for name in users.columns if "@" in name]
     means = users.groupby(list(keys))[metrics].mean().reset_index()
     return means.melt(list(keys), var_name="metric", value_name="value")
 
 
 def mean_metrics(ranks: pd.DataFrame, cutoffs: Sequence[int] = CUTOFFS) -> pd.DataFrame:
-    """Means over users (not over targets): one row a view and metric."""
+    """Means over users (not over targets): one row per view and metric."""
     return mean_over_users(user_metrics(ranks, cutoffs), ["view"])
 
 
@@ -243,7 +241,7 @@ def estimate_mean(table: pd.DataFrame, value: str) -> Estimate:
 
 
 def units_of(table: pd.DataFrame) -> list[str]:
-    """The columns that name a user in a training: those of fold, seed and user that there are."""
+    """The columns that name a user in a training: those of fold, seed and user that it has."""
     return [column for column in ("fold", "seed", "user") if column in table]
 
 

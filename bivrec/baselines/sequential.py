@@ -83,7 +83,7 @@ class GRU4Rec(NeuralBaseline):
 class ComiRecSA(NeuralBaseline):
     r"""$u_k = \sum_j A_{jk} e_j$ with $A = \mathrm{softmax}_j(W_2 \tanh(W_1 (e_j + P_j)))$.
 
-    The sum runs over the items of a prefix, here for every prefix; the original reads one a row.
+    The sum runs over the items of a prefix, here for every prefix; the original reads one per row.
     """
 
     def build(self) -> None:

@@ -24,8 +24,8 @@ History = Int64[ndarray, "_"]  # item numbers, oldest first
 def read_interests(trained: Trained, cases: EvalCases) -> dict[str, dict[str, Tensor]]:
     """What each view makes of the cases' histories, noise-free.
 
-    interests: each user's final interests [case interest dim]; shares: how much of each patch goes
-    to each interest [scale case position interest]; table: the items' vectors; items and mask: the
+    interests [case interest dim]: each user's final ones; shares [scale case position interest]:
+    how much of each patch goes to each interest; table: the items' vectors; items and mask: the
     padded histories.
     """
     model = trained.model.eval()

@@ -29,11 +29,11 @@ def draw_batches(
 
     every_position: each epoch cuts every sequence, from a random offset on, into windows of at most
     `max_length` targets, and supervises every position. one_target: a random user and a random
-    prefix, as the paper samples; one target a row, its last. Raises ValueError if no sequence has
+    prefix, as the paper samples; one target per row, its last. Raises ValueError if no sequence has
     two items.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
-    step_seeds = generator.spawn(1)[0]  # a stream of its own: does not move the batches
+    step_seeds = generator.spawn(1)[0]  # a separate stream, which leaves the batches as they are
     items = torch.from_numpy(np.concatenate(train)).to(device)
     lengths = np.array([len(sequence) for sequence in train])
     starts, usable = np.cumsum(lengths) - lengths, lengths >= 2

@@ -34,8 +34,8 @@ def choose_device(settings: Machine) -> torch.device:
 
 
 def num_workers(settings: Machine) -> int:
-    """How many trainings run in parallel: `machine.num_workers`, or (0) one a core on a CPU and one
-    on a GPU; one if several processes share each training.
+    """How many trainings run in parallel: `machine.num_workers`, or (0) one per core on a CPU and
+    one on a GPU; one if several processes share each training.
     """
     default = 1 if choose_device(settings).type == "cuda" else len(os.sched_getaffinity(0))
     return 1 if num_processes() > 1 else settings.num_workers or default

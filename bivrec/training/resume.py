@@ -1,4 +1,4 @@
-"""The state of a training under way as one safetensors file."""
+"""The state of an unfinished training as one safetensors file."""
 
 import json
 import os

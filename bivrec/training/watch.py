@@ -1,4 +1,4 @@
-"""A function of the reader's that follows trainings."""
+"""A user's function that is called after each validation."""
 
 import os
 from collections.abc import Callable
