@@ -41,8 +41,14 @@ def self_information(
 
 
 def genre_shares(genres: Sequence[str]) -> csr_array:
-    """Each item's genres as equal shares (item genre); they are separated by commas."""
-    words = pd.Series(genres, dtype=str).str.split(", ").explode().replace("", np.nan).dropna()
+    """Each item's genres as equal shares (item genre); separated by commas or bars."""
+    words = (
+        pd.Series(genres, dtype=str)
+        .str.split(r", *|\|", regex=True)
+        .explode()
+        .replace("", np.nan)
+        .dropna()
+    )
     column, names = pd.factorize(words)
     shape = len(genres), len(names) + 1  # one more without items, so that there is a genre
     return normalize(incidence(words.index.to_numpy(), column, shape), "l1")

@@ -42,6 +42,7 @@ def test_diversity_is_one_minus_the_mean_cosine_of_pairs():
     found = intra_list_diversity(lists_of([0, 1, 2], [0, 2], [0, 1, 3], [1, 3]), vectors)
     assert found[:3] == pytest.approx([2 / 3, 0, 1]) and np.isnan(found[3])
     genres = genre_shares(["War, Drama", "Drama", "", "War"])
+    assert (genre_shares(["War|Drama", "Drama", "", "War"]) != genres).nnz == 0
     assert genres.toarray()[:, :2].tolist() == [[0.5, 0.5], [0, 1], [0, 0], [1, 0]]
     found = intra_list_diversity(lists_of([0, 1], [1, 3], [1, 2]), genres)
     assert found[:2] == pytest.approx([1 - np.sqrt(0.5), 1]) and np.isnan(found[2])
