@@ -65,8 +65,8 @@ def interest_lists(recommender: Recommender, history: History, k: int = 6) -> pd
 def add_noise(
     recommender: Recommender, history: History, targets: History, kind: str, level: float
 ) -> tuple[Recommender, History]:
-    """The model and the history under one kind of noise of notebook 05, of which one changes: the
-    history (its random items are none of `targets`), or the features that the model reads."""
+    """The model and the history under one kind of noise of notebook 05, which changes either the
+    history (its random items are none of `targets`) or the features that the model reads."""
     seed, domain = recommender.trained.seed, recommender.domain
     if kind in HISTORY_NOISE:
         num_items = domain.sequences.num_items

@@ -39,7 +39,7 @@ For research and teaching. The terms of the dataset extend to weights that are t
 def write_card(recommender: Recommender) -> str:
     """The card in the form of the Hugging Face Hub: a YAML header, then Markdown.
 
-    The figures are those of this model's run in results/runs.csv, where it is there."""
+    The figures are those of this model's run in results/runs.csv, if it is there."""
     trained, domain = recommender.trained, recommender.domain
     figures = read_figures(recommender)
     header = {

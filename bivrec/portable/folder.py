@@ -1,4 +1,4 @@
-"""A trained model taken along: a folder with all that recommending needs, whatever the code."""
+"""A trained model as a folder with all that recommending needs, for this code and later code."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ from bivrec.settings import CrossView, Settings, Training
 FORMAT = 1  # of the folder; another one is refused
 DESCRIPTION, ITEMS, WEIGHTS = "bivrec.json", "items.parquet", "model.safetensors"
 SECTIONS = ("model", "baseline")  # of the settings: what a model reads to score
-# what a key means that these sections have and older exports lack, by section: {key: value}
+# values of the keys that older exports lack, by section
 ADDED: dict[str, dict[str, Any]] = {"model": {}, "baseline": {}}
 HUB = "hf://"
 
@@ -38,10 +38,11 @@ def load(
     """A trained model: of a dataset, or the one that an exported folder holds.
 
     `source` is a dataset of params.yaml, a folder that `export` wrote, or `hf://user/name`, such a
-    folder on the Hugging Face Hub. The other choices are for datasets: the checkpoint of `make
-    repro`, or the one at `path`. `seed=None` is the first seed of the studies. Models of planted,
-    popularity and ItemKNN have no checkpoints: they are trained here, in seconds. Raises DataError
-    where a file is missing, damaged, or of other code, data, settings or format."""
+    folder on the Hugging Face Hub. The other arguments choose a model of a dataset, from the
+    checkpoint of `make repro` or the one at `path`; `seed=None` is the first seed of the studies.
+    Models of planted, popularity and ItemKNN have no checkpoints: they are trained here, in
+    seconds. Raises DataError if a file is missing, damaged, or of other code, data, settings or
+    format."""
     if not (isinstance(source, Path) or "/" in source or (Path(source) / DESCRIPTION).is_file()):
         return load_trained(source, model, seed, profile, path)
     if (model, seed, profile, path) != ("bivrec", None, "default", None):
@@ -120,7 +121,7 @@ def features_of(model: torch.nn.Module) -> Features:
 
 
 def load_folder(folder: Path) -> Recommender:
-    """What `export` wrote; links and further files, as of the Hugging Face Hub, do not matter.
+    """What `export` wrote; ignores links and further files, such as those of the Hugging Face Hub.
 
     Raises DataError for another format, settings that this code does not know, and a file that is
     missing or not the one that was exported."""
@@ -130,7 +131,7 @@ def load_folder(folder: Path) -> Recommender:
         if not (folder / name).is_file():
             raise DataError(f"{folder / name} is missing; export or download the model again")
         if file_hash(folder / name) != sha256:
-            raise DataError(damage(folder / name, "its sha256 is another"))
+            raise DataError(damage(folder / name, "its sha256 differs"))
     try:
         items = load_table(folder / ITEMS, {*ITEM_COLUMNS})
         tensors = load_file(folder / WEIGHTS)

@@ -12,7 +12,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from bivrec.errors import DataError
-from bivrec.evaluation import repeat_index
+from bivrec.evaluation import mask_items
 from bivrec.experiment.interests import History
 from bivrec.experiment.registry import Trained
 from bivrec.experiment.structure import has_structure
@@ -77,14 +77,14 @@ def recommend_many(
 
 @dataclass(frozen=True)
 class Scored:
-    """A batch of histories: what a model makes of them."""
+    """What a model computes for a batch of histories."""
 
     model: Any
     tables: Tables
     items: ItemRows
     mask: Mask
-    interests: LastInterests  # of a model that is no neural one: none
-    logits: dict[str, Float[Tensor, "batch patch interest"]]  # of patches, where they own interests
+    interests: LastInterests  # empty unless the model is neural
+    logits: dict[str, Float[Tensor, "batch patch interest"]]  # if it allocates patches
     scores: Scores
 
     def views_of(self, view: str) -> list[str]:
@@ -108,8 +108,8 @@ def rank_rows(
             name, views = recommender.trained.name, ", ".join(scored.scores)
             raise DataError(f"{name} has no view {view!r}; it has {views}")
         histories = [rows[row] for row in batch]
-        scores = scored.scores[view].masked_fill(hidden.to(scored.mask.device), -torch.inf)
-        scores[repeat_index(histories), np.concatenate(histories)] = -torch.inf
+        scores = mask_items(scored.scores[view], histories)
+        scores.masked_fill_(hidden.to(scores.device), -torch.inf)
         top, best = scores.topk(min(k, scores.shape[1]))
         owners, labels = find_owners(scored, best, view)
         found = {
@@ -134,7 +134,7 @@ def item_names(items: pd.DataFrame) -> ndarray:
 def score_rows(
     trained: Trained, rows: Sequence[History]
 ) -> Iterator[tuple[Int64[ndarray, "batch"], Scored]]:
-    """The rows' scores in batches of like lengths, each with the rows' indices."""
+    """The rows' scores in batches of similar lengths, each with the indices of its rows."""
     model = trained.model
     neural = isinstance(model, SequentialModel)
     tables = model.eval().tables() if neural else {}
