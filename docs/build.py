@@ -47,7 +47,9 @@ def build(site: Path) -> list[Page]:
     pages = list_pages()
     finisher, menu = Finisher(fresh, pages), group_pages(pages)
     loader = jinja2.FileSystemLoader(DOCS)
-    environment = jinja2.Environment(loader=loader, trim_blocks=True, autoescape=False)
+    environment = jinja2.Environment(
+        loader=loader, trim_blocks=True, autoescape=False, undefined=jinja2.StrictUndefined
+    )
     template = environment.get_template("page.html.j2")
     for page in pages:
         folder = (fresh / page.path).parent

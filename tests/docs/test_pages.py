@@ -6,6 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import jinja2
 import pytest
 
 ANCHOR = re.compile(r"[^a-z0-9_ -]")
@@ -52,6 +53,17 @@ def test_the_site_hides_no_file(root, tmp_path, monkeypatch):
 
     target = Finisher(tmp_path, []).copy(root / ".github" / "workflows" / "checks.yml")
     assert target == "files/github/workflows/checks.yml" and (tmp_path / target).is_file()
+
+
+def test_the_menu_names_its_pages(root, monkeypatch):
+    monkeypatch.syspath_prepend(root / "docs")
+    from common import Page
+
+    loader = jinja2.FileSystemLoader(root / "docs")
+    template = jinja2.Environment(loader=loader).get_template("page.html.j2")
+    menu = [("The study", [Page("claims.html", "Claims and verdicts", "The study", str)])]
+    text = template.render(menu=menu, title="", path="", up="", current="The study", body="")
+    assert text.count('<a href="claims.html">Claims and verdicts</a>') == 2
 
 
 def test_readme_is_short(root):
