@@ -20,6 +20,11 @@ from ruamel.yaml import YAML
 FIGURES = YAML(typ="safe").load((DOCS / "figures.yaml").read_text("utf-8"))
 
 
+SIGNS = {  # which latex2mathml leaves as they are, for example after \big
+    r"\{": "{", r"\}": "}", r"\lVert": "‖", r"\rVert": "‖", r"\lfloor": "⌊", r"\rfloor": "⌋", r"\arg": "arg",
+}  # fmt: skip
+
+
 def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"<[^>]*>", "", text).lower()).strip("-")
 
@@ -36,6 +41,9 @@ def render_math(source: str, display: str = "inline") -> str:
     """A formula as MathML; a long one in a box that scrolls."""
     script = r'<mi mathvariant="script">([A-Z])</mi>'
     formula = convert(source.strip(), display=display)
+    formula = re.sub(
+        r">(\\[a-zA-Z{}]+)<", lambda match: f">{SIGNS.get(match[1], match[1])}<", formula
+    )
     formula = re.sub(script, lambda match: f"<mi>{script_capital(match[1])}</mi>", formula)
     if display != "block" and len(source) <= 40:
         return formula

@@ -105,6 +105,15 @@ def test_every_figure_of_a_notebook_is_told():
     }
 
 
+def test_no_formula_shows_a_command():
+    texts = {name: (SITE / name).read_text("utf-8") for name in PAGES}
+    assert not {
+        name: found
+        for name, text in texts.items()
+        if (found := re.findall(r"<m\w[^>]*>\\[^<]*", text))
+    }
+
+
 def test_links_lead_somewhere():
     """Every link inside the site, with its anchor."""
     ids = {
