@@ -8,6 +8,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from bivrec.errors import DataError
+from bivrec.evaluation import mask_items
 from bivrec.experiment.interests import History, best_items, interest_items, score_interests
 from bivrec.portable.recommender import Recommender
 from bivrec.studies.noise import HISTORY_NOISE, add_feature_noise, add_history_noise, with_features
@@ -21,11 +22,8 @@ def score_items(
     Raises DataError for an empty history."""
     if not len(history):
         raise DataError("the history has no items; give at least one")
-    scores = {}
-    for view, rows in recommender.trained.model.score([history]).items():
-        scores[view] = rows[0].float().cpu().numpy().copy()
-        scores[view][history] = -np.inf
-    return scores
+    views = recommender.trained.model.score([history])
+    return {view: mask_items(rows, [history])[0].cpu().numpy() for view, rows in views.items()}
 
 
 def item_table(recommender: Recommender, numbers: History) -> pd.DataFrame:

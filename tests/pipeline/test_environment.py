@@ -78,6 +78,7 @@ def test_a_read_only_dev_shm_is_one_sentence(monkeypatch):
             raise failed
 
 
+@pytest.mark.slow
 def test_stages_use_avx2_at_most():
     """On a processor that has it; then `training.precision: auto` is float32 too."""
     if not torch.cpu.get_capabilities().get("avx2"):

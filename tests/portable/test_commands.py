@@ -42,6 +42,7 @@ def test_lists_for_a_file_of_users(folder, tmp_path, capsys, users, suffix):
     assert lists["item"].to_list()[:4] == wanted
 
 
+@pytest.mark.slow
 def test_export_and_recommend(project, capsys, tmp_path):
     assert main(["export", "planted", "taken", "--model", "popularity"]) == 1
     assert "popularity has no weights to export" in capsys.readouterr().err

@@ -47,6 +47,7 @@ def test_an_exported_model_scores_the_same(untrained, name, tmp_path):
     assert_equal_scores(model, load(tmp_path / "again"))
 
 
+@pytest.mark.slow
 def test_a_folder_needs_no_project(folder, root, tmp_path, monkeypatch):
     """Neither params.yaml nor the packages of the study are needed."""
     monkeypatch.delenv("BIVREC_ROOT")

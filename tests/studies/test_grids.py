@@ -1,9 +1,12 @@
 """Grids of settings."""
 
+import pytest
+
 from bivrec.data.domain import Domain
 from bivrec.studies.grids import train_grid
 
 
+@pytest.mark.slow
 def test_a_grid_tries_every_combination():
     grid = {"model.scales": [[1], [1, 2]], "model.dropout": [0.0, 0.5]}
     domain = Domain("planted", {"training.num_steps": 2, "grids": {"small": grid}})
