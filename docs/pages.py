@@ -95,7 +95,9 @@ def list_course() -> Iterator[Page]:
         name = str(path.relative_to(folder).with_suffix(""))
         if re.search(r"solution|checkpoint", name):
             continue
-        label = "About the course" if name == "README" else path.stem.replace("_", " ")
+        label = {"README": "About the course", "HINTS": "hints"}.get(
+            name, path.stem.replace("_", " ")
+        )
         is_text = path.suffix == ".md"
         render = partial(render_file, path) if is_text else partial(render_notebook, path, "course")
         source = str(path.relative_to(ROOT))
