@@ -19,7 +19,8 @@ pip = $(BIN)/pip install --quiet $(1) >>.venv/install.log 2>&1 || { tail -n 15 .
 .NOTPARALLEL:  # `make -j8 clean setup` cleans first
 .PHONY: help setup sound scm store data fetch repro restore test test-fast test-pages test-course lint \
 	course grade lab explore site notebooks readme verify trust audit hashed clean \
-	bench bench-curves bench-datasets bench-gpu bench-interests bench-kernels bench-negatives
+	bench bench-curves bench-datasets bench-gpu bench-interests bench-kernels bench-negatives \
+	bench-stages
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */make \1\t/' | expand -t 22
@@ -123,6 +124,9 @@ bench: setup  ## our speed compared with RecBole, RecTools and the authors' meth
 
 bench-curves: setup  ## the cost of a training step by catalogue, history, interests and batch size; writes benchmarks/
 	@python benchmarks/curves.py
+
+bench-stages: setup  ## where the minutes of the last make repro are; writes benchmarks/
+	@python benchmarks/stages.py
 
 bench-negatives: setup  ## the loss of quality by a sampled softmax; writes benchmarks/
 	@python benchmarks/negatives.py
