@@ -37,8 +37,6 @@ from bivrec.pipeline.commands import typed
 from bivrec.pipeline.notebooks import read_notebook, strip
 from bivrec.settings import Amazon, Dataset, Folder, MovieLens, load_settings
 
-pytestmark = pytest.mark.slow
-
 INPUTS = int(os.environ.get("FUZZ_INPUTS", 25))
 OWN = (SettingsError, DataError, NotebookError)
 PIECES = [

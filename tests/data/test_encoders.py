@@ -173,6 +173,7 @@ def test_minilm_by_its_folder_in_the_project(tmp_path, monkeypatch):
     assert same.all()
 
 
+@pytest.mark.slow
 def test_encoders_that_cannot_be_read():
     with pytest.raises(
         DataError, match="no sentence-transformers model can be read from 'no/such/folder'"

@@ -86,6 +86,7 @@ def test_whatever_a_title_holds_it_survives_every_format(tmp_path_factory, title
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["films", "dat", "baby", "mmrec", "plain"])
 def test_a_damaged_file_gives_data_or_one_sentence(form, request):
     """Bytes exchanged, lost or added anywhere: a reader reads, or says in one line which file is

@@ -14,8 +14,6 @@ from bivrec.experiment.structure import apply_control
 from bivrec.experiment.training import train_model
 from bivrec.model.losses import log_recommendations
 
-pytestmark = pytest.mark.slow
-
 NAME, SEED = "planted-alternating", 0
 
 

@@ -20,7 +20,6 @@ def same_weights(first, second) -> bool:
     return all(torch.equal(x, other[name]) for name, x in first.model.state_dict().items())
 
 
-@pytest.mark.slow
 def test_training_repeats_bit_for_bit_and_beats_popularity(planted):
     first, second = train_model(planted, "sasrec", 0), train_model(planted, "sasrec", 0)
     assert same_weights(first, second)
@@ -29,7 +28,6 @@ def test_training_repeats_bit_for_bit_and_beats_popularity(planted):
     assert compare(ranks, ("sasrec", "id"), ("popularity", "id"), "ndcg@20")["low"] > 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["esasrec", "bsarec", "unisrec", "tedrec"])
 def test_a_baseline_learns(planted, name):
     ranks = rank_models(planted, train_models(planted, [name, "popularity"]))
@@ -37,7 +35,6 @@ def test_a_baseline_learns(planted, name):
     assert compare(ranks, (name, view), ("popularity", "id"), "ndcg@20")["low"] > 0
 
 
-@pytest.mark.slow
 def test_parallel_jobs_give_the_bits_of_one_process():
     names, steps = ["sasrec", "pure-mm"], {"training.num_steps": 10}
     one = train_models(Domain("planted", steps), names)

@@ -228,7 +228,6 @@ def test_text_ids_are_the_datasets_own(recommender):
         recommend(model, [3])
 
 
-@pytest.mark.slow
 def test_the_same_as_training_again(recommender, case):
     again = of_domain(recommender.domain, train_model(recommender.domain, "bivrec", 0))
     ids = ids_of(recommender, case[0])

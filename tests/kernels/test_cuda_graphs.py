@@ -39,6 +39,7 @@ def train(name: str, within) -> list[torch.Tensor]:
     return [loss.detach(), *(p.grad for p in model.parameters())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bivrec", "sasrec-sum"])
 def test_a_recorded_encoder_is_the_encoder(recordings, name):
     """A shape is recorded when it comes again; gradients reach the encoder's own parameters."""

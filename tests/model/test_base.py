@@ -129,6 +129,7 @@ def test_both_adds_the_views_and_an_empty_history_is_refused(build, name):
         model.score([np.arange(9), np.arange(0)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "readout"),
     [*((name, "log_sum_exp") for name in NEURAL), ("bivrec", "hard"), ("pure-mm", "hard")],

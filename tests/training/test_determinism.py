@@ -10,8 +10,6 @@ import sys
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow
-
 # `make trust`: a whole training of planted, every instruction set, results recorded
 LONG = bool(os.environ.get("TRUST_RECORD"))
 STEPS = 120 if LONG else 20

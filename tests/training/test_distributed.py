@@ -13,8 +13,6 @@ from nbformat.v4 import new_code_cell, new_notebook
 from safetensors.torch import load_file
 from shared_steps import CASES
 
-pytestmark = pytest.mark.slow
-
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 STEPS = str(Path(__file__).with_name("shared_steps.py"))
 STAGE = """from bivrec.data.domain import Domain

@@ -40,6 +40,7 @@ def test_patience_stops_a_training_and_changes_nothing_before():
     assert means.set_index("metric")["value"]["ndcg@20"] == values[last - 10]
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_is_reported():
     changes = {"training.learning_rate": 1e12, "training.clip_norm": 1e12}
     domain = Domain("planted", changes | {"training.num_steps": 20})

@@ -17,7 +17,6 @@ def assert_same_weights(first, second):
         assert torch.equal(value, other[name]), name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bivrec", "gru4rec", "bivrec-one-target", "without-coarse-loss"])
 @pytest.mark.parametrize("killed_at", [7, 31, 45])
 def test_a_killed_training_resumes_bit_identical(tmp_path, monkeypatch, name, killed_at):
@@ -60,7 +59,6 @@ def test_a_killed_training_resumes_bit_identical(tmp_path, monkeypatch, name, ki
     assert whole.record.num_targets == resumed.record.num_targets
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [12, 25])
 def test_a_killed_training_with_patience_resumes_bit_identical(tmp_path, monkeypatch, killed_at):
     """Killed before, and after the training stopped: it stops where an undisturbed one does."""
