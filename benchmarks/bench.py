@@ -1,15 +1,16 @@
 """`make bench`: our training and evaluation beside those of RecBole, RecTools and the authors' way.
 
-Every measure is a process of its own, on one thread; the measures of a ratio are taken in turn,
-several rounds, and the best round of each counts. Peers live in environments of their own under
-benchmarks/envs and run as installed. The settings of the allocator under which our runner starts
-every training are ours, as they are part of what is measured; what a peer gains from them is
-measured as well. Writes results.json and README.md.
+Every measure is a process of its own, on one thread, and counts process time; the measures of a
+ratio are taken in turn, several rounds, and the best round of each counts. Our models have the
+study's default settings. Peers live in environments of their own under benchmarks/envs. The
+allocator's settings under which our runner starts every training are ours, as they are part of what
+is measured; what a peer gains from them is measured as well. Writes results.json and README.md.
 
     python benchmarks/bench.py [NAME ...]     only the ratios whose names begin so, nothing written
     python benchmarks/bench.py tables         results.json into README.md
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import torch
 from record import HERE, fill, last_line, processor, provenance, read_json, write_json
-from workloads import SIZES, generated, movielens_100k, save
+from workloads import SIZES, generated, save
 
 from bivrec.pipeline.environment import ENVIRONMENT
 
@@ -32,7 +33,8 @@ ROUNDS = int(os.environ.get("BENCH_ROUNDS", 3))
 
 BABY, ML_1M = "baby-size", "ml-1m-size"
 HARD, ONE_SCALE = {"model.readout": "hard"}, {"model.scales": [1]}
-AUTHORS = HARD | {"training.supervision": "one_target"}
+ONE_TARGET = {"training.supervision": "one_target"}
+CHEAPER = HARD | {"training.num_negatives": 2048}
 RUNNER = {"runner": True}  # under our runner's allocator
 OUR_NET = {"inner_size": 64, "hidden_act": "relu"}  # ours and RecTools'; RecBole's: 256, gelu
 OUR_BATCH = {"eval_batch_size": 256}  # users that we rank at a time; RecBole as installed: 4,096
@@ -59,6 +61,10 @@ def recbole(model: str, workload: str, steps: int, changes: dict | None = None) 
     return training("recbole", workload, steps, changes, model=model)
 
 
+def rectools(form: str, steps: int, **more) -> tuple:
+    return training("rectools", ML_1M, steps, form=form, **more)
+
+
 def authors(workload: str, steps: int, **more) -> tuple:
     where, _, *rest = our_bivrec(workload, steps, HARD, **{"runner": False} | more)
     return where, "authors_way", *rest
@@ -66,86 +72,50 @@ def authors(workload: str, steps: int, **more) -> tuple:
 
 def evaluation(where: str, workload: str, changes: dict | None = None, **more) -> tuple:
     where, _, _, options = training(where, workload, 0, changes, model="SASRec", **more)
-    return where, "evaluate", workload, options | {"batch_size": 256, "rounds": 6}
+    return where, "evaluate", workload, options | {"batch_size": 256, "rounds": 2}
 
 
 MEASURES = {
-    "ours, authors' supervision, full softmax": our_bivrec(BABY, 22, AUTHORS),
-    "authors' way": authors(BABY, 4),
-    "ours, authors' supervision": our_bivrec(BABY, 22, AUTHORS | {"training.num_negatives": 1024}),
-    "authors' way, ml-1m-size": authors(ML_1M, 3),
-    "RecBole SASRec": recbole("SASRec", ML_1M, 6),
-    "ours": our_bivrec(ML_1M, 16, HARD | {"training.num_negatives": 2048}),
-    "RecTools SASRec": training("rectools", ML_1M, 6),
-    "our SASRec": our_sasrec(ML_1M, 24),
-    "ours, full softmax": our_bivrec(ML_1M, 16),
-    "ours, full softmax, two processes": our_bivrec(ML_1M, 16, processes=2),
+    "BivRec": our_bivrec(ML_1M, 4),
+    "BivRec, nearest interest, 2,048 items": our_bivrec(ML_1M, 4, CHEAPER),
+    "SASRec": our_sasrec(ML_1M, 8),
+    "authors' way": authors(ML_1M, 3),
+    "RecBole SASRec": recbole("SASRec", ML_1M, 4),
+    "RecBole SASRec, our net": recbole("SASRec", ML_1M, 4, OUR_NET),
+    "RecTools SASRec": rectools("sasrec", 4),
+    "RecTools flat SASRec": rectools("flat", 4),
+    "RecTools flat SASRec, our allocator": rectools("flat", 4, **RUNNER),
+    "RecTools eSASRec": rectools("esasrec", 4),
+    "BivRec, one target": our_bivrec(BABY, 4, ONE_TARGET),
+    "authors' way, baby-size": authors(BABY, 4),
     "our evaluation": evaluation("ours", ML_1M, ONE_SCALE, **RUNNER),
     "RecBole evaluation": evaluation("recbole", ML_1M),
-    "our evaluation, baby-size": evaluation("ours", BABY, ONE_SCALE, **RUNNER),
-    "RecBole evaluation, baby-size": evaluation("recbole", BABY),
-    "our SASRec, ml-100k": our_sasrec("ml-100k", 12),
-    "RecBole SASRec, ml-100k": recbole("SASRec", "ml-100k", 6),
-    "RecBole GRU4Rec, ml-100k": recbole("GRU4Rec", "ml-100k", 6),
-    "RecBole FDSA, ml-100k": recbole("FDSA", "ml-100k", 4),
-    "peak": ("ours", "peak", "ml-100k", {}),
-    "authors' way, our allocator": authors(BABY, 4, **RUNNER),
-    "RecTools SASRec, our allocator": training("rectools", ML_1M, 6, **RUNNER),
-    "RecBole evaluation, our allocator": evaluation("recbole", ML_1M, **RUNNER),
-    "RecBole SASRec, our net": recbole("SASRec", ML_1M, 6, OUR_NET),
-    "RecBole evaluation, our batch": evaluation("recbole", ML_1M, OUR_BATCH),
-    "RecBole evaluation, our batch and net": evaluation("recbole", ML_1M, OUR_BATCH | OUR_NET),
-    "RecBole evaluation, baby-size, our batch": evaluation("recbole", BABY, OUR_BATCH),
-    "RecBole evaluation, baby-size, our batch and net": evaluation(
-        "recbole", BABY, OUR_BATCH | OUR_NET
-    ),
+    "RecBole evaluation, our settings": evaluation("recbole", ML_1M, OUR_BATCH | OUR_NET, **RUNNER),
+    "peak": ("ours", "peak", BABY, {}),
 }
 RATIOS = {  # name: ours, theirs; the name says which figure
-    "train_vs_authors_way": ("ours, authors' supervision", "authors' way"),
-    "memory_vs_authors_way": ("ours, authors' supervision, full softmax", "authors' way"),
-    "targets_vs_authors_way": ("ours", "authors' way, ml-1m-size"),
-    "targets_vs_recbole_sasrec": ("ours", "RecBole SASRec"),
-    "targets_vs_rectools_sasrec": ("ours", "RecTools SASRec"),
-    "sasrec_vs_recbole": ("our SASRec", "RecBole SASRec"),
-    "sasrec_vs_rectools": ("our SASRec", "RecTools SASRec"),
+    "targets_vs_authors_way": ("BivRec", "authors' way"),
+    "targets_vs_recbole_sasrec": ("BivRec", "RecBole SASRec"),
+    "targets_vs_recbole_sasrec_our_net": ("BivRec", "RecBole SASRec, our net"),
+    "targets_vs_rectools_sasrec": ("BivRec", "RecTools SASRec"),
+    "targets_vs_rectools_flat_sasrec": ("BivRec", "RecTools flat SASRec"),
+    "targets_vs_rectools_flat_sasrec_our_allocator": (
+        "BivRec",
+        "RecTools flat SASRec, our allocator",
+    ),
+    "targets_vs_rectools_flat_sasrec_cheaper": (
+        "BivRec, nearest interest, 2,048 items",
+        "RecTools flat SASRec",
+    ),
+    "targets_vs_rectools_esasrec": ("BivRec", "RecTools eSASRec"),
+    "sasrec_vs_recbole": ("SASRec", "RecBole SASRec"),
+    "sasrec_vs_recbole_our_net": ("SASRec", "RecBole SASRec, our net"),
+    "sasrec_vs_rectools_sasrec": ("SASRec", "RecTools SASRec"),
+    "sasrec_vs_rectools_flat_sasrec": ("SASRec", "RecTools flat SASRec"),
+    "train_vs_authors_way": ("BivRec, one target", "authors' way, baby-size"),
+    "memory_vs_authors_way": ("BivRec, one target", "authors' way, baby-size"),
     "evaluation_vs_recbole": ("our evaluation", "RecBole evaluation"),
-    "train_vs_authors_way_full_softmax": (
-        "ours, authors' supervision, full softmax",
-        "authors' way",
-    ),
-    "train_vs_authors_way_our_allocator": (
-        "ours, authors' supervision",
-        "authors' way, our allocator",
-    ),
-    "targets_vs_rectools_sasrec_our_allocator": ("ours", "RecTools SASRec, our allocator"),
-    "sasrec_vs_rectools_our_allocator": ("our SASRec", "RecTools SASRec, our allocator"),
-    "evaluation_vs_recbole_our_allocator": ("our evaluation", "RecBole evaluation, our allocator"),
-    "evaluation_vs_recbole_baby_size": (
-        "our evaluation, baby-size",
-        "RecBole evaluation, baby-size",
-    ),
-    "targets_vs_recbole_sasrec_our_net": ("ours", "RecBole SASRec, our net"),
-    "sasrec_vs_recbole_our_net": ("our SASRec", "RecBole SASRec, our net"),
-    "evaluation_vs_recbole_our_batch": ("our evaluation", "RecBole evaluation, our batch"),
-    "evaluation_vs_recbole_our_batch_and_net": (
-        "our evaluation",
-        "RecBole evaluation, our batch and net",
-    ),
-    "evaluation_vs_recbole_baby_size_our_batch": (
-        "our evaluation, baby-size",
-        "RecBole evaluation, baby-size, our batch",
-    ),
-    "evaluation_vs_recbole_baby_size_our_batch_and_net": (
-        "our evaluation, baby-size",
-        "RecBole evaluation, baby-size, our batch and net",
-    ),
-    "targets_vs_authors_way_full_softmax": ("ours, full softmax", "authors' way, ml-1m-size"),
-    "targets_vs_recbole_sasrec_full_softmax": ("ours, full softmax", "RecBole SASRec"),
-    "targets_vs_rectools_sasrec_full_softmax": ("ours, full softmax", "RecTools SASRec"),
-    "two_processes_vs_one": ("ours, full softmax, two processes", "ours, full softmax"),
-    "sasrec_vs_recbole_gru4rec_ml100k": ("our SASRec, ml-100k", "RecBole GRU4Rec, ml-100k"),
-    "sasrec_vs_recbole_fdsa_ml100k": ("our SASRec, ml-100k", "RecBole FDSA, ml-100k"),
-    "sasrec_vs_recbole_ml100k": ("our SASRec, ml-100k", "RecBole SASRec, ml-100k"),
+    "evaluation_vs_recbole_our_settings": ("our evaluation", "RecBole evaluation, our settings"),
 }
 
 
@@ -169,14 +139,9 @@ def run(measure: str, more: dict | None = None) -> dict:
     """One measure in a process of its own."""
     where, task, workload, options = MEASURES[measure]
     script = HERE / ("ours.py" if where == "ours" else f"{where}_peer.py")
-    several = (
-        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", options["processes"]]
-        if "processes" in options
-        else []
-    )
-    given = json.dumps({"warm": 4} | options | (more or {}))
+    given = json.dumps({"warm": 2} | options | (more or {}))
     path = HERE / "envs" / f"{workload}.npz"
-    command = [str(x) for x in (environment(where), *several, script, task, path, given)]
+    command = [str(x) for x in (environment(where), script, task, path, given)]
     around = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     around |= ONE_THREAD | (ALLOCATOR if options.get("runner") else {})
     process = subprocess.run(command, capture_output=True, text=True, env=around, cwd=HERE / "envs")
@@ -191,9 +156,6 @@ def prepare() -> None:
     for name in SIZES:
         if not (HERE / "envs" / f"{name}.npz").is_file():
             save(generated(name), HERE / "envs" / f"{name}.npz")
-    if not (HERE / "envs" / "ml-100k.npz").is_file():
-        shipped = next((environment("recbole").parent.parent / "lib").rglob("ml-100k.inter"))
-        save(movielens_100k(shipped.parent), HERE / "envs" / "ml-100k.npz")
 
 
 def figure_of(ratio: str) -> tuple[str, bool]:
@@ -261,7 +223,8 @@ def write_tables() -> None:
     content = read_json(HERE / "results.json")
     about, by_round = content["made by"], content["ratios by round"]
     lines = [
-        f"{about['processor']}, {about['instructions']}, {about['cores']} cores, {about['date']}.",
+        f"{about['processor']}, {about['instructions']}, {about['cores']} cores, {about['date']}; "
+        f"load average {about['load']:.1f}, of which the run itself is 1.",
         "",
         "| ratio, ours over theirs | best rounds | round by round |",
         "|---|---|---|",
@@ -285,46 +248,49 @@ def write_tables() -> None:
         if "seconds_best" in one:
             figures = f"{one['seconds_best']:.2f} ({one['seconds_median']:.2f})"
             lines.append(f"| {name} | {MEASURES[name][2]} | {figures} | {one['rss_mb']:,.0f} |")
-    lines += ["", "| a step of *ours, full softmax* | its time | of the peak |", "|---|---|---|"]
+    lines += ["", "| a step of *BivRec* | its time | of the peak |", "|---|---|---|"]
     for one in content["step by kind of operation"]:
         of_peak = f"{100 * one['share of peak']:.0f} %" if "share of peak" in one else ""
         lines.append(f"| {one['kind']} | {100 * one['share of time']:.0f} % | {of_peak} |")
     fill("results", lines)
 
 
-def main(names: list[str]) -> None:
-    prepare()
-    pairs = {name: pair for name, pair in RATIOS.items() if name.startswith(tuple(names or [""]))}
-    measured = measure_rounds(
-        [*dict.fromkeys(side for pair in pairs.values() for side in pair), "peak"]
-    )
-    ratios, by_round, share, groups = {}, {}, {}, []
-    for name, (ours, theirs) in pairs.items():
-        sides = measured[ours], measured[theirs]
-        ratios[name] = round(compare(name, *map(best, sides)), 2)
-        by_round[name] = [round(compare(name, *one), 2) for one in zip(*sides)]
-    if (name := "ours, full softmax") in measured:
-        share, groups = profile_step(name, measured)
-    print(json.dumps(ratios | share, indent=1))
-    if names:
-        return
+def summarise(measured: dict[str, list[dict]]) -> dict:
+    """What results.json holds: the measures, and the ratios of those whose sides are among them."""
+    ratios, by_round, groups = {}, {}, []
+    for name, pair in RATIOS.items():
+        if measured.keys() >= set(pair):
+            ours, theirs = (measured[side] for side in pair)
+            ratios[name] = round(compare(name, best(ours), best(theirs)), 2)
+            by_round[name] = [round(compare(name, *one), 2) for one in zip(ours, theirs)]
+    if "BivRec" in measured:
+        share, groups = profile_step("BivRec", measured)
+        ratios |= share
     about = provenance() | {
         "processor": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads a measure": 1,
         "rounds": ROUNDS,
+        "load": round(os.getloadavg()[2], 1),  # of the last 15 minutes
     }
-    content = {
-        "ratios": ratios | share,
+    measures = {name: {"best": best(rounds), "rounds": rounds} for name, rounds in measured.items()}
+    return {
+        "ratios": ratios,
         "ratios by round": by_round,
         "step by kind of operation": groups,
         "made by": about,
-        "measures": {
-            name: {"best": best(rounds), "rounds": rounds} for name, rounds in measured.items()
-        },
+        "measures": measures,
     }
-    write_json(HERE / "results.json", content)
-    write_tables()
+
+
+def main(names: list[str]) -> None:
+    prepare()
+    pairs = [pair for name, pair in RATIOS.items() if name.startswith(tuple(names or [""]))]
+    content = summarise(measure_rounds([*dict.fromkeys(itertools.chain(*pairs)), "peak"]))
+    print(json.dumps(content["ratios"], indent=1))
+    if not names:
+        write_json(HERE / "results.json", content)
+        write_tables()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """`make bench-negatives`: what a cheaper softmax costs BivRec in quality.
 
 Cheaper are a softmax over sampled negatives and one of the nearest interest alone. The shares of
-the catalogue are those that `bench.py` samples of its two sets, under either supervision;
+the catalogue are those of 1,024 and 2,048 items of bench.py's two sets, under either supervision;
 otherwise each training is that of the study on the films. Needs `make repro` to have prepared them.
 Writes negatives.csv and README.md.
 

@@ -1,7 +1,7 @@
-"""The sets on which speed is measured: ml-100k as RecBole ships it, and two generated ones.
+"""The sets on which speed is measured, generated with published sizes.
 
-Needs numpy only, since every peer's environment imports it. Generated ones have published sizes and
-are for cost only: items follow Zipf's law, and there is nothing to learn.
+Needs numpy only, since every peer's environment imports it. They are for cost only: items follow
+Zipf's law, and there is nothing to learn.
 """
 
 from dataclasses import dataclass
@@ -71,15 +71,6 @@ def even(
     """Users with histories of one length, items at random: for `curves.py`."""
     items = np.random.default_rng(0).integers(num_items, size=num_users * length)
     return Workload("even", items, np.arange(0, len(items) + 1, length), num_items, features)
-
-
-def movielens_100k(folder: Path) -> Workload:
-    """The file that RecBole ships; ties in time keep the file's order, as in RecBole."""
-    table = np.loadtxt(folder / "ml-100k.inter", skiprows=1, usecols=(0, 1, 3))
-    table = table[np.lexsort((np.arange(len(table)), table[:, 2], table[:, 0]))]
-    items, item = np.unique(table[:, 1], return_inverse=True)
-    starts = np.concatenate([[0], np.cumsum(np.unique(table[:, 0], return_counts=True)[1])])
-    return Workload("ml-100k", item.astype("int64"), starts, len(items), (384, 1280))
 
 
 def save(workload: Workload, path: Path) -> None:
