@@ -155,9 +155,9 @@ def test_profiles_study_what_their_stages_run():
         load_settings(profile=profile).studies for profile in ("default", "smoke", "full")
     )
     runs = stages()
-    for name in ("training_smoke", "studies_smoke"):
-        assert runs[name]["matrix"]["dataset"] == list(smoke.datasets)
     (pair,) = smoke.transfers.values()
+    assert runs["studies_smoke"]["matrix"]["dataset"] == list(smoke.datasets) == [pair.source]
+    assert runs["training_smoke"]["matrix"]["dataset"] == [pair.source, pair.target]
     assert f"source={pair.source} target={pair.target}" in runs["cross_dataset_smoke"]["cmd"]
     assert smoke.stages == default.stages and full.datasets == default.datasets
     studied = {*notebooks_of(runs["studies_full"])}

@@ -2,10 +2,9 @@
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
@@ -63,8 +62,11 @@ class NeuralBaseline(SequentialModel):
         return {view: self.read(items, mask, table) for view, table in self.tables().items()}
 
     def encode_last(self, items: ItemRows, mask: Mask, tables: Tables) -> LastInterests:
-        last = torch.arange(items.shape[0], device=items.device), mask.sum(1) - 1
-        return {view: self.read(items, mask, table)[last] for view, table in tables.items()}
+        last = mask.sum(1) - 1
+        return {
+            view: at_positions(self.read(items, mask, table), last)
+            for view, table in tables.items()
+        }
 
     def encode_batch(self, batch: Batch, tables: Tables) -> dict[str, Tensor]:
         table = tables[self.view]
@@ -82,6 +84,13 @@ class NeuralBaseline(SequentialModel):
         return self.interest_softmax(interests, table, targets, negatives)
 
 
+def at_positions(
+    x: Float[Tensor, "batch position *rest"], position: Int64[Tensor, "batch"]
+) -> Float[Tensor, "batch *rest"]:
+    """One position of each row."""
+    return x[torch.arange(len(x), device=x.device), position]
+
+
 class CausalAttention(nn.Module):
     """Softmax attention in which each position sees itself and what came before."""
 
@@ -93,10 +102,26 @@ class CausalAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch position dim"]
     ) -> Float[Tensor, "batch position dim"]:
-        heads = self.project(x).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = heads.permute(2, 0, 3, 1, 4)  # batch head position dim
+        query, key, value = self.project_heads(x)
         mixed = scaled_dot_product_attention(query, key, value, is_causal=True)
         return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def project_heads(
+        self, x: Float[Tensor, "batch position dim"]
+    ) -> Float[Tensor, "3 batch head position head_dim"]:
+        """Queries, keys and values."""
+        heads = self.project(x).unflatten(-1, (3, self.num_heads, -1))
+        return heads.permute(2, 0, 3, 1, 4)
+
+    def at_last(
+        self, x: Float[Tensor, "batch position dim"], last: Int64[Tensor, "batch"]
+    ) -> Float[Tensor, "batch dim"]:
+        """The output at one position of each row alone."""
+        query, key, value = self.project_heads(x)
+        query = at_positions(query.transpose(1, 2), last)[:, :, None]  # batch head 1 dim
+        seen = torch.arange(x.shape[1], device=x.device) <= last[:, None]  # batch position
+        mixed = scaled_dot_product_attention(query, key, value, seen[:, None, None])
+        return self.out(mixed.flatten(1))
 
 
 class FilteredAttention(CausalAttention):
@@ -124,8 +149,23 @@ class FilteredAttention(CausalAttention):
         self, x: Float[Tensor, "batch position dim"]
     ) -> Float[Tensor, "batch position dim"]:
         low = self.low_pass[: x.shape[1], : x.shape[1]] @ x
+        return self.mix(x, low, super().forward(x))
+
+    def at_last(
+        self, x: Float[Tensor, "batch position dim"], last: Int64[Tensor, "batch"]
+    ) -> Float[Tensor, "batch dim"]:
+        low = torch.einsum("bt,btd->bd", self.low_pass[last, : x.shape[1]], x)
+        return self.mix(at_positions(x, last), low, super().at_last(x, last))
+
+    def mix(
+        self,
+        x: Float[Tensor, "*row dim"],
+        low: Float[Tensor, "*row dim"],
+        attended: Float[Tensor, "*row dim"],
+    ) -> Float[Tensor, "*row dim"]:
+        """The filter's output, from the low frequencies, and the attention's."""
         filtered = low + self.high.square() * (x - low)
-        return self.share * filtered + (1 - self.share) * super().forward(x)
+        return self.share * filtered + (1 - self.share) * attended
 
 
 class SwiGLU(nn.Module):
@@ -136,9 +176,7 @@ class SwiGLU(nn.Module):
         self.inner = nn.Linear(dim, 2 * inner_dim, bias=False)
         self.out = nn.Linear(inner_dim, dim, bias=False)
 
-    def forward(
-        self, x: Float[Tensor, "batch position dim"]
-    ) -> Float[Tensor, "batch position dim"]:
+    def forward(self, x: Float[Tensor, "*row dim"]) -> Float[Tensor, "*row dim"]:
         gate, value = self.inner(x).chunk(2, -1)
         return self.out(silu(gate) * value)
 
@@ -155,11 +193,10 @@ class GatedBlock(Block):
         self.feed = SwiGLU(dim, inner_dim)
         self.gates = nn.ModuleList([nn.Linear(dim, dim), nn.Linear(dim, dim)])
 
-    def forward(
-        self, x: Float[Tensor, "batch position dim"], *context: Any
-    ) -> Float[Tensor, "batch position dim"]:
-        attended = self.dropout(self.attention(self.norms[0](x), *context))
-        x = x + self.gates[0](x).sigmoid() * attended
+    def add(
+        self, x: Float[Tensor, "*row dim"], attended: Float[Tensor, "*row dim"]
+    ) -> Float[Tensor, "*row dim"]:
+        x = x + self.gates[0](x).sigmoid() * self.dropout(attended)
         return x + self.gates[1](x).sigmoid() * self.dropout(self.feed(self.norms[1](x)))
 
 
@@ -194,3 +231,15 @@ class CausalTransformer(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+    def encode_last(
+        self, vectors: Float[Tensor, "batch position dim"], mask: Mask
+    ) -> Float[Tensor, "batch dim"]:
+        """The state after the last item of each row, the only one that the last block computes."""
+        x, _ = self.embedding(vectors, mask)
+        *earlier, block = self.blocks
+        for other in earlier:
+            x = other(x)
+        last = mask.sum(1) - 1
+        attended = block.attention.at_last(block.norms[0](x), last)
+        return self.norm(block.add(at_positions(x, last), attended))

@@ -27,6 +27,12 @@ class SASRec(NeuralBaseline):
     def read(self, items, mask, table):
         return self.encoder(embedding(items, table), mask)[:, :, None]
 
+    def encode_last(self, items, mask, tables):
+        return {
+            view: self.encoder.encode_last(embedding(items, table), mask)[:, None]
+            for view, table in tables.items()
+        }
+
 
 class SummedSASRec(SequentialModel):
     """The fair baseline of two views: a SASRec on IDs and one on features, trained separately.

@@ -1,6 +1,6 @@
 """Fast exact forms of functions in `model/`.
 
-`benchmarks/kernels.csv` holds the time of a training step with and without each.
+`benchmarks/kernels.csv` holds the time of a training step, or of many lists, with and without each.
 """
 
 from functools import partial

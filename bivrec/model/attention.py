@@ -90,5 +90,11 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch position dim"], *context: Any
     ) -> Float[Tensor, "batch position dim"]:
-        x = x + self.dropout(self.attention(self.norms[0](x), *context))
+        return self.add(x, self.attention(self.norms[0](x), *context))
+
+    def add(
+        self, x: Float[Tensor, "*row dim"], attended: Float[Tensor, "*row dim"]
+    ) -> Float[Tensor, "*row dim"]:
+        """The block's output at some positions, from its input and its attention there."""
+        x = x + self.dropout(attended)
         return x + self.dropout(self.feed(self.norms[1](x)))

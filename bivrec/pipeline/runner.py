@@ -79,7 +79,10 @@ def run_kernel(
     logging.getLogger("papermill").setLevel(logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # tasks of an interrupted run
     if not source.is_file():
-        raise NotebookError(f"there is no notebook {source.name}; see the folder notebooks/")
+        raise NotebookError(
+            f"there is no notebook {source.name} in build/notebooks; `dvc repro source` fills it "
+            "from notebooks/"
+        )
     known = papermill.inspect_notebook(str(source))
     for name in sorted(parameters.keys() - known.keys()):
         raise NotebookError(f"{source.name} has no parameter {name!r}; it has {', '.join(known)}")

@@ -1,6 +1,7 @@
 """Colours, labels and panels that all figures share."""
 
 from collections.abc import Collection, Iterable
+from math import log10
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -122,10 +123,11 @@ def start_panels(
 
 
 def label_log_axis(axis: Axis, formatter: Formatter) -> None:
-    """Ticks at round numbers of a logarithmic axis on which all is drawn; closer ones where it
-    spans less than a decade."""
+    """Ticks at round numbers of a logarithmic axis on which all is drawn; the fewer decades it
+    spans, the closer."""
     low, high = axis.get_view_interval()
-    subs = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 5, 7)
+    decades = log10(high / low)
+    subs = (1,) if decades > 2 else (1, 2, 5) if decades > 1 else (1, 1.5, 2, 3, 5, 7)
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(formatter)
     axis.set_minor_formatter(NullFormatter())
