@@ -135,19 +135,23 @@ def environment(name: str) -> Path:
     return folder / "bin" / "python"
 
 
-def run(measure: str, more: dict | None = None) -> dict:
-    """One measure in a process of its own."""
-    where, task, workload, options = MEASURES[measure]
+def run_process(where: str, task: str, workload: Path, options: dict) -> dict:
+    """What a task gives in a process of its own, under our runner's allocator if it is `runner`."""
     script = HERE / ("ours.py" if where == "ours" else f"{where}_peer.py")
-    given = json.dumps({"warm": 2} | options | (more or {}))
-    path = HERE / "envs" / f"{workload}.npz"
-    command = [str(x) for x in (environment(where), script, task, path, given)]
+    command = [str(x) for x in (environment(where), script, task, workload, json.dumps(options))]
     around = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     around |= ONE_THREAD | (ALLOCATOR if options.get("runner") else {})
     process = subprocess.run(command, capture_output=True, text=True, env=around, cwd=HERE / "envs")
     if process.returncode:
-        raise SystemExit(f"ERROR: {measure}: {last_line(process)}")
+        raise SystemExit(f"ERROR: {where} {task} {options}: {last_line(process)}")
     return json.loads(last_line(process))
+
+
+def run(measure: str, more: dict | None = None) -> dict:
+    """One measure."""
+    where, task, workload, options = MEASURES[measure]
+    path = HERE / "envs" / f"{workload}.npz"
+    return run_process(where, task, path, {"warm": 2} | options | (more or {}))
 
 
 def prepare() -> None:
@@ -211,11 +215,16 @@ def profile_step(name: str, measured: dict[str, list[dict]]) -> tuple[dict, list
         if dtype in limit
     }
     profile = run(name, {"profile": True})
-    seconds, whole = profile["seconds"], sum(profile["seconds"].values())
-    groups = [{"kind": name, "share of time": round(x / whole, 3)} for name, x in seconds.items()]
-    products = flops * profile["targets"] / seconds["matrix products"] / 1e9
+    groups = shares_of(profile["seconds"])
+    products = flops * profile["targets"] / profile["seconds"]["matrix products"] / 1e9
     groups[0]["share of peak"] = round(products / limit["float32"], 2)
     return share, groups
+
+
+def shares_of(seconds: dict[str, float]) -> list[dict]:
+    """Each group of operations with its share of the time."""
+    whole = sum(seconds.values())
+    return [{"kind": name, "share of time": round(x / whole, 3)} for name, x in seconds.items()]
 
 
 def write_tables() -> None:
@@ -252,12 +261,15 @@ def write_tables() -> None:
     for one in content["step by kind of operation"]:
         of_peak = f"{100 * one['share of peak']:.0f} %" if "share of peak" in one else ""
         lines.append(f"| {one['kind']} | {100 * one['share of time']:.0f} % | {of_peak} |")
+    lines += ["", "| *our evaluation* | its time |", "|---|---|"]
+    for one in content["evaluation by kind of operation"]:
+        lines.append(f"| {one['kind']} | {100 * one['share of time']:.0f} % |")
     fill("results", lines)
 
 
 def summarise(measured: dict[str, list[dict]]) -> dict:
     """What results.json holds: the measures, and the ratios of those whose sides are among them."""
-    ratios, by_round, groups = {}, {}, []
+    ratios, by_round, groups, evaluated = {}, {}, [], []
     for name, pair in RATIOS.items():
         if measured.keys() >= set(pair):
             ours, theirs = (measured[side] for side in pair)
@@ -266,6 +278,8 @@ def summarise(measured: dict[str, list[dict]]) -> dict:
     if "BivRec" in measured:
         share, groups = profile_step("BivRec", measured)
         ratios |= share
+    if "our evaluation" in measured:
+        evaluated = shares_of(run("our evaluation", {"profile": True})["seconds"])
     about = provenance() | {
         "processor": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -278,6 +292,7 @@ def summarise(measured: dict[str, list[dict]]) -> dict:
         "ratios": ratios,
         "ratios by round": by_round,
         "step by kind of operation": groups,
+        "evaluation by kind of operation": evaluated,
         "made by": about,
         "measures": measures,
     }

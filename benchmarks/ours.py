@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from workloads import even, load
 
 from bivrec.baselines import SASRec
-from bivrec.data.types import EvalCases
+from bivrec.data.types import EvalCases, Fold
 from bivrec.evaluation import mean_metrics, rank_cases
 from bivrec.kernels import choose_dtype, use_fast
 from bivrec.model.base import Batch, pad
@@ -27,6 +27,7 @@ from bivrec.model.bivrec import BivRec
 from bivrec.model.embedding import align_newest
 from bivrec.settings import load_settings
 from bivrec.training.batches import draw_batches
+from bivrec.training.loop import fit
 
 OPERATIONS = {  # by PyTorch's names for them
     "matrix products": "mm bmm addmm baddbmm",
@@ -42,6 +43,10 @@ OPERATIONS = {  # by PyTorch's names for them
         "log_softmax_backward_data"
     ),
     "layer normalisation": "native_layer_norm native_layer_norm_backward",
+    "attention": (
+        "scaled_dot_product_flash_attention_for_cpu "
+        "scaled_dot_product_flash_attention_for_cpu_backward"
+    ),
 }
 REST = "the rest"
 
@@ -136,15 +141,16 @@ def profile(step, batches) -> dict:
         step(batch)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         targets = sum(step(batch) for batch in itertools.islice(batches, 4))
+    return {"targets": targets, "seconds": seconds_by_group(profiler)}
+
+
+def seconds_by_group(profiler) -> dict[str, float]:
     group_of = {name: group for group, names in OPERATIONS.items() for name in names.split()}
     seconds = dict.fromkeys([*OPERATIONS, REST], 0.0)
     for one in profiler.key_averages():
         group = group_of.get(one.key.removeprefix("aten::").strip("_"), REST)
         seconds[group] += one.self_cpu_time_total / 1e6
-    return {
-        "targets": targets,
-        "seconds": {group: round(value, 3) for group, value in seconds.items()},
-    }
+    return {group: round(value, 3) for group, value in seconds.items()}
 
 
 class AuthorsTable(nn.Module):
@@ -226,6 +232,11 @@ def evaluate(workload, options) -> dict:
     model = SASRec(settings, workload.num_items, features_of(workload)).eval()
     histories, targets = tuple(row[:-1] for row in rows), tuple(row[-1:] for row in rows)
     cases = EvalCases(np.arange(len(rows)), histories, targets)
+    if options.get("profile"):
+        rank_cases(model, cases)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            mean_metrics(rank_cases(model, cases), (10, 20))
+        return {"seconds": seconds_by_group(profiler)}
     seconds = []
     for _ in range(options["rounds"]):
         started = time.process_time()
@@ -237,6 +248,30 @@ def evaluate(workload, options) -> dict:
         "users": len(rows),
         "rss_mb": peak_mb(),
     }
+
+
+def quality(workload, options) -> dict:
+    """Trains SASRec, with the users' second-to-last items to validate.
+
+    The curve holds process seconds, evaluations included, steps, and NDCG@10; `test` the metrics
+    of the last items."""
+    settings, rows = settings_of(options), workload.rows()
+    users, train = np.arange(len(rows)), tuple(row[:-2] for row in rows)
+    validation = EvalCases(users, train, tuple(row[-2:-1] for row in rows))
+    test = EvalCases(users, tuple(row[:-1] for row in rows), tuple(row[-1:] for row in rows))
+    torch.manual_seed(options["seed"])
+    model = SASRec(settings, workload.num_items, {})
+    if settings.machine.kernels == "fast":
+        use_fast(model, settings.training.precision)
+    curve, started = [], time.process_time()
+
+    def follow(step: int, figures: dict[str, float]) -> None:
+        curve.append((time.process_time() - started, step, figures["id/ndcg@10"]))
+
+    fold = Fold(train, users, validation, test)
+    fit(model, fold, settings.training, options["seed"], "ndcg@10", on_evaluate=follow)
+    metrics = mean_metrics(rank_cases(model, test), (10,))
+    return {"curve": curve, "test": dict(zip(metrics["metric"], metrics["value"]))}
 
 
 def peak(workload, options) -> dict:
@@ -253,7 +288,13 @@ def peak(workload, options) -> dict:
     return fastest
 
 
-TASKS = {"train": train, "authors_way": authors_way, "evaluate": evaluate, "peak": peak}
+TASKS = {
+    "train": train,
+    "authors_way": authors_way,
+    "evaluate": evaluate,
+    "quality": quality,
+    "peak": peak,
+}
 
 if __name__ == "__main__":
     task, path, given = sys.argv[1:]
