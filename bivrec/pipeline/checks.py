@@ -77,5 +77,5 @@ def choose(names: list[str]) -> str:
             "were; set them by hand"
         )
     os.replace(trial, path)
-    undo = "`git checkout params.yaml` undoes it"
+    undo = "`git checkout params.yaml` undoes it, and every other edit that is not committed"
     return f"params.yaml: studies.datasets is now {listed}, with {len(pairs)} transfers; {undo}"

@@ -50,9 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
     forget_git()
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["help"]
     command, least, most = find_command(name)
-    if not least <= len(rest) <= most:
+    asks = name not in ("recommend", "export") and {*HELP} & {*rest}
+    if asks or not least <= len(rest) <= most:
         print(USAGE)
-        return 0 if name in HELP else 2
+        return 0 if asks or name in HELP else 2
     try:
         if message := command(*rest):
             print(message)

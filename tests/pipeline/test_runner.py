@@ -99,6 +99,11 @@ def test_bad_calls(small, capsys):
         assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["check", "fetch", "run"])
+def test_every_command_explains_itself(command, capsys):
+    assert main([command, "--help"]) == 0 and "bivrec COMMAND" in capsys.readouterr().out
+
+
 def test_a_bad_params_file_stops_every_command(small, capsys):
     small(SAVE)
     params = small.root / "params.yaml"

@@ -139,9 +139,9 @@ def params(root, tmp_path):
         ),
         ("  pure-sum: [", "  bivrec: [", "ensembles.bivrec is also a model; rename the ensemble"),
         (
-            "studies.datasets: [planted, planted-other]",
-            "studies.datasets: [planted, planted-othr]",
-            "there is no dataset 'planted-othr'",
+            "studies.datasets: [planted]",
+            "studies.datasets: [plantd]",
+            "there is no dataset 'plantd'",
         ),
         (
             "stages: [03_training, 04_ablations",
