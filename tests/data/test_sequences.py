@@ -94,6 +94,7 @@ def draw_word(random):
     return "".join(chr(code) for code in codes if not 0xD800 <= code < 0xE000)
 
 
+@pytest.mark.slow
 def test_text_stays_text(tmp_path):
     """Whatever its words look like, a saved catalogue comes back equal, and so do the tags."""
     random, empty = Random(0), np.zeros(0, "int64")

@@ -69,6 +69,7 @@ def test_the_example_weighs_items_as_its_formula(planted):
     torch.testing.assert_close(read[0, 2, 0], model.out(mean))
 
 
+@pytest.mark.slow
 def test_it_is_tuned_and_tested_like_the_rest(own):
     domain = own(tuning__num_trials=2)
     assert set(tune(domain, ["mine"])["model"]) == {"mine"}
