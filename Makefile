@@ -80,7 +80,7 @@ lint: setup  ## style and names
 test: data  ## every test: the module, every notebook on generated data, dvc.lock
 	@python -m pytest --numprocesses 2 --dist loadfile
 
-test-fast: data  ## the quick tests, in three minutes: no notebook, no killed process, no long training
+test-fast: data  ## the quick tests, in two minutes: no notebook, no killed process, no long training
 	@python -m pytest tests -m 'not slow' --numprocesses 2 --dist loadfile
 
 test-pages: site .venv/pages  ## the site, the notebooks in JupyterLab and the explorer in a real Chromium (CHROMIUM=/path)

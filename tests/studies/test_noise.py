@@ -84,6 +84,7 @@ def test_noise_on_both_sides_is_the_noise_of_each(planted):
     assert torch.equal(features["image"][0], swapped["image"][0])
 
 
+@pytest.mark.slow
 def test_other_features_change_one_view_only(planted, trained):
     noisy = with_features(trained, add_feature_noise(planted.features(0), "blur", 1.0, 0))
     history = [planted.sequences.of(0)]
