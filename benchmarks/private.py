@@ -1,7 +1,5 @@
 """Figures of a dataset that may not be part of the project, after its stages 03 and 04.
 
-Before stage 04 has run, its tests count in Holm's adjustment with p = 1.
-
 Writes main.csv, claims.csv, structure.csv and runs.csv from build/ to the dataset's folder here, and
 their tables into its README.md.
 
@@ -10,15 +8,12 @@ their tables into its README.md.
 
 import sys
 
-import numpy as np
 import pandas as pd
 from record import HERE, fill
 
 from bivrec.data.domain import Domain
-from bivrec.errors import SettingsError
-from bivrec.evaluation import holm
 from bivrec.outputs import read_output
-from bivrec.studies.claims import CONFIRMATORY, check_claims, judge
+from bivrec.studies.claims import check_claims
 from bivrec.studies.report import (
     claims_table,
     main_table,
@@ -33,32 +28,17 @@ def read(stage: str, dataset: str, name: str, place: str = "build") -> pd.DataFr
     return read_output(stage, dataset, name, place=place).assign(dataset=dataset)
 
 
-def read_variants(dataset: str) -> pd.DataFrame:
-    """Ranks of the variants of both stages."""
-    variants = read("03_training", dataset, "variants.csv")
-    try:
-        return pd.concat([variants, read("04_ablations", dataset, "variants.csv")])
-    except SettingsError as missing:
-        print(missing)
-        return variants
-
-
-def test_claims(dataset: str, runs: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFrame:
-    """The dataset's confirmatory family."""
-    compared = pd.concat([ranks, read_variants(dataset)]).drop_duplicates(ignore_index=True)
-    metric = Domain(dataset).settings.studies.primary_metric
-    claims = check_claims(runs, compared, pd.DataFrame(), metric)
-    claims = claims[claims["family"] == "confirmatory"].copy()
-    missing = np.ones(len(CONFIRMATORY) - len(claims))
-    claims["adjusted p"] = holm(np.concatenate([claims["p"], missing]))[: len(claims)]
-    return claims.assign(verdict=judge(claims))
-
-
 def main(dataset: str) -> None:
-    ranks, runs = (read("03_training", dataset, name) for name in ("ranks.csv", "runs.csv"))
-    claims, means = test_claims(dataset, runs, ranks), main_table(ranks)
+    metric = Domain(dataset).settings.studies.primary_metric
+    stages = "03_training", "04_ablations"
+    ranks, runs = read(stages[0], dataset, "ranks.csv"), read(stages[0], dataset, "runs.csv")
+    variants = [read(stage, dataset, "variants.csv") for stage in stages]
+    compared = pd.concat([ranks, *variants]).drop_duplicates(ignore_index=True)
+    claims = check_claims(runs, compared, pd.DataFrame(), metric)
+    claims = claims[claims["family"] == "confirmatory"]
+    means = main_table(ranks)
     runs = runs[runs["metric"].isin(["ndcg@20", "recall@20", "hr@20", "users"])]
-    structure = read("03_training", dataset, "structure.csv", "results")
+    structure = read(stages[0], dataset, "structure.csv", "results")
     tables = {"main": means, "claims": claims, "structure": structure, "runs": runs}
     folder = HERE / dataset
     for name, table in tables.items():
