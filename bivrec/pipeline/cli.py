@@ -22,6 +22,7 @@ Prepare the study:
   fetch DATASET [accept]       a published dataset
   choose DATASET ...           the datasets that params.yaml studies
   check [PROFILE]              params.yaml, data/ and the files of the datasets
+  data DATASET                 its files, read as notebook 01 does, in figures
   store                        the files of dvcstore/ against their names
 
 Run it, as the Makefile and dvc.yaml do:

@@ -35,6 +35,19 @@ def check(profile: str = "default") -> None:
     record_raw_files(profile)
 
 
+def data(name: str) -> str:
+    """Reads a dataset's files as notebook 01 does; returns its figures. Raises DataError for what
+    is wrong with them."""
+    from bivrec.data.domain import Domain, data_card, prepare
+    from bivrec.data.sequences import describe
+
+    pick(check_params().datasets, name, "dataset")
+    domain = Domain(name)
+    figures = [*data_card(domain).to_numpy(), *describe(prepare(domain)).to_numpy()]
+    width = max(len(figure) for figure, _ in figures)
+    return "\n".join(f"{figure:{width}}  {value}" for figure, value in figures)
+
+
 def source() -> None:
     """The stage `source`."""
     write_sources()
@@ -49,6 +62,7 @@ def fetch_dataset(name: str, *accept: str) -> str:
 # name: function, least and most arguments
 COMMANDS = {
     "check": (check, 0, 1),
+    "data": (data, 1, 1),
     "source": (source, 0, 0),
     "run": (run_stage, 1, 99),
     "notebooks": (refresh_notebooks, 0, 0),

@@ -53,6 +53,23 @@ def test_the_summary_tells_what_ran_and_where_to_look(project, capsys):
     )
 
 
+def test_the_data_command_reads_a_dataset_without_running_a_stage(project, capsys):
+    assert main(["data", "mine"]) == 0
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    rows = (project.root / "raw/mine/interactions.csv").read_text().splitlines()[1:]
+    assert lines["interactions"].strip() == f"{len(rows):,}"
+    assert not (project.root / "build" / "01_data_prep").exists()
+
+
+def test_the_data_command_names_the_row_that_is_wrong(project, refuses):
+    path = project.root / "raw/mine/interactions.csv"
+    header, first, *others = path.read_text().splitlines()
+    user, item, _ = first.split(",")
+    project.write("raw/mine/interactions.csv", "\n".join([header, f"{user},{item},May", *others]))
+    told = refuses(["data", "mine"])
+    assert "raw/mine/interactions.csv, row 1: time 'May' is not a whole number; fix it" in told
+
+
 def command(*words: str):
     return lambda project: list(words)
 
@@ -64,6 +81,10 @@ COMMANDS = {
     ),
     "a dataset to fetch that is a path": (
         command("fetch", "../../x"),
+        "there is no dataset '../../x'; known are",
+    ),
+    "a dataset to read that is a path": (
+        command("data", "../../x"),
         "there is no dataset '../../x'; known are",
     ),
     "a dataset to choose that is a path": (
