@@ -51,7 +51,7 @@ def load_class(family: str) -> type[SequentialModel]:
     """The class of a family `own/file.py:Class`; a file that has changed is read again.
 
     Raises SettingsError if the file or the class is missing, if the file cannot be imported, and
-    if the class is not a model or lacks methods.
+    if the class is not a model, lacks methods or overrides one that is not called.
     """
     name, _, class_name = family.partition(":")
     module = _import_file(project_root() / name, family)
@@ -66,6 +66,9 @@ def load_class(family: str) -> type[SequentialModel]:
     if missing := sorted(getattr(model_class, "__abstractmethods__", ())):
         problem = f"{name}: {class_name} has no method {' and no method '.join(missing)}"
         raise SettingsError(f"{problem}; define it, as {GUIDE} shows")
+    if model_class.score is not SequentialModel.score:
+        problem = f"{name}: {class_name} overrides score, which the ranking does not call"
+        raise SettingsError(f"{problem}; override score_catalogue ({GUIDE})")
     _loaded[family] = None
     return model_class
 
@@ -136,9 +139,17 @@ def find_problem(model: SequentialModel, num_items: int) -> str:
         scores = {} if problem else model.score(histories)
     for view, values in scores.items():
         problem = problem or _problem_of_shape(f"the score of view {view}", values, (2, num_items))
+    return problem or _problem_of_loss(model.train(), items, mask)
+
+
+def _problem_of_loss(model: SequentialModel, items: ItemRows, mask: Mask) -> str:
+    """Of a step on these rows: the loss's shape, and whether it trains anything."""
+    model.anneal(0.0)
     batch = Batch(items, mask, torch.zeros_like(items), mask, torch.zeros(2, dtype=torch.int64))
-    loss = None if problem else model.train().loss(batch)
-    return problem or _problem_of_shape("`loss`", loss, ())
+    loss = model.loss(batch)
+    if problem := _problem_of_shape("`loss`", loss, ()):
+        return problem
+    return "" if loss.requires_grad else "`loss` depends on no parameter, so nothing is trained"
 
 
 def _problem_of_states(model: SequentialModel, items: ItemRows, mask: Mask) -> str:

@@ -28,7 +28,7 @@ def train_model(
     domain: Domain, name: str, seed: int, fold: Fold | None = None, features: Features | None = None
 ) -> Trained:
     """One model on the fold of its seed; a study may replace the fold or the features, and is then
-    not watched.
+    not watched. Raises ValueError, with the model's name, if the loss is not finite.
     """
     model = build_model(domain, name, seed, features)
     if not isinstance(model, torch.nn.Module):
@@ -38,7 +38,10 @@ def train_model(
     tell = partial(watch, domain.name, name, seed) if watch else None
     torch.manual_seed(derive_seed(seed, name, "noise"))
     fold, batch_seed = fold or domain.fold(seed), derive_seed(seed, "batches")
-    return Trained(name, seed, model, resume_fit(model, settings, fold, batch_seed, None, tell))
+    try:
+        return Trained(name, seed, model, resume_fit(model, settings, fold, batch_seed, None, tell))
+    except ValueError as error:
+        raise ValueError(f"{name}, seed {seed}: {error}") from error
 
 
 def resume_fit(

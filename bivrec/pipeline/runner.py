@@ -31,6 +31,7 @@ NO_LOCKS = (
     "; jobs in parallel need a writable /dev/shm: make it so, or set machine.num_workers to 1 in "
     "params.yaml"
 )
+DATASETS = ("dataset", "source", "target")  # parameters that name one, in the order of a label
 PLACES = ("results", "top", "build", "log")  # see outputs.output_folder
 
 
@@ -208,7 +209,7 @@ def _check_call(name: str, parameters: Mapping[str, Any]) -> tuple[str, str]:
         )
     profile = str(parameters.get("profile", "default"))
     pick(settings.profiles, profile, "profile")
-    datasets = [v for k, v in parameters.items() if isinstance(v, str) and k != "profile"]
+    datasets = [parameters[key] for key in DATASETS if key in parameters]
     for dataset in datasets:
         pick(settings.datasets, dataset, "dataset")
     return profile, "-".join(datasets) or "all"

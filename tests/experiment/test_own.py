@@ -183,9 +183,26 @@ BROKEN = {
         "what `read` returns after the first item changes with the second; a position may depend",
     ),
     "scores": (
-        MINE + "\n    def score(self, histories):\n        return {'id': torch.zeros(2, 5)}\n",
+        MINE
+        + "\n    def score_catalogue(self, interests, tables):\n"
+        + "        return {'id': torch.zeros(2, 5)}\n",
         "",
         "the score of view id returns the shape (2, 5), not (2, 120)",
+    ),
+    "a method that ranking does not call": (
+        MINE + "\n    def score(self, histories):\n        return {'id': torch.zeros(2, 120)}\n",
+        "",
+        "own/mine.py: Mine overrides score, which the ranking does not call; override score_cat",
+    ),
+    "a loss that trains nothing": (
+        MINE + "\n    def row_loss(self, *_):\n        return torch.ones(())\n",
+        "",
+        "own/mine.py: Mine: `loss` depends on no parameter, so nothing is trained",
+    ),
+    "an anneal without progress": (
+        MINE + "\n    def anneal(self):\n        pass\n",
+        "",
+        "TypeError: Mine.anneal() takes 1 positional argument but 2 were given; correct the file",
     ),
     "a loss": (
         MINE + "\n    def loss(self, batch):\n        return torch.zeros(2)\n",
@@ -204,6 +221,14 @@ def test_a_fault_is_named_in_one_sentence_before_the_first_training(
     domain = own(text, family or "own/mine.py:Mine")
     assert sentence in refuses(lambda: train_models(domain, ["popularity", "mine"]))
     assert sentence in refuses(lambda: tune(domain, ["mine"]))
+
+
+def test_a_loss_that_stops_being_finite_names_its_model(own):
+    late = "\n    def anneal(self, progress):\n        self.late = progress > 0.4\n"
+    late += "\n    def row_loss(self, *parts):\n"
+    late += "        return super().row_loss(*parts) / (0.0 if self.late else 1.0)\n"
+    with pytest.raises(ValueError, match="^mine, seed 0: training diverged before step 3; lower"):
+        train_model(own(MINE + late), "mine", 0)
 
 
 @pytest.mark.parametrize(

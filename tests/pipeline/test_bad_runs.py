@@ -53,6 +53,12 @@ def test_the_summary_tells_what_ran_and_where_to_look(project, capsys):
     )
 
 
+def test_only_datasets_name_the_folder_of_a_run(project):
+    write_sources()
+    assert main(["run", "01_small", "dataset=mine", "note=planted"]) == 0
+    assert (project.root / "results" / "01_small" / "mine").is_dir()
+
+
 def test_the_data_command_reads_a_dataset_without_running_a_stage(project, capsys):
     assert main(["data", "mine"]) == 0
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
