@@ -42,7 +42,7 @@ def attend(
         pad(query, (0, 1), value=1.0),
         torch.cat([key, square], -1),
         pad(value, (0, 1)),
-        attn_mask=bias.expand(len(query), -1, -1, -1),
+        attn_mask=bias[None],
         scale=scale,
     )
     total = (log_sum - query.square().sum(-1) * scale / 2).exp()

@@ -85,8 +85,7 @@ def log_recommendations(
     interests: Float[Tensor, "row interest dim"], table: Float[Tensor, "catalogue dim"]
 ) -> Float[Tensor, "row catalogue"]:
     """The log-probability of each item under the model that `interest_softmax` trains."""
-    scores = interests @ table.T
-    return scores.logsumexp(1) - scores.flatten(1).logsumexp(1, keepdim=True)
+    return (interests @ table.T).logsumexp(1).log_softmax(-1)
 
 
 def mutual_learning(
