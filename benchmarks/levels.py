@@ -25,7 +25,7 @@ SETTINGS = {
     "features.modality": "text",
     "model.max_length": 50,
     "model.scales": [1],
-    "grids.scales": {"model.scales": [[1]]},  # others do not divide 50
+    "grids.scales": {"model.scales": [[1]]},  # 4 and 8 do not divide 50
     "training.batch_size": 128,
     "training.num_steps": 3000,
     "training.warmup_steps": 200,
