@@ -49,13 +49,14 @@ class Recommender:
 
     def find(self, items: Sequence[int | str]) -> History:
         """The numbers of items. Raises DataError for an unknown id."""
-        numbers = [self.numbers.get(str(item), -1) for item in items]
+        codes, different = pd.factorize(pd.Series(items, dtype=object), use_na_sentinel=False)
+        numbers = [self.numbers.get(str(item), -1) for item in different]
         if -1 in numbers:
             raise DataError(
-                f"{self.dataset} has no item {items[numbers.index(-1)]!r}; its ids look like "
+                f"{self.dataset} has no item {different[numbers.index(-1)]!r}; its ids look like "
                 f"{self.ids[0]!r}, and `load(...).ids` lists them all"
             )
-        return np.array(numbers, dtype="int64")
+        return np.array(numbers, dtype="int64")[codes]
 
 
 def of_domain(domain: Domain, trained: Trained) -> Recommender:

@@ -1,0 +1,75 @@
+"""Levels of baselines on a prepared dataset under leave-one-out, beside published ones.
+
+Each user's second-to-last item validates and chooses the step, the last tests; the whole catalogue
+is ranked, with and without the history's own items. Adds rows to peers.csv and writes the table of
+README.md to the dataset's folder here. Stages 01 and 02 must have run.
+
+    python benchmarks/levels.py DATASET FOLDER MODEL SEED
+"""
+
+import sys
+import time
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from record import HERE, fill
+
+from bivrec.data.domain import Domain
+from bivrec.evaluation import mean_metrics, rank_cases
+from bivrec.experiment.training import train_model
+from bivrec.studies.report import to_markdown
+
+SETTINGS = {
+    "split.protocol": "leave_one_out",
+    "features.modality": "text",
+    "model.max_length": 50,
+    "model.scales": [1],
+    "grids.scales": {"model.scales": [[1]]},  # 4 and 8 do not divide 50
+    "training.batch_size": 128,
+    "training.num_steps": 3000,
+    "training.warmup_steps": 200,
+    "training.evaluate_every": 250,
+}
+SHOWN = ["recall@10", "ndcg@10"]
+OWN = {  # what the models' entries of params.yaml set for other budgets
+    "training.learning_rate": 0.002,
+    "training.step_factor": 1.0,
+    "model.dropout": 0.2,
+}
+
+
+def measure(dataset: str, model: str, seed: int) -> list[dict]:
+    """The test metrics at the best step, with the history's items ranked and not."""
+    domain = Domain(dataset, SETTINGS)
+    own = domain.variant(model).settings | OWN
+    domain = replace(domain, changes=SETTINGS | {f"models.{model}.settings": own})
+    started = time.process_time()
+    trained = train_model(domain, model, seed)
+    seconds, rows = time.process_time() - started, []
+    for masked in (True, False):
+        cases = replace(domain.fold(seed).test, mask_history=masked)
+        metrics = mean_metrics(rank_cases(trained.model, cases), (10,))
+        row = {"model": model, "seed": seed, "history": "masked" if masked else "ranked"}
+        row |= dict(zip(metrics["metric"], metrics["value"]))
+        rows.append(row | {"best_step": trained.record.best_step, "seconds": round(seconds)})
+    return rows
+
+
+def main(dataset: str, folder: str, model: str, seed: int) -> None:
+    torch.set_num_threads(1)
+    path = HERE / folder / "peers.csv"
+    known = pd.read_csv(path).to_dict("records") if path.is_file() else []
+    known = [row for row in known if (row["model"], row["seed"]) != (model, seed)]
+    table = pd.DataFrame(known + measure(dataset, model, seed)).sort_values(
+        ["model", "seed", "history"]
+    )
+    columns = ["model", "seed", "history", *SHOWN, "best_step", "seconds"]
+    table[columns].to_csv(path, index=False, float_format="%.4f")
+    shown = table[columns].round(4).astype(str)
+    fill("peers", [to_markdown(shown)], HERE / folder / "README.md")
+
+
+if __name__ == "__main__":
+    dataset, folder, model, seed = sys.argv[1:]
+    main(dataset, folder, model, int(seed))
