@@ -41,7 +41,7 @@ def count_patches(
     """How many patches of each scale each interest has, by view: row, scale, interest; and the same
     with the interests of each row shuffled among its patches."""
     items, mask = pad(histories, model.max_length, model.multiple)
-    owned = model.patch_mask(mask, every_prefix=False).numpy()
+    owned = torch.cat(model.patch_masks(mask, every_prefix=False), 1).numpy()
     scales = model.settings.model.scales
     sizes = [items.shape[1] // scale for scale in scales]
     of_scale = np.repeat(np.eye(len(scales)), sizes, 0)  # patch scale

@@ -4,7 +4,7 @@
 serves many users, and `export` takes the model along.
 """
 
-# in reading order: a room imports only from rooms before it
+# in reading order: a package imports only from those before it
 ROOMS = tuple(
     "errors settings outputs data model kernels baselines evaluation training experiment studies "
     "portable plots pipeline explore".split()

@@ -62,7 +62,7 @@ def _measure(model: BivRec, histories: Sequence[Int64[ndarray, "_"]]) -> dict[st
     items, mask = (x.to(model.device) for x in pad(histories, model.max_length, model.multiple))
     tables = model.tables()
     encoded = model.encode_rows(items, mask, tables)
-    owned = model.patch_mask(mask, every_prefix=False)
+    owned = torch.cat(model.patch_masks(mask, every_prefix=False), 1)
     scores = {
         view: parts["interests"][:, 0] @ tables[view].T for view, parts in encoded.items()
     }  # batch interest catalogue

@@ -19,7 +19,7 @@ NEAR = 0.1  # of a range: how near to an edge an optimum shows that the range is
 
 
 def tune(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
-    """`tuning.num_trials` trials of every model, judged by the validation users of the folds of
+    """`tuning.num_trials` trials of every model, compared on the validation users of the folds of
     `tuning.seeds`: one row per model, trial, seed and view.
 
     Searches are seeded: an interrupted one draws the same trials again, and the pipeline has saved

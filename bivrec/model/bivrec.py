@@ -63,15 +63,15 @@ class BivRec(SequentialModel):
         """The same for the whole row as its only prefix, with the patches that it owns."""
         return self.encode_every(*align_newest(items, mask), tables, every_prefix=False)
 
-    def patch_mask(
+    def patch_masks(
         self, mask: Mask, every_prefix: bool | None = None
-    ) -> Bool[Tensor, "batch patch"]:
-        """Which of the patches of `encode_batch` are real, in the order of their logits."""
+    ) -> list[Bool[Tensor, "batch patch"]]:
+        """Which of the patches of `encode_batch` are real, by scale, ordered as their logits."""
         scales = self.settings.model.scales
         if not (self.causal if every_prefix is None else every_prefix):
             mask = align_newest(mask.long(), mask)[1]
-            return torch.cat([by_residue(mask, scale)[:, -1] for scale in scales], 1)
-        return torch.cat([by_residue(mask, scale).flatten(1) for scale in scales], 1)
+            return [by_residue(mask, scale)[:, -1] for scale in scales]
+        return [by_residue(mask, scale).flatten(1) for scale in scales]
 
     def encode(
         self, items: ItemRows, mask: Mask, tables: Tables
@@ -129,11 +129,15 @@ class BivRec(SequentialModel):
 
     def batch_loss(self, encoded: Encoded, batch: Batch, tables: Tables) -> Float[Tensor, ""]:
         """Information of patches and interests in each view, and the losses between the views."""
-        model, mask = self.settings.model, self.patch_mask(batch.mask)
+        model, masks = self.settings.model, self.patch_masks(batch.mask)
+        mask = torch.cat(masks, 1)
         total = torch.zeros((), device=mask.device)
         if model.information_weight and model.pooling == "cluster":
+            groups = masks if model.information_within == "scale" else [mask]
+            sizes = [group.shape[1] for group in groups]
             for parts in encoded.values():
-                information = mutual_information(parts["logits"], mask)
+                pairs = zip(parts["logits"].split(sizes, 1), groups)
+                information = sum(mutual_information(*pair) for pair in pairs) / len(groups)
                 total = total - model.information_weight * information
         if self.cross_view is None:
             return total

@@ -42,9 +42,9 @@ def draw_curves(curves: pd.DataFrame, metric: str) -> Figure:
         means = rows.groupby("step")["loss"].mean()
         left.plot(means / means.iloc[0], color=colour_of(model), marker=_marker(means))
     left.set(xlabel="step", ylabel="training loss, share of first")
-    judged = curves[curves["metric"] == metric]
-    for pair, style in style_views(judged).items():
-        rows = judged[(judged["model"] == pair[0]) & (judged["view"] == pair[1])]
+    shown = curves[curves["metric"] == metric]
+    for pair, style in style_views(shown).items():
+        rows = shown[(shown["model"] == pair[0]) & (shown["view"] == pair[1])]
         means = rows.groupby("step")["value"].mean()
         right.plot(means, **style, marker=_marker(means))
     right.set(xlabel="step", ylabel=f"{metric.upper()}, validation users", ylim=(0, None))
@@ -55,9 +55,9 @@ def draw_curves(curves: pd.DataFrame, metric: str) -> Figure:
 def draw_cost(curves: pd.DataFrame, metric: str, cost: str) -> Figure:
     """The validation metric of each model's combined or only view against what its training has
     cost so far: the column `cost`, seconds or targets. Seeds are averaged."""
-    judged = combined_views(curves[curves["metric"] == metric])
-    figure, axis = plt.subplots(figsize=(6.4, max(3.4, 0.22 * judged["model"].nunique())))
-    for model, rows in judged.groupby("model", sort=False):
+    shown = combined_views(curves[curves["metric"] == metric])
+    figure, axis = plt.subplots(figsize=(6.4, max(3.4, 0.22 * shown["model"].nunique())))
+    for model, rows in shown.groupby("model", sort=False):
         means = rows.groupby("step")[[cost, "value"]].mean()
         width = 2.4 if model.startswith("bivrec") else 1.2
         look = {"color": colour_of(model), "label": model, "lw": width}

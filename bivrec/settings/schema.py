@@ -204,6 +204,7 @@ class Model(Section):
     final_temperature: Positive | None
     assignment: Literal["hard", "soft"]
     information_weight: Weight
+    information_within: Literal["history", "scale"]
     newest: Literal["owners", "per_interest", "all", "none"]
     readout: Literal["log_sum_exp", "hard"]
     dropout: BelowOne
@@ -298,7 +299,7 @@ class Variant(Section):
 
 class Tuning(Section):
     """The search that is the same for every trained model: ranges of dotted settings, for every
-    family and for one; judged by the validation users of some folds."""
+    family and for one; compared on the validation users of some folds."""
 
     models: tuple[Name, ...]
     seeds: Seeds

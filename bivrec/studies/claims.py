@@ -96,10 +96,12 @@ def check_claims(
 
     `further` holds the tests that the studies made, which are exploratory. Holm adjusts the
     p-values over all datasets, within each family."""
-    judged = runs[(runs["study"] == "training") & (runs["split"] == "validation")]
-    judged, rows = judged[judged["metric"] == metric], []
+    validation = runs[(runs["study"] == "training") & (runs["split"] == "validation")]
+    validation, rows = validation[validation["metric"] == metric], []
     for name, part in ranks.groupby("dataset", sort=False):
-        scores = judged[judged["dataset"] == name].groupby(["model", "view"])["value"].mean()
+        scores = (
+            validation[validation["dataset"] == name].groupby(["model", "view"])["value"].mean()
+        )
         rows += _test_claims(scores, part, metric, name)
     table = pd.concat([pd.DataFrame(rows), further], ignore_index=True)
     if not len(table):

@@ -19,7 +19,7 @@ def protocol_domain(domain: Domain, protocol: str) -> Domain:
 
 
 def rank_protocols(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
-    """Test ranks of the models, trained and judged under each of `studies.protocols` (column
+    """Test ranks of the models, trained and tested under each of `studies.protocols` (column
     protocol)."""
     studies, tables = domain.settings.studies, []
     require_both_views(domain)

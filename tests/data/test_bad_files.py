@@ -151,7 +151,7 @@ DATA = {
     ),
     "no folder": (
         lambda p: shutil.rmtree(p.raw) or p.read,
-        "raw/mine has neither interactions.parquet nor interactions.csv; fix the file",
+        "raw/mine has neither interactions.parquet nor interactions.csv; put it there; `make data`",
     ),
     "Parquet without a user": (parquet(ROWS), "raw/mine/interactions.parquet, row 2 has no user"),
     "Parquet without a column": (

@@ -29,7 +29,7 @@ def test_the_true_interests_are_recovered(agreement):
 
 def test_interests_follow_the_true_kinds_through_cluster_attention(planted, agreement):
     """Far above chance (0); without Cluster attention, not at all."""
-    assert (agreement >= 0.4).all()
+    assert (agreement >= 0.3).all()
     without = interest_recovery(planted, [train_model(planted, "without-cluster-attention", 0)])
     assert (without["agreement"] < 0.1).all()
 

@@ -129,10 +129,5 @@ def agreement(domain, trained):
     return shares
 
 
-def test_most_items_of_a_kind_share_an_interest(agreement):
-    assert min(agreement) >= 0.8  # by chance about a fifth
-
-
-@pytest.mark.xfail(reason="rounding decides whether two interests share a kind", strict=False)
 def test_each_interest_is_one_kind(agreement):
-    assert min(agreement) >= 0.9
+    assert min(agreement) >= 0.9  # by chance about a fifth

@@ -51,7 +51,7 @@ def test_rows_are_encoded_as_the_model_does(planted, name, fused, monkeypatch):
     fused = fused and name != "without-gaussian-attention"
     assert {*used} == ({"attend", "pool_patches"} if fused else {"pool_patches"})
     assert not any({"attend", "pool_patches"} & vars(part).keys() for part in model.modules())
-    is_patch = model.patch_mask(rows[1], every_prefix=False)
+    is_patch = torch.cat(model.patch_masks(rows[1], every_prefix=False), 1)
     for view, parts in wanted.items():
         torch.testing.assert_close(found[view]["interests"], parts["interests"])
         torch.testing.assert_close(found[view]["logits"][is_patch], parts["logits"][is_patch])

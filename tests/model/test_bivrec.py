@@ -44,7 +44,7 @@ def test_a_row_alone_is_the_last_of_its_prefixes(build, batch, kernel, supervisi
 @pytest.mark.parametrize("supervision", ["one_target", "every_position"])
 def test_the_mask_of_patches_fits_their_logits(build, batch, supervision):
     model = build("bivrec", training__supervision=supervision)
-    mask, lengths = model.patch_mask(batch.mask), batch.mask.sum(1)
+    mask, lengths = torch.cat(model.patch_masks(batch.mask), 1), batch.mask.sum(1)
     for parts in model.encode_batch(batch, model.tables()).values():
         assert parts["logits"].shape[:2] == mask.shape
     scales = model.settings.model.scales
@@ -86,10 +86,25 @@ def test_one_view_has_information_and_no_loss_between_views(build, batch):
     model = build("pure-id", model__information_weight=0.5)
     tables = model.tables()
     encoded = model.encode_batch(batch, tables)
-    information = mutual_information(encoded["id"]["logits"], model.patch_mask(batch.mask))
+    mask = torch.cat(model.patch_masks(batch.mask), 1)
+    information = mutual_information(encoded["id"]["logits"], mask)
     assert torch.allclose(model.batch_loss(encoded, batch, tables), -0.5 * information)
     model = build("pure-id", model__information_weight=0.0)
     assert model.batch_loss(encoded, batch, tables) == 0 and list(tables) == ["id"]
+
+
+@pytest.mark.parametrize("supervision", ["every_position", "one_target"])
+def test_information_within_each_scale_reads_one_scale_at_a_time(build, batch, supervision):
+    model = build(
+        "pure-id", model__information_within="scale", training__supervision=supervision
+    ).eval()
+    encoded, scales = model.encode_batch(batch, model.tables()), (1, 2, 4)
+    logits, longest = encoded["id"]["logits"], batch.items.shape[1]
+    sizes = [longest if model.causal else longest // scale for scale in scales]
+    masks = model.patch_masks(batch.mask)
+    parts = zip(logits.split(sizes, 1), masks)
+    expected = -0.1 * np.mean([mutual_information(*part).item() for part in parts])
+    assert model.batch_loss(encoded, batch, model.tables()).item() == pytest.approx(expected)
 
 
 def test_every_part_learns(build, batch):

@@ -76,6 +76,11 @@ def test_the_data_command_names_the_row_that_is_wrong(project, refuses):
     assert "raw/mine/interactions.csv, row 1: time 'May' is not a whole number; fix it" in told
 
 
+def test_embedded_data_that_are_not_there_name_the_command_that_brings_them(project, refuses):
+    told = refuses(["data", "movies-classic"])
+    assert "movielens-latest-small/ratings.csv is missing; put it there; `make data` brings" in told
+
+
 def command(*words: str):
     return lambda project: list(words)
 

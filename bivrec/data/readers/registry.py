@@ -22,6 +22,8 @@ def read_dataset(name: str, dataset: Dataset) -> Raw:
     """A dataset's tables from its files; raises DataError with what to do about a bad one."""
     folder = raw_folder(dataset.source_settings.folder)
     remedy = "fix the file"
+    if not folder.is_dir():
+        remedy = "put it there; `make data` brings the embedded datasets"
     if folder.parent == project_root() / "data":
         remedy = RESTORE
     elif dataset.downloads:
