@@ -24,7 +24,7 @@ FORMAT = 1  # of the folder; another one is refused
 DESCRIPTION, ITEMS, WEIGHTS = "bivrec.json", "items.parquet", "model.safetensors"
 SECTIONS = ("model", "baseline")  # of the settings: what a model reads to score
 # values of the keys that older exports lack, by section
-ADDED: dict[str, dict[str, Any]] = {"model": {}, "baseline": {}}
+ADDED: dict[str, dict[str, Any]] = {"model": {"information_within": "history"}, "baseline": {}}
 HUB = "hf://"
 
 
