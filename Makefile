@@ -100,7 +100,7 @@ hashed:  ## like setup, with the sha256 of each package checked against requirem
 	@$(call pip,--no-deps --require-hashes --requirement requirements.hashes)
 	@$(MAKE) --no-print-directory setup
 
-.venv/readers .venv/pages .venv/course: .venv/%: .venv/ready
+.venv/readers .venv/pages .venv/course .venv/onnx: .venv/%: .venv/ready
 	@$(call pip,--constraint requirements.lock --no-build-isolation --editable '.[$*]')
 	@touch $@
 

@@ -257,7 +257,7 @@ def write_tables() -> None:
     best_of = {name: measured["best"] for name, measured in content["measures"].items()}
     lines += [
         "",
-        "| measure | set | step, ms (median) | targets a second (best round) | peak memory, MB |",
+        "| measure | set | fastest step, ms (median) | targets a second (best round) | peak memory, MB |",
         "|---|---|---|---|---|",
     ]
     for name, one in best_of.items():

@@ -229,7 +229,7 @@ def planted_domain() -> tuple:
 
 
 def medium(chosen: argparse.Namespace) -> dict:
-    """ML-1M's size to the best validation, looks at the validation users included."""
+    """ML-1M's size to the best validation, evaluations included."""
     settings, num_items, fold, features = GENERATED.result()
     steps = {}
     for way, context in {

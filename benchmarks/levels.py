@@ -27,7 +27,7 @@ SETTINGS = {
     "model.scales": [1],
     "grids.scales": {"model.scales": [[1]]},  # 4 and 8 do not divide 50
     "training.batch_size": 128,
-    "training.num_steps": 3000,
+    "training.num_steps": 6000,
     "training.warmup_steps": 200,
     "training.evaluate_every": 250,
 }

@@ -5,7 +5,7 @@ serves many users, and `export` takes the model along.
 """
 
 # in reading order: a package imports only from those before it
-ROOMS = tuple(
+PACKAGES = tuple(
     "errors settings outputs data model kernels baselines evaluation training experiment studies "
     "portable plots pipeline explore".split()
 )

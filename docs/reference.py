@@ -7,17 +7,17 @@ from pathlib import Path
 from common import ROOT
 from render import markdown, render_code
 
-from bivrec import ROOMS
+from bivrec import PACKAGES
 
 INTRODUCTION = """\
-The rooms of `bivrec/` in reading order: a room imports only from rooms before it. Shapes are those
+The packages of `bivrec/` in reading order: each imports only from those before it. Shapes are those
 of [jaxtyping](https://docs.kidger.site/jaxtyping/).
 """
 
 
-def list_files(room: str) -> list[Path]:
-    """The files of a room: itself, or all in its folder."""
-    path = ROOT / "bivrec" / room
+def list_files(package: str) -> list[Path]:
+    """The files of a package: itself, or all in its folder."""
+    path = ROOT / "bivrec" / package
     return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
 
 
@@ -67,8 +67,8 @@ def render_module(path: Path) -> str:
 
 
 def render_reference() -> str:
-    """Every public function and class, room by room."""
-    modules = [(module_name(path), path) for room in ROOMS for path in list_files(room)]
+    """Every public function and class, package by package."""
+    modules = [(module_name(path), path) for name in PACKAGES for path in list_files(name)]
     bodies = {name: render_module(path) for name, path in modules}
     links = [
         f'<li><a href="#{name}"><code>{name}</code></a></li>'

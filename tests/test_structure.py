@@ -1,4 +1,4 @@
-"""The module's rooms and sizes, the pipeline against the code it runs, and the notebooks."""
+"""Packages and sizes of the module, the pipeline against the code it runs, and the notebooks."""
 
 import ast
 import os
@@ -14,7 +14,7 @@ import nbformat
 import pytest
 from ruamel.yaml import YAML
 
-from bivrec import ROOMS
+from bivrec import PACKAGES
 from bivrec.pipeline.runner import UNTRAINED
 from bivrec.settings import Settings, load_settings
 
@@ -37,7 +37,7 @@ def imports_of(source: str) -> set[Path]:
     modules = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports hide the room"
+            assert node.level == 0, "relative imports hide the package"
             package = file_of(node.module)  # unless all names are its submodules
             modules |= {file_of(f"{node.module}.{alias.name}") or package for alias in node.names}
         if isinstance(node, ast.Import):
@@ -57,20 +57,20 @@ def closure(files: set[Path]) -> set[Path]:
     return seen
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(ROOT / "bivrec").parts[0].removesuffix(".py")
 
 
 def test_every_file_stands_in_a_room():
-    assert {room_of(path) for path in FILES} - {"__init__", "__main__"} == set(ROOMS)
+    assert {package_of(path) for path in FILES} - {"__init__", "__main__"} == set(PACKAGES)
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_from_rooms_before_it(room):
-    allowed = {*ROOMS[: ROOMS.index(room) + 1]}
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_only_from_those_before_it(package):
+    allowed = {*PACKAGES[: PACKAGES.index(package) + 1]}
     for path in FILES:
-        if room_of(path) == room:
-            imported = {room_of(other) for other in IMPORTS[path]} - {"__init__"}
+        if package_of(path) == package:
+            imported = {package_of(other) for other in IMPORTS[path]} - {"__init__"}
             assert imported <= allowed, f"{path.name} imports {sorted(imported - allowed)}"
 
 

@@ -107,7 +107,7 @@ def make_planted(settings: Planted) -> PlantedRaw:
 
 
 def _make_history(settings: Planted, generator: np.random.Generator) -> list[int]:
-    """The items of one user, in order; `alternating` users like all kinds and move at each step."""
+    """The items of one user, in order; `alternating` users draw the kind of each item anew."""
     num_kinds, per_kind, mean = settings.num_kinds, settings.items_per_kind, settings.mean_length
     num_liked = generator.integers(2, min(4, num_kinds) + 1)
     num_liked = num_kinds if settings.alternating else num_liked

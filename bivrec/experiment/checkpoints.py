@@ -1,15 +1,18 @@
 """Trained weights, and the run that they belong to."""
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from bivrec.data.domain import Domain
+from bivrec.data.sequences import Sequences
 from bivrec.errors import DataError
 from bivrec.experiment.code import training_code
 from bivrec.experiment.own import is_own, own_code
@@ -23,15 +26,24 @@ SECTIONS = ("split", "features", "model", "cross_view", "baseline", "training")
 
 
 def describe_run(domain: Domain, name: str, seed: int) -> str:
-    """What a checkpoint must match: code, dataset, model, seed, and all settings that it read."""
+    """What a checkpoint must match: code, data, model, seed, and all settings that it read."""
     variant = domain.variant(name)
     varied = vary(domain.settings, variant, name)
     settings = TypeAdapter(Settings).dump_python(varied, mode="json")
     run = {"code": training_code(), "dataset": domain.name, "model": name, "seed": seed}
+    run["data"] = hash_data(domain.sequences)
     run["kernels"] = varied.machine.kernels  # equal up to rounding, which training amplifies
     if is_own(variant.family):
         run["own"] = own_code()
     return json.dumps(run | {"settings": {key: settings[key] for key in SECTIONS}}, sort_keys=True)
+
+
+def hash_data(sequences: Sequences) -> str:
+    """The SHA-256 of every user's items and of the items' ids."""
+    digest = hashlib.sha256("\0".join(map(str, sequences.catalogue["item"])).encode())
+    for values in (sequences.items, sequences.starts):
+        digest.update(np.ascontiguousarray(values))
+    return digest.hexdigest()
 
 
 def checkpoint_folder(domain: Domain) -> Path:

@@ -98,7 +98,7 @@ def cost_runs(
     """What each training cost, in the columns of runs.csv: size, cost of a step, seconds.
 
     Seconds differ from run to run. The default profile, whose results are byte-identical, omits
-    them; there `seconds=True` returns them alone. The other profiles include them.
+    them; the other profiles include them. `seconds=True` returns the seconds alone.
     """
     models = [trained for trained in models if trained.record]
     names = [] if seconds else dict.fromkeys(trained.name for trained in models)

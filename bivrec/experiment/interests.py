@@ -24,8 +24,8 @@ History = Int64[ndarray, "_"]  # item numbers, oldest first
 def read_interests(trained: Trained, cases: EvalCases) -> dict[str, dict[str, Tensor]]:
     """What each view makes of the cases' histories, noise-free.
 
-    interests [case interest dim]: each user's final ones; shares [scale case position interest]:
-    how much of each patch goes to each interest; table: the items' vectors; items and mask: the
+    interests [case interest dim]: each user's final ones; allocation [scale case position
+    interest]: the softmax of each patch's logits, alpha in notebook 03; table: the items' vectors; items and mask: the
     padded histories.
     """
     model = trained.model.eval()
@@ -39,7 +39,7 @@ def read_interests(trained: Trained, cases: EvalCases) -> dict[str, dict[str, Te
     return {
         view: {
             "interests": torch.cat([interests for interests, _ in parts]),
-            "shares": torch.cat([shares for _, shares in parts], 1),
+            "allocation": torch.cat([shares for _, shares in parts], 1),
             "table": tables[view],
             "items": items,
             "mask": mask,
@@ -85,7 +85,7 @@ def allocate_patches(trained: Trained, history: History) -> pd.DataFrame:
         settings = trained.model.settings.model
         length = min(len(history), settings.max_length)
         start = len(history) - length
-        for scale, shares in zip(settings.scales, read["shares"][:, 0, :length].cpu()):
+        for scale, shares in zip(settings.scales, read["allocation"][:, 0, :length].cpu()):
             nearest = shares.topk(settings.num_nearest, -1)
             for last in range((length - 1) % scale, length, scale):
                 ends = (start + max(0, last - scale + 1), start + last)
@@ -131,7 +131,7 @@ def interest_recovery(domain: Domain, models: Sequence[Trained]) -> pd.DataFrame
         for view, read in read_interests(trained, domain.fold(trained.seed).test).items():
             mask = read["mask"]
             items = read["items"][mask].cpu().numpy()
-            interest = read["shares"][0][mask].argmax(-1).cpu().numpy() * clustered
+            interest = read["allocation"][0][mask].argmax(-1).cpu().numpy() * clustered
             agreement = adjusted_mutual_info_score(kinds[items], interest)
             rows.append((trained.name, view, trained.seed, agreement))
     return pd.DataFrame(rows, columns=["model", "view", "seed", "agreement"])

@@ -178,14 +178,17 @@ def _axes(values: Any) -> int:
 def _problem_of_shape(what: str, values: Any, shape: tuple) -> str:
     """Why a value is not a tensor of this shape, of finite numbers; "" if it is one."""
     if not isinstance(values, Tensor):
-        return f"{what} returns a {type(values).__name__}, not a tensor of shape {shown(shape)}"
+        return (
+            f"{what} returns a {type(values).__name__}, not a tensor of shape {format_shape(shape)}"
+        )
     if tuple(values.shape) != shape:
-        return f"{what} returns the shape {shown(tuple(values.shape))}, not {shown(shape)}"
+        found = format_shape(tuple(values.shape))
+        return f"{what} returns the shape {found}, not {format_shape(shape)}"
     if not (values.is_floating_point() and values.isfinite().all()):
         return f"{what} returns numbers that are not finite floating-point numbers"
     return ""
 
 
-def shown(shape: tuple) -> str:
+def format_shape(shape: tuple) -> str:
     """A shape as a reader writes it."""
     return f"({', '.join(map(str, shape))})"

@@ -202,7 +202,7 @@ def structure_runs(domain: Domain, users: pd.DataFrame, study: str) -> pd.DataFr
     return means.assign(**label_run(domain, study), condition="", split="test")[RUN_COLUMNS]
 
 
-def judge_structure(users: pd.DataFrame, num_interests: int) -> pd.DataFrame:
+def summarise_structure(users: pd.DataFrame, num_interests: int) -> pd.DataFrame:
     """Means of `structure_of_users`, and whether they meet their bounds.
 
     Bounds: an overlap of at most 0.5, effective interests of at least K / 2, at least a quarter of

@@ -35,13 +35,14 @@ def train_model(
         return Trained(name, seed, model)
     settings = vary(domain.settings, domain.variant(name), name)
     watch = on_evaluate() if fold is None and features is None else None
-    tell = partial(watch, domain.name, name, seed) if watch else None
+    report = partial(watch, domain.name, name, seed) if watch else None
     torch.manual_seed(derive_seed(seed, name, "noise"))
     fold, batch_seed = fold or domain.fold(seed), derive_seed(seed, "batches")
     try:
-        return Trained(name, seed, model, resume_fit(model, settings, fold, batch_seed, None, tell))
+        record = resume_fit(model, settings, fold, batch_seed, None, report)
     except ValueError as error:
         raise ValueError(f"{name}, seed {seed}: {error}") from error
+    return Trained(name, seed, model, record)
 
 
 def resume_fit(
@@ -91,7 +92,8 @@ def train_models(
     """Every model on every seed, trained in parallel, or loaded if stage 03 trained it with this
     code and these settings. Refused settings are named before the first training.
 
-    `seeds=None` means those of `studies.seeds`; `fresh` loads none. Planted has no checkpoints.
+    `seeds=None` means those of `studies.seeds`; `fresh` loads none. Outside the profile smoke,
+    planted has no checkpoints and is trained.
     """
     seeds = domain.settings.studies.seeds if seeds is None else seeds
     jobs = [(name, seed) for name in names for seed in seeds]

@@ -1,6 +1,7 @@
-"""Fast exact forms of functions in `model/`.
+"""Fast forms of functions in `model/`, equal to them up to rounding (to bfloat16 where
+`training.precision` chooses it).
 
-`benchmarks/kernels.csv` holds the time of a training step, or of many lists, with and without each.
+`benchmarks/kernels.csv` (CPU) and `benchmarks/h200.json` (GPU) hold the times with and without.
 """
 
 from functools import partial
@@ -13,8 +14,8 @@ from bivrec.model.base import SequentialModel
 
 
 def bfloat16_is_native() -> bool:
-    """Whether the GPU, or without one the processor, multiplies bfloat16 in hardware; a processor
-    held to AVX2, as in every stage, does not."""
+    """Whether the GPU (without a GPU, the processor) multiplies bfloat16 in hardware. False on an
+    x86 processor restricted to AVX2, as in every pipeline stage."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_capability() >= (8, 0)
     if "AVX512" not in torch.backends.cpu.get_cpu_capability():

@@ -1,7 +1,8 @@
-"""The recommendation loss by PyTorch's fused attention on a GPU; twin of `losses.interest_softmax`.
+"""The recommendation loss by PyTorch's fused attention on a GPU.
 
-Interests attend to the catalogue, and no score reaches memory. Worth: `benchmarks/h200.json`
-(`softmax`: the loss of 65,536 rows over 59,047 items).
+The fast form of `losses.interest_softmax` there: interests attend to the catalogue, and no score
+reaches memory. `benchmarks/h200.json` holds its speed (`softmax`: the loss of 65,536 rows over
+59,047 items).
 """
 
 from collections.abc import Callable

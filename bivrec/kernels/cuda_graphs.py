@@ -1,6 +1,7 @@
 """Encoders recorded as CUDA graphs, so that small batches do not wait for the host.
 
-Worth: `benchmarks/h200.json` (`medium`: milliseconds a step, kernel by kernel and recorded).
+`benchmarks/h200.json` holds its speed (`medium`: milliseconds a step, kernel by kernel and
+recorded).
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bivrec.kernels.methods import replaced
+from bivrec.kernels.methods import replace_methods
 
 
 class _Original(nn.Module):
@@ -25,7 +26,7 @@ class _Original(nn.Module):
 
 
 class Recorder:
-    """Stands in for an encoder's forward: a shape of inputs that comes again is recorded."""
+    """Replaces an encoder's forward; records a CUDA graph when an input shape occurs again."""
 
     def __init__(self, encoder: nn.Module, pool: Any):
         self.original, self.pool = _Original(encoder), pool
@@ -62,8 +63,8 @@ class Recorder:
         return lambda *tensors: graph(*tensors, *parameters)
 
 
-def recorded(model: nn.Module) -> AbstractContextManager[None]:
-    """Within it, the model's `recordable` encoders run as CUDA graphs while they train."""
+def record_encoders(model: nn.Module) -> AbstractContextManager[None]:
+    """A context in which the model's `recordable` encoders run as CUDA graphs in training."""
     encoders = [module for module in model.modules() if getattr(module, "recordable", False)]
     pool = torch.cuda.graph_pool_handle()  # one memory for all graphs: one runs at a time
-    return replaced({encoder: ("forward", Recorder(encoder, pool)) for encoder in encoders})
+    return replace_methods({encoder: ("forward", Recorder(encoder, pool)) for encoder in encoders})

@@ -1,7 +1,8 @@
-"""The recommendation loss without a tensor of rows by catalogue; twin of `losses.interest_softmax`.
+"""The recommendation loss without a tensor of rows by catalogue.
 
-Value and gradient are computed in one pass over chunks of rows, so the scores of a chunk stay in
-the processor's cache and memory does not grow with rows times catalogue.
+The fast form of `losses.interest_softmax`: value and gradient are computed in one pass over chunks
+of rows, so the scores of a chunk stay in the processor's cache and memory does not grow with rows
+times catalogue.
 """
 
 import math
@@ -38,7 +39,7 @@ class InterestSoftmax(torch.autograd.Function):
         num_rows, num_interests, dim = interests.shape
         queries, items = (interests * LOG2_E).to(dtype), table.to(dtype)
         bound = queries.float().norm(dim=-1).amax() * table.norm(dim=-1).amax() if num_rows else 0
-        shifted = interests.is_cuda or bool(bound > LARGEST_POWER)  # on a GPU without waiting
+        shifted = interests.is_cuda or bool(bound > LARGEST_POWER)  # on a GPU always: no sync
         interests_grad, table_grad = torch.empty_like(interests), torch.zeros_like(table)
         log_total, size = interests.new_empty(num_rows), chunk_rows(table, num_interests, cells)
         across = items.T.contiguous()

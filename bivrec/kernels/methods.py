@@ -1,4 +1,4 @@
-"""Fast forms in place of a model's methods, for a while."""
+"""Temporary replacement of a model's methods by fast forms."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -7,8 +7,8 @@ from torch import nn
 
 
 @contextmanager
-def replaced(forms: Mapping[nn.Module, tuple[str, Callable]]) -> Iterator[None]:
-    """Within it, the named method of each module is the given form."""
+def replace_methods(forms: Mapping[nn.Module, tuple[str, Callable]]) -> Iterator[None]:
+    """A context in which the named method of each module is replace_methods by the given form."""
     for module, (name, form) in forms.items():
         setattr(module, name, form)
     try:

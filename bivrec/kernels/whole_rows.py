@@ -1,4 +1,4 @@
-"""Interests after whole rows, for the lists of many users; twin of `BivRec.encode_rows`."""
+"""Interests after whole rows, for the lists of many users; fast form of `BivRec.encode_rows`."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from bivrec.kernels.methods import replaced
+from bivrec.kernels.methods import replace_methods
 from bivrec.model.attention import GaussianAttention
 from bivrec.model.base import ItemRows, Mask, Tables
 from bivrec.model.bivrec import BivRec, Encoded
@@ -28,7 +28,7 @@ def attend(
 
     Fused attention returns the weighted mean of the values and the logarithm of the weights' sum;
     their product is the sum that an unnormalised kernel takes. $-\lVert k_j \rVert^2 / 2$ becomes
-    one more component of each key. The output at padding differs from the twin's; nothing reads it.
+    one more component of each key. The output at padding differs, and nothing reads it.
     """
     heads = projected.unflatten(-1, (3, attention.num_heads, -1)).flatten(0, 1)
     query, key, value = heads.permute(2, 0, 3, 1, 4)  # row head patch dim
@@ -68,5 +68,5 @@ def encode_rows(model: BivRec, items: ItemRows, mask: Mask, tables: Tables) -> E
         elif isinstance(part, GaussianAttention) and part.kernel == "rbf":
             if part.out.weight.device.type == "cpu" and hasattr(torch.ops.aten, FUSED):
                 forms[part] = "attend", partial(attend, part)
-    with replaced(forms):
+    with replace_methods(forms):
         return model.encode_rows(items, mask, tables)

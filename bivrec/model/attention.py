@@ -53,7 +53,7 @@ class GaussianAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch patch dim"], layout: PatchLayout, causal: bool
     ) -> Float[Tensor, "batch patch dim"]:
-        """Attention within each residue of each scale; if `causal`, to earlier patches only."""
+        """Attention within each residue of each scale; if `causal`, to no later patch."""
         scales = zip(layout.split(self.project(x)), layout.split(layout.mask))
         mixed = [self.attend(projected, mask, causal) for projected, mask in scales]
         return self.out(torch.cat([part.flatten(1, 2) for part in mixed], 1))

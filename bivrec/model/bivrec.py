@@ -60,13 +60,14 @@ class BivRec(SequentialModel):
         return encoded
 
     def encode_rows(self, items: ItemRows, mask: Mask, tables: Tables) -> Encoded:
-        """The same for the whole row as its only prefix, with the patches that it owns."""
+        """Interests after each whole row, and the logits of its patches, by view."""
         return self.encode_every(*align_newest(items, mask), tables, every_prefix=False)
 
     def patch_masks(
         self, mask: Mask, every_prefix: bool | None = None
     ) -> list[Bool[Tensor, "batch patch"]]:
-        """Which of the patches of `encode_batch` are real, by scale, ordered as their logits."""
+        """The patches that are not padding, by scale, in the order of their logits;
+        `every_prefix=None` takes the layout of `encode_batch`."""
         scales = self.settings.model.scales
         if not (self.causal if every_prefix is None else every_prefix):
             mask = align_newest(mask.long(), mask)[1]

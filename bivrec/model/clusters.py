@@ -34,7 +34,7 @@ def assign(
 def sum_over_prefixes(
     x: Float[Tensor, "batch residue patch *rest"],
 ) -> Float[Tensor, "batch residue patch *rest"]:
-    """For the prefix that ends with each patch, the sum over the patches that it owns."""
+    """For the prefix that ends with each patch, the sum over the patches of that prefix."""
     owned = x.new_ones(x.shape[2], x.shape[2]).tril()
     return (owned @ x.flatten(3)).view(x.shape)
 
@@ -56,7 +56,7 @@ class ClusterAttention(nn.Module):
     $u_k = \mathrm{LN}\big(T_k + W \frac{\sum_j A_{jk} v_j}{1 + \sum_j A_{jk}}
     + \sum_s A^s_{tk} x^s_t\big)$,
 
-    summed over the patches that the prefix owns, at all scales. Ours: the last term, the newest
+    summed over the patches of the prefix, at all scales. Ours: the last term, the newest
     patch of every scale for the interests that own it (`newest: owners`; with `per_interest`, the
     newest patch that each interest owns), and cosine similarity. Padding contributes nothing; noise
     is drawn in training only.

@@ -26,9 +26,10 @@ class ViewPair:
 class CrossViewLearning(nn.Module):
     """The weighted sum of the losses between the views.
 
-    The paper's: coarse (a user's interests agree as a whole) and fine (each patch is allocated to
-    the same interests). Ours: an item's ID vector agrees with its projected features, and each view
-    learns from the other's recommendations. A view that is not a `learner` is held fixed.
+    The paper's: coarse (InfoNCE of the mean interests, after a projection head of each view, which
+    is ours) and fine (both views allocate each patch to the same interests). Ours: an item's ID
+    vector agrees with its projected features, and each view learns from the other's
+    recommendations. A view that is not a `learner` is held fixed.
     """
 
     def __init__(self, settings: CrossView, dim: int):

@@ -39,7 +39,7 @@ class ViewEncoder(nn.Module):
     ) -> tuple[Float[Tensor, "batch prefix interest dim"], Float[Tensor, "batch patch interest"]]:
         """The K interests after every prefix, or after the row alone, and the patches' logits.
 
-        A `causal` view lets each patch attend to earlier ones only, as prefixes need. With
+        A `causal` view lets no patch attend to later ones, as prefixes need. With
         `every_prefix=False` the padding of `items` is in front.
         """
         x, layout = self.embedding(items, mask, every_prefix)

@@ -12,7 +12,7 @@ SHOWN = ("ndcg@20", "recall@20", "hr@20")
 TEXT = """
 # {model} on {dataset}
 
-{model} of the study [bivrec](https://arxiv.org/abs/2402.17334), a reconstruction of BivRec,
+{model} of the study bivrec, a reconstruction of [BivRec](https://arxiv.org/abs/2402.17334),
 trained on {dataset} ({count:,} items) with seed {seed}. It reads the newest {length} items of a
 history and scores the catalogue.
 

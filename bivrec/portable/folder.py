@@ -131,7 +131,7 @@ def load_folder(folder: Path) -> Recommender:
         if not (folder / name).is_file():
             raise DataError(f"{folder / name} is missing; export or download the model again")
         if file_hash(folder / name) != sha256:
-            raise DataError(damage(folder / name, "its sha256 differs"))
+            raise DataError(describe_damage(folder / name, "its sha256 differs"))
     try:
         items = load_table(folder / ITEMS, {*ITEM_COLUMNS})
         tensors = load_file(folder / WEIGHTS)
@@ -143,12 +143,12 @@ def load_folder(folder: Path) -> Recommender:
         model = FAMILIES[description["family"]](settings, len(items), features)
         model.load_state_dict(tensors)
     except (SafetensorError, RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(damage(folder, type(error).__name__)) from None
+        raise DataError(describe_damage(folder, type(error).__name__)) from None
     trained = Trained(description["model"], description["seed"], model.eval())
     return Recommender(description["dataset"], trained, items)
 
 
-def damage(path: Path, why: str) -> str:
+def describe_damage(path: Path, why: str) -> str:
     """The sentence about a damaged file or folder."""
     return f"{path} is damaged ({why}); export or download the model again"
 
@@ -163,16 +163,16 @@ def read_description(folder: Path) -> dict[str, Any]:
         description = json.loads(path.read_text("utf-8"))
         known = description["format"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(damage(path, type(error).__name__)) from None
+        raise DataError(describe_damage(path, type(error).__name__)) from None
     if known != FORMAT:
         remedy = "install the version of bivrec that wrote it, or export the model again"
         raise DataError(f"{path} has the format {known!r}, and this code reads {FORMAT}; {remedy}")
     kinds = dict.fromkeys(("dataset", "model", "family", "supervision"), str)
     for key, kind in (kinds | {"seed": int, "settings": dict, "sha256": dict}).items():
         if not isinstance(description.get(key), kind):
-            raise DataError(damage(path, f"without a proper {key!r}"))
+            raise DataError(describe_damage(path, f"without a proper {key!r}"))
     if {*description["sha256"]} != {ITEMS, WEIGHTS} or description["family"] not in FAMILIES:
-        raise DataError(damage(path, "it names other files or an unknown family"))
+        raise DataError(describe_damage(path, "it names other files or an unknown family"))
     return description
 
 
@@ -189,11 +189,11 @@ def read_settings(description: dict[str, Any], path: Path) -> Settings:
             problem = "differs from the settings of this code"
             remedy = "load it with the code that exported it, or export the model again"
             raise DataError(f"{path}: {key} {problem}; {remedy}") from None
-    training = incomplete(Training, supervision=description["supervision"])
-    return incomplete(Settings, **sections, training=training, cross_view=incomplete(CrossView))
+    training = make_section(Training, supervision=description["supervision"])
+    return make_section(Settings, **sections, training=training, cross_view=make_section(CrossView))
 
 
-def incomplete(section: type, **values: Any) -> Any:
+def make_section(section: type, **values: Any) -> Any:
     """A section of the settings with these values alone."""
     made = object.__new__(section)
     vars(made).update(values)

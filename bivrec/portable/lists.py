@@ -180,12 +180,12 @@ def explain(scored: Scored, owners: Best, view: str, names: ndarray) -> list[str
     """The names of the newest items that each recommendation's interest owns."""
     if not scored.logits:
         return ""
-    owned = [newest_owned(scored, scored.logits[name]) for name in scored.views_of(view)]
+    owned = [newest_items(scored, scored.logits[name]) for name in scored.views_of(view)]
     items = torch.cat(owned, 1).take_along_dim(owners[..., None], 1).flatten(0, 1)
     return ["; ".join(filter(None, row)) for row in names[items.cpu().numpy()]]
 
 
-def newest_owned(
+def newest_items(
     scored: Scored, logits: Float[Tensor, "batch patch interest"]
 ) -> Int64[Tensor, "batch interest reason"]:
     """The newest items of each row whose patch of the smallest scale each interest owns; -1 for

@@ -169,7 +169,7 @@ def compare_variants(users: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=DIFFERENCES)
 
 
-def say_answer(differences: pd.DataFrame, metric: str) -> str:
+def describe_differences(differences: pd.DataFrame, metric: str) -> str:
     """What `compare_variants` says of diversity and accuracy, a sentence per dataset and
     variant."""
     words, sentences = {"diversity": "diverse", metric: "accurate"}, []

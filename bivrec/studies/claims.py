@@ -23,7 +23,7 @@ class Claim(NamedTuple):
     theirs: Pair
 
 
-# Fixed before they are run, with their reasons, in docs/confirmatory.md
+# Fixed in docs/confirmatory.md before they are run
 CONFIRMATORY = [
     Claim("0 it learns: above popularity", ("bivrec", "both"), ("popularity", "id")),
     Claim("1 BivRec is above fused features", ("bivrec", "both"), ("sasrec-fused", "both")),
@@ -110,7 +110,7 @@ def check_claims(
     table["family"] = table["family"].fillna("exploratory") if rows else "exploratory"
     table = table.drop_duplicates(["claim", "dataset", "ours", "theirs"])
     table = pd.concat([_adjust(family) for _, family in table.groupby("family")])
-    table["verdict"] = judge(table)
+    table["verdict"] = assign_verdicts(table)
     keys = ["family", "claim", "dataset"]
     return table.sort_values(keys, kind="stable", ignore_index=True)
 
@@ -122,7 +122,7 @@ def _adjust(family: pd.DataFrame) -> pd.DataFrame:
     return family.merge(tests.assign(**{"adjusted p": holm(tests["p"].to_numpy())}), on=same)
 
 
-def judge(tests: pd.DataFrame) -> np.ndarray:
+def assign_verdicts(tests: pd.DataFrame) -> np.ndarray:
     """A word for each test: *holds* or *fails* where the adjusted p is below 0.05, else
     *negligible* where the whole interval lies within `NEGLIGIBLE` of 0, else *open*."""
     decided = tests["adjusted p"] < 0.05

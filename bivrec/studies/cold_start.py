@@ -89,7 +89,8 @@ def new_items(domain: Domain) -> Bool[ndarray, "catalogue"]:
 def _select_targets(
     cases: EvalCases, new: Bool[ndarray, "catalogue"], wanted: Bool[ndarray, "catalogue"]
 ) -> EvalCases:
-    """Histories without new items and wanted targets; drops users who have none of either."""
+    """Removes new items from the histories and unwanted items from the targets; drops users left
+    without a history or without targets."""
     rows = [
         (user, history[~new[history]], targets[wanted[targets]])
         for user, history, targets in zip(cases.users, cases.histories, cases.targets)
@@ -114,8 +115,8 @@ def without_new_items(fold: Fold, new: Bool[ndarray, "catalogue"]) -> Fold:
 
 
 def can_hold_out(domain: Domain, seed: int) -> bool:
-    """Whether a seed's fold without the new items has sequences to train on, and cases of both
-    validation and test users."""
+    """Whether a seed's fold without the new items has sequences to train on, at least K items,
+    and cases of both validation and test users."""
     new = new_items(domain)
     fold = without_new_items(domain.fold(seed), new)
     trains = any(len(row) > 1 for row in fold.train)
@@ -215,7 +216,7 @@ def interest_use(domain: Domain, models: Sequence[Trained], edges: Sequence[int]
         cases = domain.fold(trained.seed).test
         groups = name_groups([len(history) for history in cases.histories], edges)
         for view, read in read_interests(trained, cases).items():
-            shares, mask = read["shares"], read["mask"]  # [scale case position interest]
+            shares, mask = read["allocation"], read["mask"]  # [scale case position interest]
             weights = mask[None, :, :, None] / mask.sum(1)[None, :, None, None] / len(shares)
             used = (shares * weights).sum((0, 2))  # [case interest]
             in_use = (-(used * used.log()).sum(-1)).exp().cpu()

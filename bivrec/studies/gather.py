@@ -84,7 +84,7 @@ def gather_lists(whole_study: bool, profile: str = "default") -> pd.DataFrame:
 
 
 def gather_variants(whole_study: bool, profile: str = "default") -> pd.DataFrame:
-    """The test ranks of what confirmatory claims compare BivRec with, besides the models of 03:
+    """The test ranks of further models that the report compares BivRec with:
     BivRec under the controls of 03, and variants of 04 (column dataset)."""
     if not whole_study:
         return pd.DataFrame()

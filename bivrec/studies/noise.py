@@ -192,12 +192,14 @@ def train_noisy(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
     return ranks.assign(condition=level + ", tested " + ranks["tested"])
 
 
-def noise_runs(domain: Domain, ranks: pd.DataFrame, hard: pd.DataFrame) -> pd.DataFrame:
+def noise_runs(domain: Domain, ranks: pd.DataFrame, trained: pd.DataFrame) -> pd.DataFrame:
     """The ranks of `rank_noisy` and those of `train_noisy` in the columns of runs.csv."""
     condition = ranks["noise"] + "=" + ranks["level"].astype(str)
     tables = [ranks.assign(condition=condition)]
-    if len(hard):
-        tables.append(hard.assign(condition="trained " + hard["condition"]).drop(columns="tested"))
+    if len(trained):
+        tables.append(
+            trained.assign(condition="trained " + trained["condition"]).drop(columns="tested")
+        )
     tables = [table.drop(columns=["noise", "level"]) for table in tables]
     return pd.concat([to_runs(domain, "noise", table) for table in tables])
 

@@ -121,8 +121,8 @@ def _claims() -> str:
 
 
 def structure_table(structure: pd.DataFrame) -> pd.DataFrame:
-    """What `judge_structure` says of BivRec (and the column dataset): a row per dataset and view, a
-    column per measure, each a mean with its interval and, where there is a bound, the verdict."""
+    """What `summarise_structure` says of BivRec (and the column dataset): a row per dataset and
+    view, a column per measure, each a mean with its interval and, if it has a bound, a verdict."""
     own = structure[structure["model"] == "bivrec"].fillna({"verdict": ""})
     texts = zip(_intervals(own, "mean", ".2f"), own["verdict"])
     cells = own.assign(cell=[" ".join(filter(None, pair)) for pair in texts])

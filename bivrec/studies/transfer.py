@@ -32,7 +32,8 @@ class Start:
 
 
 def can_start_untrained(start: Start) -> bool:
-    """Whether a start ranks the target before any training: every view of its model is carried."""
+    """Whether a start ranks the target before any training: every view of its model is carried.
+    Fixed tokens are excluded, because they change nothing before training."""
     return start.donor is not None and start.model == "pure-mm" and not start.fixed_tokens
 
 
@@ -91,7 +92,8 @@ def _carried_settings(domain: Domain, name: str) -> dict[str, Any]:
     split, model = settings.split, asdict(settings.model)
     shared = {"split.protocol": split.protocol, "split.num_folds": split.num_folds}
     shared["features.num_components"] = settings.features.num_components
-    free = ("views", "dropout", "information_weight")  # what training alone reads, and what differs
+    # only training reads the last three; the views differ by design
+    free = ("views", "dropout", "information_weight", "information_within")
     return shared | {f"model.{key}": value for key, value in model.items() if key not in free}
 
 

@@ -13,7 +13,9 @@ from bivrec.settings import Training
 
 Rows = tuple[Int64[ndarray, "row"], Int64[ndarray, "row"]]  # first item, number of inputs
 
-BATCHES_AHEAD = 16  # sampled at a time under one_target, so that rows of like length meet
+BATCHES_AHEAD = (
+    16  # sampled at a time under one_target, so that rows of similar length share a batch
+)
 
 
 def draw_batches(
@@ -24,8 +26,8 @@ def draw_batches(
     seed: int,
     device: torch.device | None = None,
 ) -> Iterator[Batch]:
-    """An endless stream of batches, padded to a multiple of `multiple`; rows of like length go
-    together.
+    """An endless stream of batches, padded to a multiple of `multiple`; rows of similar
+    length share a batch.
 
     every_position: each epoch cuts every sequence, from a random offset on, into windows of at most
     `max_length` targets, and supervises every position. one_target: a random user and a random
@@ -87,7 +89,7 @@ def sample_prefixes(
 def group_by_length(
     size: Int64[ndarray, "row"], batch_size: int, generator: np.random.Generator
 ) -> list[Int64[ndarray, "_"]]:
-    """Rows of like length together, ties in random order; the groups in random order."""
+    """Groups rows of similar length, ties in random order; the groups are in random order."""
     order = np.argsort(size + generator.random(len(size)), kind="stable")
     groups = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     return [groups[number] for number in generator.permutation(len(groups))]

@@ -25,12 +25,12 @@ def num_processes() -> int:
 
 
 def rank() -> int:
-    """This process's number among them, from 0."""
+    """The rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def local_rows(count: int) -> slice:
-    """This process's share of `count` rows: adjacent, and as many for each process as possible."""
+    """This process's share of `count` rows: contiguous, and equal between processes up to one."""
     return slice(count * rank() // num_processes(), count * (rank() + 1) // num_processes())
 
 

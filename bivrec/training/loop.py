@@ -16,7 +16,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from bivrec.data.types import EvalCases, Fold
 from bivrec.evaluation import mean_metrics, rank_cases
-from bivrec.kernels.cuda_graphs import recorded
+from bivrec.kernels.cuda_graphs import record_encoders
 from bivrec.model.base import Batch, SequentialModel
 from bivrec.outputs import progress
 from bivrec.settings import Training
@@ -62,12 +62,12 @@ def fit(
 ) -> Fit:
     """Trains on a fold; leaves the averaged weights whose validation metric is best.
 
-    The metric is the mean over the model's views, so that no view is neglected. Whatever changes is
-    saved to `checkpoint_path` at each validation; a training that finds the file resumes from it,
-    bit-identical. After each validation `on_evaluate` gets the step, the mean loss and the metrics:
-    `{"loss": ..., "id/ndcg@20": ...}`. After `training.patience` validations without a better
-    metric the training stops; its learning rates are those of `num_steps`. Under torchrun the
-    processes share each batch. Raises ValueError if the loss is not finite.
+    The metric is the mean over the model's views, `both` included. The training state is saved to
+    `checkpoint_path` at each validation; a training that finds the file resumes from it with
+    bit-identical results. After each validation `on_evaluate` gets the step, the mean loss and the
+    metrics: `{"loss": ..., "id/ndcg@20": ...}`. After `training.patience` validations without a
+    better metric the training stops; its learning rates are those of `num_steps`. Under torchrun
+    the processes share each batch. Raises ValueError if the loss is not finite.
     """
     num_steps = num_steps or round(settings.num_steps * settings.step_factor)
     if rank():
@@ -80,7 +80,7 @@ def fit(
     batches = itertools.islice(batches, run.record["step"], None)
     steps = range(run.record["step"] + 1, num_steps + 1)
     until_done = itertools.takewhile(lambda _: not run.done, steps)
-    with recorded(model) if record_graphs else nullcontext():
+    with record_encoders(model) if record_graphs else nullcontext():
         for step in progress(until_done, "training", "steps", len(steps)):
             run.train_step(step, next(batches))
             if step % settings.evaluate_every == 0 or step == num_steps:
@@ -152,7 +152,7 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether no step is left, or patience is at an end."""
+        """Whether no step is left, or patience is exhausted."""
         step, patience = self.record["step"], self.settings.patience
         waited = (step - self.record["best_step"]) // self.settings.evaluate_every
         return step >= self.num_steps or (patience is not None and waited >= patience)

@@ -18,6 +18,10 @@ def test_checkpoints(tmp_path):
         assert torch.equal(loaded[view], scores)
     other = Domain("planted", {"training.num_steps": 11})
     assert load_checkpoint(other, "bivrec", 0, path) is None
+    users = {"num_kinds": 6, "items_per_kind": 20, "num_users": 150, "mean_length": 24, "seed": 1}
+    fewer = Domain("planted", {"training.num_steps": 10, "datasets.planted.planted": users})
+    assert fewer.sequences.num_items == domain.sequences.num_items
+    assert load_checkpoint(fewer, "bivrec", 0, path) is None
     assert load_checkpoint(domain, "bivrec", 1, path) is None
     assert load_checkpoint(domain, "bivrec", 0, tmp_path / "none") is None
     path.write_bytes(path.read_bytes()[:-100])

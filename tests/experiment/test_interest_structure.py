@@ -20,11 +20,11 @@ from bivrec.experiment.structure import (
     effective_number,
     has_structure,
     interest_structure,
-    judge_structure,
     rank_controls,
     share_of_others,
     structure_of_users,
     structure_runs,
+    summarise_structure,
 )
 
 CHANGES = {"model.num_interests": 3, "model.num_nearest": 1}
@@ -127,7 +127,7 @@ def test_verdicts_on_the_bounds():
         for user, value in enumerate(pair)
     ]
     users = pd.DataFrame(rows, columns="model seed view user measure value".split())
-    judged = judge_structure(users, num_interests=4).set_index("measure")
+    judged = summarise_structure(users, num_interests=4).set_index("measure")
     assert judged["verdict"].to_dict() == {
         "overlap": "holds",
         "effective_interests": "fails",
@@ -139,7 +139,7 @@ def test_verdicts_on_the_bounds():
 def test_collapsed_interests_fail_though_equal_values_have_no_interval():
     rows = [("bivrec", 0, "id", user, "effective_interests", 1.0) for user in range(5)]
     users = pd.DataFrame(rows, columns="model seed view user measure value".split())
-    assert judge_structure(users, num_interests=4)["verdict"].tolist() == ["fails"]
+    assert summarise_structure(users, num_interests=4)["verdict"].tolist() == ["fails"]
 
 
 def test_collapsed_interests_supply_no_share_of_the_list(domain):
@@ -149,7 +149,7 @@ def test_collapsed_interests_supply_no_share_of_the_list(domain):
         collapsed.model.views["id"].clusters.norms[2].weight.zero_()
         collapsed.model.views["id"].clusters.norms[2].bias.fill_(1)
     users = structure_of_users(domain, [collapsed])
-    judged = judge_structure(users, num_interests=3).set_index(["view", "measure"])["mean"]
+    judged = summarise_structure(users, num_interests=3).set_index(["view", "measure"])["mean"]
     assert judged["id", "overlap"] > COLLAPSED and ("id", "other_interests") not in judged
     assert judged["multimodal", "overlap"] < COLLAPSED
     assert judged["multimodal", "other_interests"] > 0
@@ -172,6 +172,6 @@ def test_one_interest_has_no_structure(domain):
     assert not any(map(has_structure, models))
     users = structure_of_users(domain, models)
     assert not len(structure_runs(domain, users, "training"))
-    assert not len(judge_structure(users, 1))
+    assert not len(summarise_structure(users, 1))
     controls = rank_controls(domain, models)
     assert not len(compare_controls(rank_models(domain, models), controls, "ndcg@20"))

@@ -122,7 +122,7 @@ def agreement(domain, trained):
     shares = []
     for read in read_interests(trained, domain.fold(SEED).test).values():
         kinds = domain.kinds[read["items"][read["mask"]].numpy()]
-        nearest = read["shares"][0][read["mask"]].argmax(-1).numpy()
+        nearest = read["allocation"][0][read["mask"]].argmax(-1).numpy()
         counts = np.zeros((domain.settings.model.num_interests, kinds.max() + 1))
         np.add.at(counts, (nearest, kinds), 1)
         shares.append(counts[linear_sum_assignment(-counts)].sum() / counts.sum())

@@ -166,7 +166,9 @@ def shared():
 def test_a_patch_names_its_nearest_interests(shared, case):
     history = case[0][-shared.trained.model.max_length :]  # what the model reads
     patches = allocate_patches(shared.trained, history)
-    shares = read_history(shared.trained, history)["id"]["shares"][0, 0]  # of patches of one item
+    shares = read_history(shared.trained, history)["id"]["allocation"][
+        0, 0
+    ]  # of patches of one item
     for position in (0, len(history) - 1):
         of = (patches["view"] == "id") & (patches["scale"] == 1) & (patches["last"] == position)
         wanted = shares[position].topk(2)

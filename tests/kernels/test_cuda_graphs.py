@@ -1,4 +1,4 @@
-"""Encoders that are recorded as CUDA graphs, with a stand-in for CUDA's recording."""
+"""Encoders that are record_encoders as CUDA graphs, with a stand-in for CUDA's recording."""
 
 import itertools
 from contextlib import nullcontext
@@ -8,13 +8,13 @@ import torch
 
 from bivrec.data.domain import Domain
 from bivrec.experiment.registry import build_model
-from bivrec.kernels.cuda_graphs import recorded
+from bivrec.kernels.cuda_graphs import record_encoders
 from bivrec.training.batches import draw_batches
 
 
 @pytest.fixture
 def recordings(monkeypatch) -> list[torch.Size]:
-    """The shapes that are recorded; the stand-in hands the function back."""
+    """The shapes that are record_encoders; the stand-in hands the function back."""
     shapes = []
 
     def record(call, samples, **_):
@@ -42,8 +42,8 @@ def train(name: str, within) -> list[torch.Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["bivrec", "sasrec-sum"])
 def test_a_recorded_encoder_is_the_encoder(recordings, name):
-    """A shape is recorded when it comes again; gradients reach the encoder's own parameters."""
-    pairs = zip(train(name, recorded), train(name, lambda _: nullcontext()), strict=True)
+    """A shape is recorded when it occurs again; gradients reach the encoder's own parameters."""
+    pairs = zip(train(name, record_encoders), train(name, lambda _: nullcontext()), strict=True)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in pairs)
     assert len(recordings) >= 2 and len(set(recordings)) >= 2
 
@@ -52,7 +52,7 @@ def test_nothing_is_recorded_outside_training_nor_left_behind(recordings, plante
     model, batches = build_model(planted, "bivrec", 0), []
     model.eval()
     history = planted.fold(0).train[0]
-    with recorded(model):
+    with record_encoders(model):
         batches = [model.score([history]) for _ in range(3)]
         assert all("forward" in vars(view) for view in model.views.values())
     assert not recordings and not any("forward" in vars(view) for view in model.views.values())
@@ -63,5 +63,5 @@ def test_an_annealed_temperature_is_not_recorded(recordings):
     """A graph would fix it."""
     domain = Domain("planted", {"model.final_temperature": 0.2, "model.assignment": "hard"})
     model = build_model(domain, "bivrec", 0)
-    with recorded(model):
+    with record_encoders(model):
         assert not any("forward" in vars(module) for module in model.modules())

@@ -10,7 +10,7 @@ import torch
 from bivrec.data.domain import Domain
 from bivrec.experiment.registry import build_model
 from bivrec.kernels.catalogue_attention import catalogue_softmax
-from bivrec.kernels.cuda_graphs import Recorder, recorded
+from bivrec.kernels.cuda_graphs import Recorder, record_encoders
 from bivrec.model.losses import interest_softmax
 from bivrec.training.batches import draw_batches
 
@@ -37,10 +37,10 @@ def test_fused_attention_is_the_loss(rows, num_interests, num_items):
 
 
 def train_steps(model, batches, record: bool) -> tuple[torch.Tensor, int]:
-    """The losses of a few steps, and how many graphs were recorded for them."""
+    """The losses of a few steps, and how many graphs were record_encoders for them."""
     optimizer, losses = torch.optim.SGD(model.parameters(), 0.05), []
     torch.cuda.manual_seed(0)
-    with recorded(model) if record else nullcontext():
+    with record_encoders(model) if record else nullcontext():
         for batch in batches:
             optimizer.zero_grad()
             loss = model.loss(batch)

@@ -12,6 +12,7 @@ from bivrec.studies.beyond import (
     Background,
     accuracy_and,
     compare_variants,
+    describe_differences,
     estimate_measures,
     genre_shares,
     gini,
@@ -21,7 +22,6 @@ from bivrec.studies.beyond import (
     measure_lists,
     measure_users,
     miscalibration,
-    say_answer,
     self_information,
 )
 
@@ -136,12 +136,12 @@ def test_the_answer_follows_from_the_intervals():
     users = pd.DataFrame(rows, columns="dataset model view seed fold user measure value".split())
     found = compare_variants(users)
     assert found["mean"].tolist() == pytest.approx([0.1, -0.2, 0.01, 0.21])
-    first, second = say_answer(found, "ndcg@20").splitlines()
+    first, second = describe_differences(found, "ndcg@20").splitlines()
     assert first.startswith("d: BivRec's lists are more diverse (diversity +0.1000, ")
     assert "not measurably more or less accurate (ndcg@20 +0.0100, " in first
     assert "less diverse" in second and "more accurate" in second
     assert second.endswith("than plain-interests's.")
     none = compare_variants(users[users["model"] == "bivrec"])
-    assert say_answer(none, "ndcg@20") == (
+    assert describe_differences(none, "ndcg@20") == (
         "No list of shared-newest or of plain-interests is compared here."
     )

@@ -8,9 +8,9 @@ import pytest
 
 from bivrec.studies.claims import (
     CONFIRMATORY,
+    assign_verdicts,
     check_claims,
     chosen_by_validation,
-    judge,
     without_tuning_users,
 )
 
@@ -115,7 +115,7 @@ def test_four_verdicts():
         (0.0, np.nan, np.nan, 1.0, "open"),
     ]
     table = pd.DataFrame(tests, columns=["mean", "low", "high", "adjusted p", "verdict"])
-    assert judge(table).tolist() == table["verdict"].tolist()
+    assert assign_verdicts(table).tolist() == table["verdict"].tolist()
 
 
 def test_confirmatory_claims_stand_beside_themselves_without_tuning_users():
