@@ -25,8 +25,8 @@ def read_interests(trained: Trained, cases: EvalCases) -> dict[str, dict[str, Te
     """What each view makes of the cases' histories, noise-free.
 
     interests [case interest dim]: each user's final ones; allocation [scale case position
-    interest]: the softmax of each patch's logits, alpha in notebook 03; table: the items' vectors; items and mask: the
-    padded histories.
+    interest]: the softmax of each patch's logits, alpha in notebook 03; table: the items' vectors;
+    items and mask: the padded histories.
     """
     model = trained.model.eval()
     histories = pad(cases.histories, model.max_length, model.multiple)
