@@ -11,9 +11,10 @@ from pydantic import TypeAdapter
 
 from bivrec.data.domain import Domain, Features, check_variants
 from bivrec.data.types import Fold
+from bivrec.errors import SettingsError
 from bivrec.experiment.checkpoints import SECTIONS, load_checkpoint
 from bivrec.experiment.code import training_code
-from bivrec.experiment.own import own_code
+from bivrec.experiment.own import errors_of, own_code
 from bivrec.experiment.registry import FAMILIES, Trained, build_model, check_own
 from bivrec.experiment.workers import run_jobs
 from bivrec.model.base import SequentialModel
@@ -39,7 +40,10 @@ def train_model(
     torch.manual_seed(derive_seed(seed, name, "noise"))
     fold, batch_seed = fold or domain.fold(seed), derive_seed(seed, "batches")
     try:
-        record = resume_fit(model, settings, fold, batch_seed, None, report)
+        with errors_of(domain.variant(name).family):
+            record = resume_fit(model, settings, fold, batch_seed, None, report)
+    except SettingsError:
+        raise
     except ValueError as error:
         raise ValueError(f"{name}, seed {seed}: {error}") from error
     return Trained(name, seed, model, record)

@@ -160,17 +160,17 @@ BROKEN = {
     "one vector for each history": (
         MINE.replace("[:, :, None]", "[:, -1]"),
         "",
-        "Mine: `read` returns the shape (2, 32), not (2, 2, interests, 32) (docs/own_model.md)",
+        "Mine: `read` returns the shape (3, 32), not (3, 24, interests, 32) (docs/own_model.md)",
     ),
     "another width": (
         MINE.replace("self.dim, self.dim", "self.dim, 8"),
         "",
-        "own/mine.py: Mine: `read` returns the shape (2, 2, 1, 8), not (2, 2, 1, 32)",
+        "own/mine.py: Mine: `read` returns the shape (3, 24, 1, 8), not (3, 24, 1, 32)",
     ),
     "no tensor": (
         MINE.replace("[:, :, None]", ".tolist()"),
         "",
-        "own/mine.py: Mine: `read` returns a list, not a tensor of shape (2, 2, interests, 32)",
+        "own/mine.py: Mine: `read` returns a list, not a tensor of shape (3, 24, interests, 32)",
     ),
     "no numbers": (
         MINE.replace("[:, :, None]", "[:, :, None] / 0"),
@@ -180,14 +180,43 @@ BROKEN = {
     "ahead": (
         MINE.replace("[:, :, None]", ".flip(1)[:, :, None]"),
         "",
-        "what `read` returns after the first item changes with the second; a position may depend",
+        "what `read` returns after an item changes with later items; a position may depend only",
+    ),
+    "a batch that is read together": (
+        MINE.replace("[:, :, None]", "[:, :, None] + mask.sum()"),
+        "",
+        "what `read` returns for a history changes with the other histories of the batch; each",
+    ),
+    "noise": (
+        MINE.replace("[:, :, None]", "[:, :, None] + torch.randn(())"),
+        "",
+        "`read` returns other numbers when it is called again; in evaluation mode it must be",
+    ),
+    "histories that are longer than its table": (
+        MINE.replace(
+            "[:, :, None]", "[:, :, None] + torch.zeros(8)[torch.arange(items.shape[1])].sum()"
+        ),
+        "",
+        "own/mine.py, line 11: IndexError: index 8 is out of bounds",
+    ),
+    "a layer in a list": (
+        MINE.replace("self.out = ", "self.outs = [")
+        .replace("self.dim)\n", "self.dim)]\n")
+        .replace("self.out(", "self.outs[0]("),
+        "",
+        "Mine: a tensor of shape (32, 32) that needs a gradient is not a parameter of the model",
+    ),
+    "a layer that is not trained": (
+        MINE.replace("[:, :, None]", ".detach()[:, :, None]"),
+        "",
+        "Mine: `loss` does not depend on the parameter out.weight, so it is not trained; use it,",
     ),
     "scores": (
         MINE
         + "\n    def score_catalogue(self, interests, tables):\n"
         + "        return {'id': torch.zeros(2, 5)}\n",
         "",
-        "the score of view id returns the shape (2, 5), not (2, 120)",
+        "the score of view id returns the shape (2, 5), not (3, 120)",
     ),
     "a method that ranking does not call": (
         MINE + "\n    def score(self, histories):\n        return {'id': torch.zeros(2, 120)}\n",
@@ -229,6 +258,15 @@ def test_a_loss_that_stops_being_finite_names_its_model(own):
     late += "        return super().row_loss(*parts) / (0.0 if self.late else 1.0)\n"
     with pytest.raises(ValueError, match="^mine, seed 0: training diverged before step 3; lower"):
         train_model(own(MINE + late), "mine", 0)
+
+
+@pytest.mark.parametrize("late", ["1 / 0", "exit(3)"])
+def test_an_error_in_training_names_the_line(own, refuses, late):
+    text = f"\n    def anneal(self, progress):\n        progress > 0.4 and {late}\n"
+    kind = {"1 / 0": "ZeroDivisionError: division by zero", "exit(3)": "SystemExit: 3"}[late]
+    domain = own(MINE + text)
+    told = refuses(lambda: train_model(domain, "mine", 0))
+    assert f"own/mine.py, line 14: {kind}; correct the file" in told
 
 
 @pytest.mark.parametrize(
