@@ -4,11 +4,13 @@ import copy
 import difflib
 import itertools
 import json
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
@@ -64,7 +66,8 @@ def _parse(text: str, name: str) -> Any:
         reason = "it is nested too deeply"
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         reason = _one_line(error)
-    raise SettingsError(f"{name} is not a tree of settings ({reason}); {_restore(name)}")
+    remedy = f"correct it (`git diff {name}` shows what changed)"
+    raise SettingsError(f"{name} is not a tree of settings ({reason}); {remedy}")
 
 
 def _one_line(error: object) -> str:
@@ -75,21 +78,38 @@ def _restore(name: str) -> str:
     return f"restore it with `git checkout {name}`"
 
 
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError:
+        problem, remedy = "is not UTF-8", "save it as UTF-8"
+    except PermissionError:
+        problem, remedy = "cannot be read (PermissionError)", "make it readable"
+    except OSError as error:
+        problem, remedy = f"cannot be read ({type(error).__name__})", _restore(path.name)
+    raise SettingsError(f"{path.name} {problem}; {remedy}")
+
+
+def _params_path() -> Path:
+    path = project_root() / "params.yaml"
+    if "BIVREC_ROOT" in os.environ and not os.path.lexists(path):
+        problem = f"BIVREC_ROOT is {os.environ['BIVREC_ROOT']!r}, where there is no params.yaml"
+        raise SettingsError(f"{problem}; set it to the project's folder, or unset it")
+    return path
+
+
 def read_params(path: Path | None = None) -> dict[str, Any]:
     """The tree of params.yaml (YAML 1.2, so that 1e-3 is a number)."""
-    path = path or project_root() / "params.yaml"
-    try:
-        tree = _parse(path.read_text("utf-8"), path.name)
-    except (OSError, UnicodeDecodeError) as error:
-        problem = f"{path.name} cannot be read ({type(error).__name__})"
-        raise SettingsError(f"{problem}; {_restore(path.name)}") from None
+    path = path or _params_path()
+    tree = _parse(_read_text(path), path.name)
     if not isinstance(tree, dict):
         raise SettingsError(f"{path.name} has no settings; {_restore(path.name)}")
     return copy.deepcopy(tree)
 
 
 def merge(tree: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The tree with the values of dotted keys replaced; raises SettingsError for unknown keys."""
+    """The tree with the values of dotted keys replaced; raises SettingsError for unknown keys, and
+    for a whole section under one key."""
     tree = json.loads(json.dumps(tree))
     for dotted, value in changes.items():
         *parents, last = str(dotted).split(".")
@@ -99,28 +119,58 @@ def merge(tree: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> di
         if not isinstance(branch, dict) or last not in branch:
             sections = {name: keys for name, keys in tree.items() if isinstance(keys, dict)}
             known = [f"{name}.{key}" for name, keys in sections.items() for key in keys]
-            guess = _closest(str(dotted), known)
+            guess = _closest(str(dotted), known) or "; remove it"
             raise SettingsError(f"{where}: there is no setting {dotted!r}{guess}")
+        if not parents:
+            _refuse_section(last, value, branch[last], where)
         branch[last] = value
     return tree
 
 
-def _closest(word: str, known: list[str]) -> str:
+def _refuse_section(name: str, value: Any, present: Any, where: str) -> None:
+    """Raises SettingsError for a value in place of a whole section, whose keys are dotted."""
+    if not hasattr(Settings.__dataclass_fields__[name].type, "__dataclass_fields__"):
+        return
+    keys = value if value and isinstance(value, dict) else present
+    key, first = next(iter(keys.items()))
+    example = f"{name}.{key}: {json.dumps(first, default=str)}"
+    raise SettingsError(f"{where}: {name} is a section; write its keys with dots, as {example}")
+
+
+def _closest(word: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _sentence(error: ValidationError, where: str) -> str:
+def _fields(path: Sequence[str]) -> Collection[str]:
+    """The keys that a section may have, by its path in params.yaml."""
+    kind: Any = Settings
+    for part in path:
+        fields = getattr(kind, "__dataclass_fields__", {})
+        kind = fields[part].type if fields else get_args(kind)[-1]
+        while hasattr(kind, "__metadata__") or NoneType in get_args(kind):  # Annotated, or None
+            kind = get_args(kind)[0]
+    return getattr(kind, "__dataclass_fields__", {})
+
+
+def _unknown_key(path: Sequence[str], tree: Mapping[str, Any]) -> str:
+    """What to do about an unknown key."""
+    *parents, key = path
+    if len(parents) == 2 and parents[0] == "datasets":
+        source = str(tree["datasets"][parents[1]].get("source"))
+        if source in _fields(parents) and key in _fields((*parents, source)):
+            return f"; it belongs to the source: write {source}: {{{key}: ...}}"
+    return _closest(key, _fields(parents)) or "; remove it"
+
+
+def _sentence(error: ValidationError, where: str, tree: Mapping[str, Any]) -> str:
     """The first problem as one sentence; unknown keys come first."""
     unknown = ("unexpected_keyword_argument", "extra_forbidden")
     first = min(error.errors(), key=lambda problem: problem["type"] not in unknown)
     key = ".".join(str(part) for part in first["loc"] if part != "[key]")
     value = json.dumps(first["input"], default=str)
     if first["type"] in unknown:
-        sections = [section.type for section in Settings.__dataclass_fields__.values()]
-        known = [k for section in sections for k in getattr(section, "__dataclass_fields__", ())]
-        guess = _closest(str(first["loc"][-1]), known)
-        return f"{where}: {key}: unknown key{guess or '; remove it'}"
+        return f"{where}: {key}: unknown key{_unknown_key(first['loc'], tree)}"
     if first["type"] in ("missing", "missing_argument"):
         remedy = "add it (`git diff params.yaml` shows what changed)"
         return f"{where}: {key}: the key is missing; {remedy}"
@@ -134,7 +184,7 @@ def _validate(tree: Mapping[str, Any], where: str) -> Settings:
     try:
         return TypeAdapter(Settings).validate_json(json.dumps(tree, default=str))
     except ValidationError as error:
-        raise SettingsError(_sentence(error, where)) from None
+        raise SettingsError(_sentence(error, where, tree)) from None
 
 
 def pick(known: Mapping[str, Any], name: str, noun: str) -> Any:
@@ -183,11 +233,15 @@ def _vary_sections(settings: Settings, changes: Mapping[str, Any]) -> Settings:
 
 def vary(settings: Settings, variant: Variant, name: str = "variant") -> Settings:
     """The settings with a variant's changes."""
+    return _change(settings, variant.settings, name)
+
+
+def _change(settings: Settings, changes: Mapping[str, Any], name: str) -> Settings:
     try:
-        return _vary_sections(settings, variant.settings)
+        return _vary_sections(settings, changes)
     except (KeyError, ValidationError, SettingsError):  # all of the tree gives the sentence
         tree = TypeAdapter(Settings).dump_python(settings, mode="json")
-    tree = merge(tree, variant.settings, f"params.yaml: {name}")
+    tree = merge(tree, changes, f"params.yaml: {name}")
     return _validate(tree, f"params.yaml with the settings of {name}")
 
 
@@ -213,7 +267,7 @@ def without_modalities(settings: Settings, has: Collection[Modality]) -> Setting
     changes: dict[str, Any] = {"features.modality": modality}
     if modality == "none":
         changes["model.views"] = ["id"]
-    narrow = vary(settings, Variant(family="bivrec", settings=changes))
+    narrow = _change(settings, changes, "the features that are there")
     changes = {}
     for part in ("models", "ablations"):
         names, variants = getattr(settings.studies, part), getattr(settings, part)
@@ -226,7 +280,7 @@ def without_modalities(settings: Settings, has: Collection[Modality]) -> Setting
             problem = f"each of studies.models, {list(names)}, reads features that are not there"
             raise SettingsError(f"params.yaml: {problem}; add one that reads ids, as popularity")
         changes[f"studies.{part}"] = possible
-    return vary(narrow, Variant(family="bivrec", settings=changes))
+    return _change(narrow, changes, "the features that are there")
 
 
 def without_repeats(settings: Settings) -> Settings:
@@ -242,7 +296,7 @@ def without_repeats(settings: Settings) -> Settings:
     ]
     if len(names) == len(settings.studies.ablations):
         return settings
-    return vary(settings, Variant(family="bivrec", settings={"studies.ablations": names}))
+    return _change(settings, {"studies.ablations": names}, "the ablations that change something")
 
 
 def grid_of(choices: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
@@ -282,9 +336,9 @@ _checked: set[str] = set()
 
 def check_params(path: Path | None = None) -> Settings:
     """The default settings; raises SettingsError for anything wrong in any profile, dataset or
-    variant. A process checks each text once."""
+    variant, and in the grids that a profile selects. A process checks each text once."""
     default = load_settings(path=path)
-    text = (path or project_root() / "params.yaml").read_text("utf-8")
+    text = _read_text(path or _params_path())
     if text in _checked:
         return default
     for profile in default.profiles:
@@ -292,7 +346,8 @@ def check_params(path: Path | None = None) -> Settings:
         for part in ("models", "ablations", "grids"):
             for name in getattr(studies, part):
                 if name not in (known := getattr(default, part)):
-                    problem = f"there is no {name!r} under {part}{_closest(name, list(known))}"
+                    guess = _closest(name, known) or "; remove it"
+                    problem = f"there is no {name!r} under {part}{guess}"
                     raise SettingsError(f"params.yaml: studies.{part}: {problem}")
         pairs = studies.transfers.values()
         names = [
@@ -308,12 +363,18 @@ def check_params(path: Path | None = None) -> Settings:
 
 
 def _check_dataset(name: str, profile: str, path: Path | None) -> None:
-    """Checks every variant of a dataset under a profile, and that the default profile, whose
-    prepared data the profile reads, prepares the same."""
+    """Checks every variant of a dataset under a profile, with the grids that it selects, and that
+    the default profile, whose prepared data the profile reads, prepares the same."""
     settings = load_settings(name, path=path, profile=profile)
-    variants = variants_of(settings, settings.models, settings.ablations, settings.grids)
+    variants = variants_of(settings, settings.models, settings.ablations, settings.studies.grids)
     for label, variant in variants.items():
-        vary(settings, variant, f"{label} on {name}")
+        try:
+            vary(settings, variant, f"{label} on {name}")
+        except SettingsError as error:
+            if not label.startswith("grids."):
+                raise
+            key, place = label.split(" ")[0], f"datasets.{name}.settings"
+            raise SettingsError(f"{error} ({name} may have {key} of its own in {place})") from None
     default = load_settings(name, path=path)
     same = all(
         getattr(settings, k) == getattr(default, k) for k in ("datasets", "split", "features")

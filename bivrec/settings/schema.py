@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from bivrec.settings.types import (
+    Address,
     BelowOne,
     Checksum,
     Choices,
@@ -15,12 +16,16 @@ from bivrec.settings.types import (
     DatasetName,
     Family,
     FileName,
+    FolderName,
+    ImageEncoder,
     Levels,
     Metric,
     Modality,
     Name,
     Names,
     NoiseKind,
+    OfModels,
+    Once,
     PartOfOne,
     Positive,
     Protocol,
@@ -29,6 +34,7 @@ from bivrec.settings.types import (
     Seeds,
     Stage,
     Start,
+    TextEncoder,
     TransferName,
     View,
     Weight,
@@ -55,15 +61,15 @@ class Transfer(Section):
 class Studies(Section):
     """What the pipeline runs, and by which figure the validation users choose."""
 
-    stages: tuple[Stage, ...]
-    datasets: tuple[DatasetName, ...]
+    stages: Annotated[tuple[Stage, ...], Once]
+    datasets: Annotated[tuple[DatasetName, ...], Once]
     transfers: dict[TransferName, Transfer]
     seeds: Seeds
     retrained_seeds: Seeds
     models: Names
-    ablations: tuple[Name, ...]
-    grids: tuple[Name, ...]
-    protocols: Annotated[tuple[Protocol, ...], Field(min_length=1)]
+    ablations: Annotated[tuple[Name, ...], Once]
+    grids: Annotated[tuple[Name, ...], Once]
+    protocols: Annotated[tuple[Protocol, ...], Field(min_length=1), Once]
     primary_metric: Metric
 
     def __post_init__(self):
@@ -87,7 +93,7 @@ class MovieLens(Section):
     """A MovieLens folder of CSV files; only films of these years belong to the domain, or all
     without years."""
 
-    folder: FileName
+    folder: FolderName
     first_year: int | None = None
     last_year: int | None = None
 
@@ -95,20 +101,20 @@ class MovieLens(Section):
 class Amazon(Section):
     """A folder of McAuley's Amazon files of 2014 or 2018, and the category in their names."""
 
-    folder: FileName
+    folder: FolderName
     category: FileName
 
 
 class Folder(Section):
     """A folder whose files have fixed names."""
 
-    folder: FileName
+    folder: FolderName
 
 
 class Download(Section):
     """Where a file is published, and the checksum that its publisher gives."""
 
-    url: Annotated[str, Field(pattern=r"^https?://\S+$")]
+    url: Address
     checksum: Checksum | None = None
 
 
@@ -140,7 +146,8 @@ class Dataset(Section):
 
     def __post_init__(self):
         if getattr(self, self.source) is None:
-            raise ValueError(f"source is '{self.source}', but there is no key '{self.source}'")
+            problem = f"source is '{self.source}', but there is no key '{self.source}'"
+            raise ValueError(f"{problem}; add it")
         if self.downloads and not self.licence:
             raise ValueError("a download needs its `licence`, which is shown first")
 
@@ -170,12 +177,8 @@ class Features(Section):
     """The frozen encoders, and how many components of their output are used."""
 
     modality: Literal["text", "image", "both", "none"]
-    text_encoder: Annotated[
-        str, Field(pattern=r"^(minilm|hashing|published|sentence-transformers:.+)$")
-    ]
-    image_encoder: Annotated[
-        str, Field(pattern=r"^(efficientnet-lite0|pixels|published|sentence-transformers:.+)$")
-    ]
+    text_encoder: TextEncoder
+    image_encoder: ImageEncoder
     image_folder: str
     num_components: Count
     shuffled: bool
@@ -188,10 +191,10 @@ class Features(Section):
 class Model(Section):
     """BivRec: both views share these sizes, not their weights."""
 
-    views: Annotated[tuple[View, ...], Field(min_length=1)]
+    views: Annotated[tuple[View, ...], Field(min_length=1), Once]
     dim: Count
     max_length: Count
-    scales: Annotated[tuple[Count, ...], Field(min_length=1)]
+    scales: Annotated[tuple[Count, ...], Field(min_length=1), Once]
     num_layers: Whole
     num_heads: Count
     inner_dim: Count
@@ -210,22 +213,21 @@ class Model(Section):
     dropout: BelowOne
 
     def __post_init__(self):
-        if len(set(self.views)) < len(self.views):
-            raise ValueError(f"views {list(self.views)} name a view twice")
         nearest, interests = self.num_nearest, self.num_interests
         if nearest > interests:
             problem = f"num_nearest (F) is {nearest}, more than num_interests (K), {interests}"
-            raise ValueError(problem)
+            raise ValueError(f"{problem}; lower F or raise K")
         if self.dim % self.num_heads:
-            raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
+            problem = f"dim {self.dim} is not a multiple of num_heads {self.num_heads}"
+            raise ValueError(f"{problem}; change one of them")
         if self.final_temperature and self.assignment == "soft":
             problem = "final_temperature would make the recommendations of a soft assignment"
             raise ValueError(f"{problem} depend on the step; set null or assignment: hard")
         largest, length = max(self.scales), self.max_length
         for scale in self.scales:
-            if self.scales.count(scale) > 1 or math.gcd(largest, length) % scale:
+            if math.gcd(largest, length) % scale:
                 divided = f"the largest scale, {largest}, and max_length, {length}"
-                raise ValueError(f"scale {scale} must divide {divided}, and be listed once")
+                raise ValueError(f"scale {scale} must divide {divided}; change one of them")
 
 
 class CrossView(Section):
@@ -294,18 +296,21 @@ class Variant(Section):
     """A model: its family, and the settings in which it differs from params.yaml."""
 
     family: Family
-    settings: dict[str, Any]
+    settings: Annotated[dict[str, Any], OfModels]
+
+
+Ranges = Annotated[dict[str, Range], Field(min_length=1), OfModels]  # by the dotted setting
 
 
 class Tuning(Section):
     """The search that is the same for every trained model: ranges of dotted settings, for every
     family and for one; compared on the validation users of some folds."""
 
-    models: tuple[Name, ...]
+    models: Annotated[tuple[Name, ...], Once]
     seeds: Seeds
     num_trials: Count
     patience: Count | None
-    space: dict[Literal["every"] | Family, Annotated[dict[str, Range], Field(min_length=1)]]
+    space: dict[Literal["every"] | Family, Ranges]
 
     def __post_init__(self):
         if "every" not in self.space:
@@ -317,7 +322,7 @@ class Noise(Section):
     lists the levels at which models are also trained."""
 
     levels: Annotated[dict[NoiseKind, Levels], Field(min_length=1)]
-    trained: dict[NoiseKind, tuple[Positive, ...]]
+    trained: dict[NoiseKind, Annotated[tuple[Positive, ...], Once]]
 
     def __post_init__(self):
         for noise, levels in (*self.levels.items(), *self.trained.items()):
@@ -342,8 +347,8 @@ class ColdStart(Section):
 class TransferStudy(Section):
     """Budget and starts of the cross-dataset study."""
 
-    shares: tuple[PartOfOne, ...]
-    starts: tuple[Start, ...]
+    shares: Annotated[tuple[PartOfOne, ...], Once]
+    starts: Annotated[tuple[Start, ...], Once]
     num_steps: Count
 
 
@@ -373,7 +378,8 @@ class Settings(Section):
     def __post_init__(self):
         dim, heads = self.model.dim, self.baseline.num_heads
         if dim % heads:
-            raise ValueError(f"model.dim {dim} is not a multiple of baseline.num_heads, {heads}")
+            problem = f"model.dim {dim} is not a multiple of baseline.num_heads, {heads}"
+            raise ValueError(f"{problem}; change one of them")
         for name, members in self.ensembles.items():
             if unknown := sorted(set(members) - set(self.models)):
                 raise ValueError(

@@ -6,6 +6,27 @@ from typing import Annotated, Any, Literal, dataclass_transform
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+
+def _matches(pattern: str, rule: str) -> AfterValidator:
+    """Refuses text that differs from the pattern, in the words of the rule."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(rule)
+        return text
+
+    return AfterValidator(check)
+
+
+def _each_once(values: tuple) -> tuple:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"it names {value} twice; remove one")
+    return values
+
+
+Once = AfterValidator(_each_once)  # a list that names nothing twice
+
 View = Literal["id", "multimodal"]
 Modality = Literal["text", "image"]
 Stage = Literal[
@@ -24,7 +45,13 @@ Start = Literal[
     "bivrec of source, with ID view",
     "from scratch, with ID view",
 ]  # of bivrec/studies/transfer.py
-Metric = Annotated[str, Field(pattern=r"^(ndcg|recall|hr|comirec_ndcg)@(10|20|50)$")]
+Metric = Annotated[
+    str,
+    _matches(
+        "(ndcg|recall|hr|comirec_ndcg)@(10|20|50)",
+        "a metric is ndcg, recall, hr or comirec_ndcg at 10, 20 or 50, such as ndcg@20",
+    ),
+]
 
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -33,10 +60,13 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Levels = Annotated[tuple[Weight, ...], Field(min_length=2)]
-Seeds = Annotated[tuple[Whole, ...], Field(min_length=1)]
+Seeds = Annotated[tuple[Whole, ...], Field(min_length=1), Once]
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-Names = Annotated[tuple[Name, ...], Field(min_length=1)]
+NAME_RULE = "starts with a lower-case letter or digit and has only these and ., _ and -"
+Name = Annotated[
+    str, _matches("[a-z0-9][a-z0-9._-]{0,63}", f"a name {NAME_RULE} (64 characters at most)")
+]
+Names = Annotated[tuple[Name, ...], Field(min_length=1), Once]
 
 
 def _check_dataset_name(name: Any) -> Any:
@@ -48,13 +78,49 @@ def _check_dataset_name(name: Any) -> Any:
 
 
 DatasetName = Annotated[str, BeforeValidator(_check_dataset_name)]
-TransferName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,131}$")]  # one-to-other
+TransferName = Annotated[  # one-to-other
+    str, _matches("[a-z0-9][a-z0-9._-]{0,131}", f"a name {NAME_RULE} (132 characters at most)")
+]
 
+FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*"  # inside one folder, never a path
 FileName = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$")
-]  # a name inside one folder, never a path
+    str,
+    _matches(
+        FILE_NAME,
+        "name it without path or spaces; it starts with a letter or digit (A to Z, 0 to 9) "
+        "and has only these and ., _ and -",
+    ),
+]
+FolderName = Annotated[
+    str, _matches(FILE_NAME, "name a folder of raw/ without path or spaces, such as mine")
+]
 
-Checksum = Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")]
+Address = Annotated[
+    str, _matches(r"https?://\S+", "an address starts with http:// or https:// and has no spaces")
+]
+Checksum = Annotated[
+    str,
+    _matches(
+        "md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}",
+        "write md5: and 32 digits, or sha256: and 64 digits, each 0 to 9 or a to f",
+    ),
+]
+
+FOLDER_OF_ENCODER = "or sentence-transformers:<folder>"
+TextEncoder = Annotated[
+    str,
+    _matches(
+        "minilm|hashing|published|sentence-transformers:.+",
+        f"a text encoder is minilm, hashing, published, {FOLDER_OF_ENCODER}",
+    ),
+]
+ImageEncoder = Annotated[
+    str,
+    _matches(
+        "efficientnet-lite0|pixels|published|sentence-transformers:.+",
+        f"an image encoder is efficientnet-lite0, pixels, published, {FOLDER_OF_ENCODER}",
+    ),
+]
 
 FAMILIES = (
     "bivrec", "sasrec", "sasrec-sum", "gru4rec", "comirec-sa", "fdsa", "nova", "dif-sr", "mmmlp",
@@ -72,8 +138,29 @@ def _check_family(family: str) -> str:
 
 Family = Annotated[str, AfterValidator(_check_family)]
 
-Values = Annotated[tuple[Any, ...], Field(min_length=1)]
-Choices = Annotated[dict[str, Values], Field(min_length=1)]  # dotted settings, what each may be
+KEYS_OF_MODELS = (  # the keys of the sections below that a training reads
+    "features.modality", "features.shuffled", "machine.device", "machine.kernels",
+    "machine.deterministic", "studies.primary_metric",
+)  # fmt: skip
+SECTIONS_OF_DATASETS = (
+    "machine", "studies", "datasets", "split", "features", "tuning", "noise", "cold_start",
+    "transfer",
+)  # fmt: skip
+
+
+def _of_models(changes: dict[str, Any]) -> dict[str, Any]:
+    """Refuses a dotted key that no training reads, so that a model's own value changes nothing."""
+    for key in changes:
+        section, dot, _ = key.partition(".")
+        if dot and section in SECTIONS_OF_DATASETS and key not in KEYS_OF_MODELS:
+            raise ValueError(f"{key} belongs to the dataset; set it in datasets.<name>.settings")
+    return changes
+
+
+OfModels = AfterValidator(_of_models)  # dotted settings that a training reads
+
+Values = Annotated[tuple[Any, ...], Field(min_length=1), Once]
+Choices = Annotated[dict[str, Values], Field(min_length=1), OfModels]  # what each setting may be
 
 
 def _rising(counts: tuple[int, ...]) -> tuple[int, ...]:

@@ -69,7 +69,7 @@ def fit(
     better metric the training stops; its learning rates are those of `num_steps`. Under torchrun
     the processes share each batch. Raises ValueError if the loss is not finite.
     """
-    num_steps = num_steps or round(settings.num_steps * settings.step_factor)
+    num_steps = num_steps or max(1, round(settings.num_steps * settings.step_factor))
     if rank():
         torch.manual_seed(derive_seed(seed, f"process {rank()}"))
     run = Run(model.train(), settings, num_steps, checkpoint_path)

@@ -1,6 +1,11 @@
 """Wrong settings: each gets one clear sentence."""
 
+import json
+
 import pytest
+
+from bivrec.errors import SettingsError
+from bivrec.settings import check_params, load_settings, vary
 
 
 def settings(old: str, new: str):
@@ -54,7 +59,7 @@ SETTINGS = {
     ),
     "an alias of itself": (
         extra("x: &x [*x]"),
-        "is not a tree of settings (Circular reference detected)",
+        "is not a tree of settings (Circular reference detected); correct it (`git diff",
     ),
     "aliases that fill the memory": (
         extra(BOMB),
@@ -107,7 +112,7 @@ SETTINGS = {
     ),
     "an encoder that is none": (
         settings("  text_encoder: minilm", "  text_encoder: ../bert"),
-        'features.text_encoder: "../bert" is refused',
+        'features.text_encoder: "../bert" is refused: a text encoder is minilm, hashing',
     ),
     "a level above one": (
         settings("    swap: [0.0, 0.1, 0.3, 0.5]", "    swap: [0.0, 1.5]"),
@@ -122,6 +127,61 @@ SETTINGS = {
         "machine.num_workers: -1 is refused",
     ),
     "an empty value": (settings("  dim: 64", "  dim:"), "model.dim: null is refused"),
+    "a folder that is a path": (
+        settings('"folder": "mine"', '"folder": "raw/mine"'),
+        'datasets.mine.plain.folder: "raw/mine" is refused: name a folder of raw/ without path or '
+        "spaces, such as mine",
+    ),
+    "a folder with a slash": (
+        settings('"folder": "mine"', '"folder": "mine/"'),
+        '"mine/" is refused: name a folder of raw/ without path or spaces',
+    ),
+    "a folder with a space": (
+        settings('"folder": "mine"', '"folder": "my data"'),
+        '"my data" is refused: name a folder of raw/ without path or spaces',
+    ),
+    "an absolute folder": (
+        settings('"folder": "mine"', '"folder": "/data/mine"'),
+        '"/data/mine" is refused: name a folder of raw/ without path or spaces',
+    ),
+    "a folder outside the source's section": (
+        settings('"plain": {"folder": "mine"}', '"folder": "mine"'),
+        "datasets.mine.folder: unknown key; it belongs to the source: write plain: {folder: ...}",
+    ),
+    "a key of another section": (
+        settings('"plain": {"folder": "mine"}', '"plain": {"image_folder": "mine"}'),
+        "datasets.mine.plain.image_folder: unknown key; did you mean 'folder'?",
+    ),
+    "a key that no section is like": (
+        settings('"plain": {"folder": "mine"}', '"kernel": 1'),
+        "datasets.mine.kernel: unknown key; remove it",
+    ),
+    "settings by section": (
+        settings('"settings": {', '"settings": {"model": {"max_length": 20}, '),
+        "datasets.mine.settings: model is a section; write its keys with dots, as "
+        "model.max_length: 20",
+    ),
+    "settings of a model by section": (
+        settings("{family: gru4rec, settings: {", "{family: gru4rec, settings: {model: {dim: 8}, "),
+        "models.gru4rec on movies-classic: model is a section; write its keys with dots, as "
+        "model.dim: 8",
+    ),
+    "a bound that is none": (
+        settings("{low: 0.0, high: 0.8}", "{low: 0.0, hihg: 0.8}"),
+        "tuning.space.every.model.dropout.hihg: unknown key; did you mean 'high'?",
+    ),
+    "a source that is a list": (
+        settings('"source": "plain"', '"source": ["plain"], "folder": "mine"'),
+        "datasets.mine.folder: unknown key; remove it",
+    ),
+    "a profile by section": (
+        settings("  default: {}", "  default: {}\n  mine: {training: {num_steps: 5}}"),
+        "profiles.mine: training is a section; write its keys with dots, as training.num_steps: 5",
+    ),
+    "a section that is a number": (
+        settings('"settings": {', '"settings": {"split": 3, '),
+        'split is a section; write its keys with dots, as split.protocol: "by_user"',
+    ),
     "a profile that is a path": (
         settings("  default: {}", "  default: {}\n  ../x: {}"),
         "profiles.../x",
@@ -131,7 +191,7 @@ SETTINGS = {
             "  popularity: {family",
             "  ../x: {family: popularity, settings: {}}\n  popularity: {family",
         ),
-        "models.../x",
+        'models.../x: "../x" is refused: a name starts with a lower-case letter or digit',
     ),
     "a category that is a path": (
         settings("category: Baby}", "category: ../../x}"),
@@ -142,16 +202,13 @@ SETTINGS = {
             'url: "https://files.grouplens.org/datasets/movielens/ml-1m.zip"',
             'url: "file:///etc/passwd"',
         ),
-        "file:///etc/passwd",
+        '"file:///etc/passwd" is refused: an address starts with http:// or https://',
     ),
     "a list": (
         whole("- a\n- b\n"),
         "params.yaml has no settings; restore it with `git checkout params.yaml`",
     ),
-    "UTF-16": (
-        whole("machine: {}".encode("utf-16")),
-        "params.yaml cannot be read (UnicodeDecodeError); restore it",
-    ),
+    "UTF-16": (whole("machine: {}".encode("utf-16")), "params.yaml is not UTF-8; save it as UTF-8"),
     "a zero byte": (whole("machine:\0 1"), "params.yaml is not YAML"),
     "a folder": (
         lambda project: (
@@ -169,3 +226,105 @@ def test_settings(project, refuses, case):
     sentence = refuses(arrange(project))
     assert told in sentence and "params.yaml" in sentence
     assert not (project.root / "run").exists()
+
+
+TWICE = {
+    "studies.seeds": [0, 0],
+    "studies.retrained_seeds": [1, 1],
+    "studies.models": ["bivrec", "pure-id", "bivrec"],
+    "studies.datasets": ["planted", "planted"],
+    "studies.ablations": ["text-only", "text-only"],
+    "studies.grids": ["losses", "losses"],
+    "studies.protocols": ["by_user", "by_user"],
+    "studies.stages": ["05_noise", "05_noise"],
+    "tuning.models": ["sasrec", "sasrec"],
+    "tuning.seeds": [2, 2],
+    "ensembles.pure-sum": ["pure-id", "pure-id"],
+    "model.views": ["id", "id"],
+    "model.scales": [1, 1],
+    "grids.losses": {"cross_view.fine_weight": [0.0, 0.0]},
+    "noise.trained": {"replace": [0.3, 0.3]},
+    "transfer.shares": [0.1, 0.1],
+    "transfer.starts": ["from scratch", "from scratch"],
+}
+
+
+@pytest.mark.parametrize("key", TWICE)
+def test_a_list_names_nothing_twice(key):
+    value = TWICE[key]
+    listed = next(iter(value.values())) if isinstance(value, dict) else value
+    with pytest.raises(SettingsError) as caught:
+        load_settings(changes={key: value})
+    shown = f"{json.dumps(listed)} is refused: it names {listed[0]} twice; remove one"
+    assert shown in str(caught.value) and key in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["split.ties", "features.num_components", "features.text_encoder", "machine.num_workers"]
+    + ["studies.seeds", "noise.levels", "cold_start.item_counts", "transfer.num_steps"],
+)
+@pytest.mark.parametrize("part", ["models", "ablations", "grids", "tuning"])
+def test_a_variant_changes_nothing_that_only_its_dataset_reads(part, key):
+    variant = {"family": "bivrec", "settings": {key: 1}}
+    changes = {
+        "models": {"models.bivrec": variant},
+        "ablations": {"ablations": {"mine": variant}},
+        "grids": {"grids": {"mine": {key: [1]}}},
+        "tuning": {"tuning.space": {"every": {key: {"low": 1, "high": 2}}}},
+    }[part]
+    with pytest.raises(SettingsError) as caught:
+        load_settings(changes=changes)
+    told = f"{key} belongs to the dataset; set it in datasets.<name>.settings"
+    assert str(caught.value).endswith(told) and f"{part}." in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("features.modality", "text"),
+        ("features.shuffled", True),
+        ("machine.kernels", "reference"),
+        ("studies.primary_metric", "recall@20"),
+    ],
+)
+def test_a_variant_changes_what_its_training_reads(key, value):
+    variant = {"family": "bivrec", "settings": {key: value}}
+    settings = load_settings(changes={"ablations": {"mine": variant}})
+    section, name = key.split(".")
+    varied = vary(settings, settings.ablations["mine"])
+    assert getattr(getattr(varied, section), name) == value
+
+
+def test_a_length_that_a_grid_does_not_divide(project, refuses):
+    """Only the selected grids are checked: `full` selects `scales` for the datasets of studies."""
+    project.replace("params.yaml", '"settings": {', '"settings": {"model.max_length": 20, ')
+    assert check_params().datasets["mine"].settings["model.max_length"] == 20
+    project.replace(
+        "params.yaml", "  datasets: [movies-classic, movies-modern]", "  datasets: [mine]"
+    )
+    assert refuses(check_params) == (
+        'params.yaml with the settings of grids.scales {"model.scales": [1, 4, 8]} on mine: model: '
+        "scale 8 must divide the largest scale, 8, and max_length, 20; change one of them (mine "
+        "may have grids.scales of its own in datasets.mine.settings)"
+    )
+    scales = '"grids.scales": {"model.scales": [[1], [1, 2, 4]]}, "model.max_length": 20'
+    project.replace("params.yaml", '"model.max_length": 20', scales)
+    check_params()
+
+
+def test_a_wrong_root_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
+    with pytest.raises(SettingsError) as caught:
+        check_params()
+    problem = f"BIVREC_ROOT is {str(tmp_path)!r}, where there is no params.yaml"
+    assert str(caught.value) == f"{problem}; set it to the project's folder, or unset it"
+
+
+def test_a_file_that_may_not_be_read(monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr("pathlib.Path.read_text", refuse)
+    with pytest.raises(SettingsError, match="params.yaml cannot be read .*; make it readable$"):
+        check_params()

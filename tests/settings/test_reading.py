@@ -81,10 +81,10 @@ def params(root, tmp_path):
             "model: num_nearest (F) is 3, more than num_interests (K), 2",
         ),
         (
-            "grids.scales: {model.scales: [[1], [1, 2], [1, 2, 4], [1, 4]]}   # divisors of 20",
-            "grids.scales: {model.scales: [[1], [1, 8]]}",
-            'params.yaml with the settings of grids.scales {"model.scales": [1, 8]} on baby: '
-            "model: scale 8 must divide the largest scale, 8, and max_length, 20",
+            "  scales: {model.scales: [[1],",
+            "  scales: {model.scales: [[1], [1, 5],",
+            'params.yaml with the settings of grids.scales {"model.scales": [1, 5]} on '
+            "movies-classic: model: scale 5 must divide the largest scale, 5, and max_length, 48",
         ),
         (
             "model.dropout: {low: 0.0, high: 0.8}",
@@ -160,7 +160,7 @@ def test_missing_and_binary_files(tmp_path):
     with pytest.raises(SettingsError, match="cannot be read"):
         load_settings(path=tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SettingsError, match="git checkout params.yaml"):
+    with pytest.raises(SettingsError, match="is not UTF-8; save it as UTF-8"):
         load_settings(path=tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("")
     with pytest.raises(SettingsError, match="has no settings"):

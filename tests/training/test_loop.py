@@ -57,5 +57,10 @@ def test_the_learning_rate_warms_up_and_decays_to_a_tenth():
     assert rate == settings.learning_rate
 
 
+def test_a_share_of_a_step_is_a_step():
+    changes = {"training.num_steps": 1, "training.step_factor": 0.5}
+    assert train_model(Domain("planted", changes), "bivrec", 0).record.best_step == 1
+
+
 def test_recorded_rows_have_few_lengths():
     assert [few_lengths(*sizes) for sizes in [(48, 4), (50, 1), (24, 4), (7, 2)]] == [8, 10, 4, 2]
