@@ -26,6 +26,7 @@ from bivrec.data.features import (
 )
 from bivrec.data.planted import make_planted
 from bivrec.data.readers.common import raw_folder
+from bivrec.data.readers.plain import check_texts
 from bivrec.data.readers.registry import read_dataset
 from bivrec.data.readers.vectors import are_published, modalities_of
 from bivrec.data.sequences import build_sequences, check_counts, load_sequences, save_sequences
@@ -180,7 +181,13 @@ class Domain:
         if self.published("text"):
             return [published_features(self.sequences, self.dataset, "text")] * len(seeds)
         texts = [describe_items(self.sequences, self.fold(seed)) for seed in seeds]
-        return text_features(texts, self.settings.features)
+        return text_features(texts, self.settings.features, self.name)
+
+    def check_texts(self) -> None:
+        """Raises DataError if texts are to be encoded and the list of items has none."""
+        needed = "text" in self.settings.features.modalities and not self.published("text")
+        if needed and self.dataset.source == "plain":
+            check_texts(raw_folder(self.dataset.source_settings.folder))
 
     def encode_images(self) -> ItemFeatures:
         """The image features: published, encoded, or, for films, embedded with the project."""
@@ -206,7 +213,9 @@ class Domain:
             if key not in self._reduced:
                 encoded = self.item_features(modality, seed)
                 origin = basis and basis.item_features(modality, seed)
-                values = reduce_features(encoded, num_components, origin)
+                values = reduce_features(
+                    encoded, num_components, origin, f"{(basis or self).name}, {modality}"
+                )
                 self._reduced[key] = values, torch.from_numpy(encoded.mask)
             features[modality] = self._reduced[key]
         return features
@@ -254,6 +263,7 @@ def prepare(domain: Domain) -> Sequences:
     stage saves them."""
     split = domain.settings.split
     sequences = build_sequences(domain.raw, split, domain.name)
+    domain.check_texts()
     for seed in domain.settings.studies.seeds:
         usable_fold(sequences, split, seed, domain.name)
     check_variants(domain, sequences.num_items)
@@ -268,6 +278,7 @@ def data_card(domain: Domain) -> pd.DataFrame:
     """Where a dataset comes from: its source, published size, rules, features, licence, and
     checksums."""
     dataset, table, split = domain.dataset, domain.raw.interactions, domain.settings.split
+    domain.check_texts()
     users, items, repeated = table["user"], table["item"], table.duplicated(["user", "item"]).sum()
     least = split.min_interactions
     rows = {

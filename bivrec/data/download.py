@@ -1,5 +1,6 @@
 """Published files: downloaded once, checked, unpacked safely, and never changed afterwards."""
 
+import difflib
 import hashlib
 import json
 import os
@@ -7,6 +8,7 @@ import shutil
 import stat
 import sys
 import zipfile
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -50,18 +52,39 @@ def wrong_content(path: Path, name: str) -> str:
         head = file.read(1024)
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "a web page, perhaps one to sign in, and not the file"
+    if not head and BEGINNINGS[suffix]:
+        return "empty"
     right = head.startswith(BEGINNINGS[suffix])
     return "" if right else f"no {suffix} file: it begins with {head[:12]!r}"
 
 
 def missing_files(dataset: Dataset) -> list[str]:
     """The needed files that are not in the dataset's folder."""
-    folder = raw_folder(dataset.source_settings.folder)
-    return [
-        names
-        for names in needed_files(dataset)
-        if not any(any(folder.glob(name)) for name in names.split("|"))
-    ]
+    present = _file_names(raw_folder(dataset.source_settings.folder))
+    return [names for names in needed_files(dataset) if not _matching(present, names)]
+
+
+def _file_names(folder: Path) -> list[str]:
+    """What the folder holds, but for hidden files, such as macOS's `._name`."""
+    return sorted(path.name for path in folder.glob("*") if not path.name.startswith("."))
+
+
+def _matching(present: list[str], names: str) -> list[str]:
+    """The files that one of `a|b`, names or patterns, matches."""
+    return [file for file in present for name in names.split("|") if fnmatchcase(file, name)]
+
+
+def found_instead(dataset: Dataset, missing: str) -> str:
+    """The end of a sentence about a missing file: those of the folder with nearly its name."""
+    folder, near = raw_folder(dataset.source_settings.folder), []
+    for file in _file_names(folder):
+        if any(_matching([file], names) for names in needed_files(dataset)):
+            continue
+        for name in (name.lower().strip("*") for name in missing.split("|")):
+            alike = difflib.SequenceMatcher(None, file.lower(), name).ratio() > 0.7
+            if (alike or name in file.lower()) and file not in near:
+                near.append(file)
+    return f"; the folder has {', '.join(near[:3])}" if near else ""
 
 
 def checksums(name: str, dataset: Dataset) -> dict[str, str]:
@@ -76,7 +99,8 @@ def checksums(name: str, dataset: Dataset) -> dict[str, str]:
         if dataset.downloads:
             remedy = f"`make fetch DATASET={name}` fetches it, or put it there by hand"
         file = folder / missing[0].replace("|", " or ")
-        raise DataError(f"{file} is missing, which {name} needs; {remedy}")
+        instead = found_instead(dataset, missing[0])
+        raise DataError(f"{file} is missing, which {name} needs; {remedy}{instead}")
     recorded, current = _read_record(folder / RECORD), {}
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.name == RECORD or path.name.startswith("."):

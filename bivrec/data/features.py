@@ -22,7 +22,7 @@ from bivrec.data.readers.vectors import read_vectors
 from bivrec.data.types import Fold, Sequences
 from bivrec.errors import RESTORE, DataError
 from bivrec.outputs import progress, reading
-from bivrec.settings import Dataset, Features, Modality
+from bivrec.settings import Dataset, Features, Modality, project_root
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,16 @@ def _gather(
     return np.stack([known.get(key, zero) for key in keys]), np.array([k in known for k in keys])
 
 
-def text_features(texts: Sequence[Sequence[str]], settings: Features) -> list[ItemFeatures]:
-    """The texts of several folds, each different text encoded once; empty ones are masked."""
+def text_features(
+    texts: Sequence[Sequence[str]], settings: Features, dataset: str
+) -> list[ItemFeatures]:
+    """The texts of several folds, each different text encoded once; empty ones are masked. Raises
+    DataError, naming the dataset, if all are empty."""
     encoder, different = settings.text_encoder, {text for fold in texts for text in fold}
     unique = sorted(filter(str.strip, different), key=lambda text: (len(text), text))
     if not unique:
-        raise DataError("no item of the catalogue has a text; set features.modality: image")
+        problem = "no item has a title, year, genres or description"
+        raise DataError(f"{dataset}: {problem}; add them, or set features.modality: image")
     if encoder == "hashing":
         vectors = encode_texts(unique, encoder)
     else:
@@ -134,7 +138,9 @@ def image_features(
             raise DataError(f"{problem}, {other}; set efficientnet-lite0")
         known.update(zip(live, vectors))
     if not known:
-        problem = f"no image of the catalogue is in {folder.name}/"
+        inside = folder.is_relative_to(project_root())
+        shown = folder.relative_to(project_root()) if inside else folder
+        problem = f"no image of the catalogue is in {shown}/"
         raise DataError(f"{problem}; put <id>.jpg there, or set features.modality: text")
     values, mask = _gather(known, ids)
     counts = f"{len(live)} encoded live, {mask.sum() - len(live)} from data/posters"
@@ -166,19 +172,22 @@ def published_features(sequences: Sequences, dataset: Dataset, modality: Modalit
 
 
 def reduce_features(
-    features: ItemFeatures, num_components: int, basis: ItemFeatures | None = None
+    features: ItemFeatures,
+    num_components: int,
+    basis: ItemFeatures | None = None,
+    name: str = "features",
 ) -> Float[Tensor, "catalogue component"]:
     """Principal components of one modality, unwhitened, of mean length 1; masked rows are zero.
 
     The components are those of `basis` (another domain's features, so that two domains share one
-    space) or its own. Raises DataError if all items have the same features.
+    space) or its own. Raises DataError, naming the features, if all items have the same ones.
     """
     from sklearn.decomposition import PCA
 
     origin = basis or features
     present = origin.values[origin.mask].astype("float64")
     if not present.std(0).any():
-        problem = f"all items have the same features ({origin.source})"
+        problem = f"{name}: all items have the same features ({origin.source})"
         raise DataError(f"{problem}; set features.modality to leave them out")
     solver = "full" if present.shape[1] > 4 * len(present) else "covariance_eigh"  # the cheaper one
     pca = PCA(min(num_components, *present.shape), svd_solver=solver).fit(present)

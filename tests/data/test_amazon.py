@@ -77,6 +77,11 @@ def test_amazon_as_published(baby):
             '{"reviewerID": "A1", "asin": "B000000001", "unixReviewTime": 1' + "0" * 30 + "}",
             "line 73 lacks",
         ),
+        (
+            "reviews",
+            '{"reviewerID": "", "asin": "B000000001", "unixReviewTime": 1}',
+            "line 73 lacks a reviewerID",
+        ),
         ("reviews", '{"reviewerID": "A1", ', "line 73 is neither JSON nor a Python literal"),
         ("reviews", "[1, 2]", "line 73 is not a record"),
         (
@@ -114,12 +119,31 @@ def test_a_truncated_gzip_is_named(baby):
         DataError, match="reviews_Baby_5.json.gz is damaged or truncated after line"
     ):
         read_amazon(baby, BABY)
-    path.write_bytes(b"no gzip")
+    path.write_bytes(b"\x1f\x8bno gzip")
     with pytest.raises(DataError, match="is damaged or truncated after line 0"):
         read_amazon(baby, BABY)
     path.unlink()
     with pytest.raises(DataError, match="raw/amazon-baby/reviews_Baby_5.json.gz is missing"):
         read_amazon(baby, BABY)
+
+
+@pytest.mark.parametrize(
+    ("content", "wrong"),
+    [
+        (b"", "empty; restore it"),
+        (b'{"reviewerID": "A1"}', "no .gz file: it begins with b'{\"reviewerID'; restore it"),
+        (b"PK\x03\x04", "no .gz file: it begins with b'PK\\x03\\x04'; restore it"),
+        (b"<!DOCTYPE html>", "a web page, perhaps one to sign in, and not the file; restore it"),
+        (None, "a folder, not a file; restore it"),
+    ],
+)
+@pytest.mark.parametrize("file", ["reviews_Baby_5.json.gz", "meta_Baby.json.gz"])
+def test_what_is_no_gzip_is_named(baby, file, content, wrong):
+    path = baby / file
+    path.unlink()
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(DataError, match=re.escape(f"raw/amazon-baby/{file} is {wrong}")):
+        read_amazon(baby, BABY, "restore it")
 
 
 def test_a_gzip_that_unpacks_without_end(tmp_path):

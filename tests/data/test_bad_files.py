@@ -4,10 +4,12 @@ import io
 import shutil
 import struct
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from PIL import Image
 
 from bivrec.data.domain import Domain, prepare
@@ -26,8 +28,39 @@ def file(name: str, content: str | bytes):
     return lambda project: project.write(f"raw/mine/{name}", content) and project.read
 
 
-def parquet(frame: pl.DataFrame, name: str = "interactions"):
-    return lambda project: frame.write_parquet(project.raw / f"{name}.parquet") or project.read
+def parquet(frame: pl.DataFrame, name: str = "interactions", *, both: bool = False):
+    """A table as Parquet, in the place of that as CSV or beside it."""
+
+    def arrange(project):
+        if not both:
+            (project.raw / f"{name}.csv").unlink()
+        frame.write_parquet(project.raw / f"{name}.parquet")
+        return project.read
+
+    return arrange
+
+
+def renamed(old: str, new: str):
+    return lambda project: (project.raw / old).rename(project.raw / new) and project.read
+
+
+def items_in_another_form(listed: str, read: str):
+    """The item i3 as items.csv and as interactions.csv write it."""
+
+    def arrange(project):
+        project.replace("raw/mine/items.csv", "i3,", f"{listed},")
+        text = (project.raw / "interactions.csv").read_text()
+        project.write("raw/mine/interactions.csv", text.replace(",i3,", f",{read},"))
+        return project.read
+
+    return arrange
+
+
+def saved(save: Callable, *values) -> bytes:
+    """What numpy or torch saves."""
+    content = io.BytesIO()
+    save(*((content, *values) if save is np.savez else (*values, content)))
+    return content.getvalue()
 
 
 def array(content, ids: str = "item\n" + "".join(f"i{n}\n" for n in range(9))):
@@ -74,7 +107,7 @@ DATA = {
     ),
     "UTF-16": (
         file("interactions.csv", "user,item,time\na,i1,1\n".encode("utf-16")),
-        f"{PLAIN} is not UTF-8 text",
+        f"{PLAIN} is UTF-16 text, not UTF-8; save it as UTF-8",
     ),
     "no byte": (
         file("interactions.csv", b""),
@@ -99,17 +132,44 @@ DATA = {
     ),
     "a time before all times": (
         table("interactions.csv", "u1,i1,8\n", "u1,i1,-8\n"),
-        "row 10: time '-8' is not a whole number",
+        "row 10: time '-8' is negative; fix it",
     ),
     "a time of the far future": (
         table("interactions.csv", "u1,i1,8\n", f"u1,i1,{2**63}\n"),
-        "row 10: time '9223372036854775808' is not a whole number",
+        "row 10: time '9223372036854775808' is larger than 2^53; if it is in nanoseconds, divide",
+    ),
+    "a time in nanoseconds": (
+        table("interactions.csv", "u1,i1,8\n", "u1,i1,1500000000000000000\n"),
+        "'1500000000000000000' is larger than 2^53; if it is in nanoseconds, divide it by 10^9",
     ),
     "a row cut short": (
         table("interactions.csv", "u1,i1,8\n", "u1,i1\n"),
         f"{PLAIN}, line 11: 2 fields, not 3; fix the line",
     ),
-    "a quote that never ends": (table("interactions.csv", "u1,i1,8\n", 'u1,"i1,8\n'), PLAIN),
+    "a quote that never ends": (
+        table("interactions.csv", "u1,i1,8\n", 'u1,"i1,8\n'),
+        f"{PLAIN}, line 11: a quote without its end; fix the line or fix the file",
+    ),
+    "a quote inside a title": (
+        table("items.csv", "i3,Thing 3", 'i3,12" vinyl 3'),
+        'raw/mine/items.csv, line 5: a quote inside a field; write it as "" and quote the field',
+    ),
+    "a quoted word in a title": (
+        table("items.csv", "i3,Thing 3", 'i3,"Best" of 3'),
+        'raw/mine/items.csv, line 5: a quote inside a field; write it as "" and quote the field',
+    ),
+    "a quote inside each of two titles": (
+        file("items.csv", 'item,title\ni0,"A ""b"", c"\ni1,12" x\ni2,y\ni3,7" z\ni4,w\n'),
+        "raw/mine/items.csv, line 3: a quote inside a field",
+    ),
+    "a user that is NaN": (
+        table("interactions.csv", "u1,i1,8\n", "NaN,i1,8\n"),
+        f"{PLAIN}, row 10 has no user ('NaN' marks a missing one); fix the file",
+    ),
+    "a user that is null": (
+        table("interactions.csv", "u1,i1,8\n", "null,i1,8\n"),
+        "row 10 has no user ('null' marks a missing one)",
+    ),
     "no item": (table("interactions.csv", "u1,i1,8\n", "u1,,8\n"), "row 10 has no item"),
     "an item that is not listed": (
         table("items.csv", "i3,", "i33,"),
@@ -139,6 +199,60 @@ DATA = {
         parquet(pl.DataFrame({"item": ["i1"], "genre": ["Drama"]}), "items"),
         "raw/mine/items.parquet has the column 'genre', but no 'genres'; rename it or remove it",
     ),
+    "a name for a title": (
+        table("items.csv", "item,title", "item,name"),
+        "raw/mine/items.csv has the column 'name', but no 'title'; rename it or remove it",
+    ),
+    "another name for a title": (
+        table("items.csv", "item,title", "item,product_title"),
+        "raw/mine/items.csv has the column 'product_title', but no 'title'; rename it",
+    ),
+    "items without a text": (
+        table("items.csv", "item,title", "item,label"),
+        "raw/mine/items.csv has no column title, year, genres or description; its columns are "
+        "item,label; add one, or set features.modality: image",
+    ),
+    "an item that is listed as 0.0": (
+        lambda p: (
+            p.write("raw/mine/items.csv", "item,title\n" + "".join(f"{n}.0,T\n" for n in range(9)))
+            and p.write("raw/mine/interactions.csv", NUMBERED.replace(".0,", ","))
+            and p.read
+        ),
+        "has the item '0', which items.csv lacks; write '0' there, not '0.0'",
+    ),
+    "an item with its accent apart": (
+        items_in_another_form("i\u00e9", "ie\u0301"),
+        "it has 'i\\xe9', which differs only in Unicode form; write 'i\u00e9' in both",
+    ),
+    "an item with a byte order mark": (
+        items_in_another_form("i3", "\ufeffi3"),
+        "lacks; it has 'i3', which differs only in Unicode form; write 'i3' in both",
+    ),
+    "an item listed with a byte order mark": (
+        items_in_another_form("\ufeffi3", "i3"),
+        "it has '\\ufeffi3', which differs only in Unicode form; write 'i3' in both",
+    ),
+    "interactions in two files": (
+        parquet(ROWS, both=True),
+        "raw/mine has both interactions.parquet and interactions.csv; remove one",
+    ),
+    "items in two files": (
+        parquet(pl.DataFrame({"item": ["i1"]}), "items", both=True),
+        "raw/mine has both items.parquet and items.csv; remove one",
+    ),
+    "a file of another case": (
+        renamed("interactions.csv", "Interactions.csv"),
+        "raw/mine/interactions.parquet or interactions.csv is missing; put it there; the folder "
+        "has Interactions.csv",
+    ),
+    "a file of another kind": (
+        renamed("interactions.csv", "interactions.txt"),
+        "interactions.csv is missing; put it there; the folder has interactions.txt",
+    ),
+    "a file that is packed": (
+        renamed("interactions.csv", "interactions.csv.gz"),
+        "interactions.csv is missing; put it there; the folder has interactions.csv.gz",
+    ),
     "items without their column": (
         table("items.csv", "item,", "thing,"),
         "raw/mine/items.csv has the columns thing,title, not item",
@@ -147,13 +261,17 @@ DATA = {
         lambda p: (
             ((p.raw / "interactions.csv").unlink(), (p.raw / "interactions.csv").mkdir()) and p.read
         ),
-        "has neither interactions.parquet nor",
+        f"{PLAIN} is a folder, not a file; fix the file",
     ),
     "no folder": (
         lambda p: shutil.rmtree(p.raw) or p.read,
-        "raw/mine has neither interactions.parquet nor interactions.csv; put it there; `make data`",
+        "interactions.parquet or interactions.csv is missing; put it there; `make data` brings",
     ),
     "Parquet without a user": (parquet(ROWS), "raw/mine/interactions.parquet, row 2 has no user"),
+    "Parquet with a user that is NaN": (
+        parquet(ROWS.with_columns(user=pl.Series([7.0, float("nan")]))),
+        "raw/mine/interactions.parquet, row 2 has no user ('NaN' marks a missing one)",
+    ),
     "Parquet without a column": (
         parquet(ROWS.drop("time")),
         "raw/mine/interactions.parquet has the columns user,item, not user,item,time",
@@ -182,6 +300,14 @@ DATA = {
             + b"\ncos\nsystem\n."
         ),
         "image.npy cannot be read as an array of numbers",
+    ),
+    "vectors in an archive of NumPy": (
+        array(saved(np.savez, np.ones((9, 2)))),
+        "raw/mine/image.npy is an archive, not one array; save it with numpy.save",
+    ),
+    "vectors that torch saved": (
+        array(saved(torch.save, torch.ones(9, 2))),
+        "raw/mine/image.npy is an archive, not one array; save it with numpy.save",
     ),
     "vectors without a byte": (
         array(b""),

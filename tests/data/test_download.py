@@ -279,11 +279,14 @@ def test_a_sign_in_page_is_refused_and_nothing_is_stored(server, raw, name):
     assert not list((raw / "mine").iterdir())
 
 
-@pytest.mark.parametrize("content", [b'{"error": "log in"}', b""])
-def test_an_answer_in_another_format_is_refused(server, raw, content):
+@pytest.mark.parametrize(
+    ("content", "wrong"),
+    [(b'{"error": "log in"}', r"is no \.gz file: it begins with"), (b"", "is empty; nothing was")],
+)
+def test_an_answer_in_another_format_is_refused(server, raw, content, wrong):
     folder, url = server
     (folder / "a.json.gz").write_bytes(content)
-    with pytest.raises(DataError, match=r"is no \.gz file: it begins with"):
+    with pytest.raises(DataError, match=wrong):
         fetch("mine", published_file(url, "a.json.gz"), accept=True)
     assert not list((raw / "mine").iterdir())
 

@@ -57,7 +57,10 @@ def test_a_missing_text_is_a_mask(planted):
     features, other = text_features(
         [["a moon", "", "a kite", "   "], ["", "a kite", "a kite", "a moon"]],
         planted.settings.features,
+        "planted",
     )
+    with pytest.raises(DataError, match="planted: no item has a title, year, genres or descript"):
+        text_features([["", " "]], planted.settings.features, "planted")
     assert features.mask.tolist() == [True, False, True, False]
     assert not features.values[~features.mask].any() and features.values[0].any()
     assert (other.values[3] == features.values[0]).all() and (
@@ -87,6 +90,9 @@ def test_missing_and_live_images(planted, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=re.escape(problem)):
         image_features(sequences, pixels, folder, data / "posters")
     link.unlink()
+    (tmp_path / "raw/mine/images").mkdir(parents=True)
+    with pytest.raises(DataError, match="no image of the catalogue is in raw/mine/images/; put"):
+        image_features(sequences, pixels, tmp_path / "raw/mine/images", None)
     link.write_bytes(b"no image")
     with pytest.raises(DataError, match="cannot be read"):
         image_features(sequences, pixels, folder, data / "posters")
@@ -158,8 +164,9 @@ def test_features_that_cannot_be_saved_are_refused(tmp_path):
                 ItemFeatures(np.full((2, 2), value, "float32"), np.ones(2, bool), "x"),
             )
     assert not list((tmp_path / "stage").glob("*"))
-    with pytest.raises(DataError, match="all items have the same features"):
-        reduce_features(ItemFeatures(np.ones((3, 2), "float32"), np.ones(3, bool), "x"), 2)
+    same = ItemFeatures(np.ones((3, 2), "float32"), np.ones(3, bool), "x")
+    with pytest.raises(DataError, match="mine, text: all items have the same features"):
+        reduce_features(same, 2, name="mine, text")
 
 
 @pytest.mark.parametrize(

@@ -99,9 +99,16 @@ def test_times_with_fractions(mmrec, times, read, kind):
     assert raw.interactions["time"].tolist() == read
 
 
-@pytest.mark.parametrize("time", ["", "soon", "nan", "inf", "-1.5"])
-def test_what_is_no_time_is_named(mmrec, time):
-    problem = f"baby.inter, line 3: timestamp:float {time!r} is not a timestamp; fix the line"
+@pytest.mark.parametrize(
+    ("time", "wrong"),
+    [
+        *((time, "not a timestamp; fix the line") for time in ("", "soon", "nan", "inf")),
+        ("-1.5", "negative; fix the line"),
+        ("1500000000000000000", "larger than 2^53; if it is in nanoseconds, divide it by 10^9"),
+    ],
+)
+def test_what_is_no_time_is_named(mmrec, time, wrong):
+    problem = f"baby.inter, line 3: timestamp:float {time!r} is {wrong}"
     with pytest.raises(DataError, match=re.escape(problem)):
         write_inter(mmrec, RECBOLE + f"u\ti\t1.5\nu\tj\t{time}\nu\tk\t2\n")
 
@@ -155,3 +162,27 @@ def test_lines_that_end_in_a_carriage_return_alone_are_named(mmrec):
     told = "baby-mmrec/baby.inter has lines that end in a carriage return alone; save it with"
     with pytest.raises(DataError, match=told):
         read_mmrec(mmrec, Folder(folder="baby-mmrec"))
+
+
+def test_a_file_that_holds_nothing_is_named(mmrec):
+    with pytest.raises(DataError, match="baby-mmrec/baby.inter is empty, not a table; fix it"):
+        (mmrec / "baby.inter").write_bytes(b"")
+        read_mmrec(mmrec, Folder(folder="baby-mmrec"), "fix it")
+
+
+def test_a_folder_and_a_link_to_nothing_are_named(mmrec):
+    path = mmrec / "baby.inter"
+    path.unlink()
+    path.symlink_to("gone.inter")
+    told = "baby-mmrec/baby.inter is a link to gone.inter, which does not exist; restore or remove"
+    with pytest.raises(DataError, match=told):
+        read_mmrec(mmrec, Folder(folder="baby-mmrec"))
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DataError, match="baby-mmrec/baby.inter is a folder, not a file; fix it"):
+        read_mmrec(mmrec, Folder(folder="baby-mmrec"), "fix it")
+
+
+def test_the_hidden_files_of_macos_are_not_read(mmrec):
+    (mmrec / "._baby.inter").write_bytes(bytes(82))
+    assert len(read_mmrec(mmrec, Folder(folder="baby-mmrec")).interactions) == 48

@@ -80,6 +80,19 @@ def test_movielens_csv(films):
             "ratings.csv has the columns userId,movieId,rating,timestamp 1,1,4.0",
         ),
         ("movies.csv", "2,", "1,", "lists film 1 twice"),
+        (
+            "ratings.csv",
+            "1,2,4.0,1020",
+            "1,2,4.0,1500000000000000000",
+            "line 3: timestamp '1500000000000000000' is larger than 2^53; if it is in nanoseconds, "
+            "divide it by 10^9, else fix the line or restore it",
+        ),
+        (
+            "movies.csv",
+            '"Film, The 2 (1992)"',
+            '12" x (1990)',
+            'movies.csv, line 3: a quote inside a field; write it as "" and quote the field',
+        ),
         ("movies.csv", ",Comedy|Drama\n3,", "\n3,", "movies.csv, line 3: 2 fields, not 3"),
         ("tags.csv", '"dark', '"da\nrk', "tags.csv"),
     ],
@@ -125,6 +138,34 @@ def test_movielens_dat(dat):
         with pytest.raises(DataError, match=re.escape(told)):
             read_movielens_dat(dat, Folder(folder="ml-1m"))
         (dat / "ratings.dat").write_text(whole)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "told"),
+    [
+        ("ratings.dat", "::", ",", "ratings.dat, line 1: 1 fields, not 4 separated by ::"),
+        ("movies.dat", "Film 3", "Film::3", "movies.dat, line 3: 4 fields, not 3 separated by ::"),
+    ],
+)
+def test_dat_lines_with_other_fields_are_named(dat, file, old, new, told):
+    text = (dat / file).read_text("latin-1").replace(old, new)
+    (dat / file).write_text(text, "latin-1")
+    with pytest.raises(DataError, match=re.escape(told)):
+        read_movielens_dat(dat, Folder(folder="ml-1m"))
+
+
+def test_dat_titles_in_utf_8_and_with_a_tab(dat):
+    path = dat / "movies.dat"
+    path.write_text(path.read_text("latin-1").replace("Film 3", "Film\t3"), "utf-8")
+    titles = read_movielens_dat(dat, Folder(folder="ml-1m")).items["title"].tolist()
+    assert titles[0] == "Misérables, Les" and titles[2] == "Film\t3"
+
+
+def test_dat_files_in_utf_16_are_named(dat):
+    path = dat / "movies.dat"
+    path.write_text(path.read_text("latin-1"), "utf-16")
+    with pytest.raises(DataError, match="movies.dat is UTF-16 text, not UTF-8; save it as UTF-8"):
+        read_movielens_dat(dat, Folder(folder="ml-1m"))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
+from bivrec.data.readers.common import MISSING
 from bivrec.data.readers.plain import read_parquet, read_plain
 from bivrec.data.readers.vectors import read_vectors
 from bivrec.errors import DataError
@@ -20,7 +21,14 @@ def test_plain(plain, monkeypatch):
         raw.items["title"].tolist() == [f"Thing {n}" for n in range(6)]
         and len(raw.interactions) == 42
     )
-    pl.read_csv(plain / "interactions.csv").write_parquet(plain / "interactions.parquet")
+    table = (plain / "interactions.csv").read_bytes()
+    pl.read_csv(table).write_parquet(plain / "interactions.parquet")
+    with pytest.raises(
+        DataError,
+        match=re.escape("mine has both interactions.parquet and interactions.csv; remove one"),
+    ):
+        read_plain(plain, Folder(folder="mine"))
+    (plain / "interactions.csv").unlink()
     assert read_plain(plain, Folder(folder="mine")).interactions.equals(raw.interactions)
     (plain / "interactions.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(
@@ -28,6 +36,7 @@ def test_plain(plain, monkeypatch):
     ):
         read_plain(plain, Folder(folder="mine"))
     (plain / "interactions.parquet").unlink()
+    (plain / "interactions.csv").write_bytes(table)
     dataset = Dataset(source="plain", plain=Folder(folder="mine"), settings={})
     monkeypatch.setenv("BIVREC_DATA", str(plain.parent))
     values, mask = read_vectors(dataset, "text", ["Ü0", "Ü1", "Ü4"])
@@ -69,6 +78,7 @@ def test_plain(plain, monkeypatch):
 
 
 WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=12)
+WORDS = WORDS.filter(lambda text: text not in MISSING)
 
 
 @budget(max_examples=60, deadline=None)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,9 @@ from bivrec.data.readers.amazon import read_amazon
 from bivrec.data.readers.mmrec import read_mmrec
 from bivrec.data.readers.movielens import read_movielens, read_movielens_dat
 from bivrec.data.readers.plain import read_plain
+from bivrec.data.readers.registry import read_dataset
 from bivrec.errors import DataError
-from bivrec.settings import Amazon, Folder, MovieLens
+from bivrec.settings import Amazon, Dataset, Folder, MovieLens
 
 FILMS = MovieLens(folder="movielens-latest-small", first_year=1800, last_year=1999)
 
@@ -24,6 +26,44 @@ BABY = Amazon(folder="amazon-baby", category="Baby")
 def write_gzip(path, lines):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode()))
+
+
+ANY = Folder(folder="any")
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "present", "told"),
+    [
+        ("movielens", MovieLens(folder="any"), ["ratings.csv", "movies.csv"], "any/tags.csv is"),
+        ("movielens_dat", ANY, ["ratings.dat", "Movies.dat"], "; the folder has Movies.dat"),
+        ("mmrec", ANY, ["any.txt", "._any.inter"], "raw/any/*.inter is"),
+        ("mmrec", ANY, ["any.inter.gz"], "; the folder has any.inter.gz"),
+        (
+            "amazon",
+            Amazon(folder="any", category="Baby"),
+            ["meta_Baby.json.gz", "reviews_baby_5.json.gz"],
+            "; the folder has reviews_baby_5.json.gz",
+        ),
+        (
+            "amazon",
+            Amazon(folder="any", category="Baby"),
+            ["Baby_5.json.gz", "meta_Baby.json"],
+            "; the folder has meta_Baby.json",
+        ),
+    ],
+)
+def test_a_missing_file_is_named_with_what_is_there(
+    tmp_path, monkeypatch, source, settings, present, told
+):
+    monkeypatch.setenv("BIVREC_DATA", str(tmp_path / "raw"))
+    (tmp_path / "raw" / "any").mkdir(parents=True)
+    for file in present:
+        (tmp_path / "raw" / "any" / file).touch()
+    dataset = Dataset(source=source, **{source: settings}, settings={})
+    remedy = "is missing; put it there"
+    told = f"{told.removesuffix(' is')} {remedy}" if told.endswith("is") else f"{remedy}{told}"
+    with pytest.raises(DataError, match=re.escape(told) + "$"):
+        read_dataset("any", dataset)
 
 
 TITLES = st.lists(
@@ -57,7 +97,7 @@ def test_whatever_a_title_holds_it_survives_every_format(tmp_path_factory, title
     assert read_movielens(folder, MovieLens(folder="any")).items["title"].tolist() == [
         title.strip() for title in titles
     ]
-    plain = [title.replace(":", ".") for title in titles]
+    plain = [title.replace(":", ".") for title in titles] + ["é"]  # no UTF-8 before a space
     (folder / "movies.dat").write_bytes(
         "".join(f"{n}::{title} (1990)::Drama\n" for n, title in enumerate(plain)).encode("latin-1")
     )

@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from bivrec.data.download import wrong_content
 from bivrec.data.readers.common import (
     MAX_LINE,
+    MISSING,
     NO_TAGS,
+    check_file,
     number_ids,
     review_files,
     short_path,
@@ -85,6 +88,7 @@ def _read_reviews(path: Path, remedy: str) -> list[tuple[str, str, int]]:
         record = _parse_record(line, where, remedy)
         user, item, time = (record.get(key) for key in ("reviewerID", "asin", "unixReviewTime"))
         named = isinstance(user, str) and isinstance(item, str)
+        named = named and user not in MISSING and item not in MISSING
         if not (named and type(time) is int and 0 <= time < 2**53):
             raise DataError(f"{where} lacks a reviewerID, an asin or a unixReviewTime; {remedy}")
         reviews.append((_replace_surrogates(user), _replace_surrogates(item), time))
@@ -126,6 +130,9 @@ def gzip_lines(
     """Each line of a gzip file with its file and number, but for blank ones. Raises DataError if
     the file is truncated, has a line longer than MAX_LINE, or unpacks to more than `max_bytes`."""
     name, number, size = short_path(path), 0, 0
+    check_file(path, remedy)
+    if wrong := wrong_content(path, path.name):
+        raise DataError(f"{name} is {wrong}; {remedy}")
     try:
         with gzip.open(path) as file:
             while line := file.readline(MAX_LINE + 1):
@@ -137,8 +144,6 @@ def gzip_lines(
                     raise DataError(f"{name} unpacks to more than {max_bytes:,} bytes; {remedy}")
                 if line.strip():
                     yield where, line
-    except FileNotFoundError:
-        raise DataError(f"{name} is missing; {remedy}") from None
     except (OSError, EOFError, zlib.error) as error:
         problem = f"damaged or truncated after line {number} ({type(error).__name__})"
         raise DataError(f"{name} is {problem}; {remedy}") from None

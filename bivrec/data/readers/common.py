@@ -4,6 +4,8 @@ import csv
 import hashlib
 import io
 import os
+import re
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,15 @@ MAX_LINE = 1 << 20  # bytes
 
 NO_TAGS = pd.DataFrame(columns=["user", "item", "tag"]).astype(
     {"user": "int64", "item": "int64", "tag": str}
+)
+
+MISSING = ("", "nan", "NaN", "None", "null", "NULL")  # texts that are nobody's id
+
+DAT = "\x1f"  # what readers put in the place of `::`, so that a title may hold a tab
+
+# A field with its end: quoted, with each quote inside doubled, or with no quote but pairs.
+FIELD = re.compile(
+    r'(?:"(?:[^"]|"")*+"|(?:[^",\r\n](?:[^",\r\n]|"[^",\r\n]*+")*+)?)(?:,|\r\n?|\n|\Z)'
 )
 
 TEXTS = ("title", "genres", "description")  # what a catalogue says about an item, beside its year
@@ -63,6 +74,26 @@ def short_path(path: Path) -> str:
     return "/".join(path.parts[-3:])
 
 
+def check_file(path: Path, remedy: str) -> None:
+    """Raises DataError unless there is a file."""
+    name = short_path(path)
+    if path.is_dir():
+        raise DataError(f"{name} is a folder, not a file; {remedy}")
+    if path.is_symlink() and not path.exists():
+        problem = f"is a link to {os.readlink(path)}, which does not exist"
+        raise DataError(f"{name} {problem}; restore or remove it")
+    if not path.is_file():
+        raise DataError(f"{name} is missing; {remedy}")
+
+
+def check_text(path: Path, remedy: str) -> None:
+    """Raises DataError unless there is a file, and it is not UTF-16, as some programs save text."""
+    check_file(path, remedy)
+    with open(path, "rb") as file:
+        if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            raise DataError(f"{short_path(path)} is UTF-16 text, not UTF-8; save it as UTF-8")
+
+
 def wrong_columns(path: Path, columns: Collection[str], problem: str, remedy: str) -> DataError:
     """The error for a table that has other columns than its format."""
     if any("\r" in column for column in columns):
@@ -98,6 +129,20 @@ def timestamps(column: pl.Series) -> tuple[pl.Series, Bool[ndarray, "row"]]:
     return times, times.is_between(0, 2**53, closed="left").fill_null(False).to_numpy()
 
 
+def wrong_number(text: str, expected: str, remedy: str, time: bool) -> str:
+    """What is wrong with a value that is not as expected, and the remedy."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = np.nan
+    if -np.inf < number < 0:
+        return f"{text[:40]!r} is negative; {remedy}"
+    if 2**53 <= number < np.inf:
+        nanoseconds = "if it is in nanoseconds, divide it by 10^9, else " if time else ""
+        return f"{text[:40]!r} is larger than 2^53; {nanoseconds}{remedy}"
+    return f"{text[:40]!r} is not a {expected}; {remedy}"
+
+
 PARSERS = {"whole number": whole_numbers, "number": finite_numbers, "timestamp": timestamps}
 
 
@@ -113,8 +158,7 @@ def read_table(
     a 'timestamp' or 'text'. `content` replaces the file's and has no header. Raises DataError for
     the first bad line."""
     name, header = short_path(path), content is None
-    if not path.is_file():
-        raise DataError(f"{name} is missing; {remedy}")
+    check_text(path, remedy)
     try:
         table = pl.read_csv(
             content or path,
@@ -127,47 +171,83 @@ def read_table(
             glob=False,
         )
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
-        problem = _parse_error(path, separator, content)
+        problem = _parse_error(path, columns, separator, content)
         raise DataError(f"{name}{problem}; fix the line or {remedy}") from None
     complete = set(columns) <= set(table.columns)
     if not complete or not (others or table.columns == list(columns)):
-        if "UTF-8" in (problem := _parse_error(path, separator, content)):
+        if "UTF-8" in (problem := _parse_error(path, columns, separator, content)):
             raise DataError(f"{name}{problem}; {remedy}")
         raise wrong_columns(path, table.columns, f"not {','.join(columns)}", remedy)
     if (table[:, -1] == "").any():  # polars fills short rows
-        if ", line" in (problem := _parse_error(path, separator, content)):
+        if ", line" in (problem := _parse_error(path, columns, separator, content)):
             raise DataError(f"{name}{problem}; fix the line or {remedy}")
     if len(table):
         table = table.filter(~pl.all_horizontal(pl.all() == ""))  # blank lines
+    return _parse_values(table, columns, name, 1 + header, remedy)
+
+
+def _parse_values(
+    table: pl.DataFrame, columns: Mapping[str, str], name: str, first_line: int, remedy: str
+) -> pl.DataFrame:
+    """The table with its numbers and times as such; raises DataError for the first other value."""
     for column, expected in columns.items():
         if expected == "text":
             continue
         values, valid = PARSERS[expected](table[column])
         if not valid.all():
-            row = int(valid.argmin())
-            problem = f"{column} {table[column][row][:40]!r} is not a {expected}"
-            raise DataError(f"{name}, line {row + 1 + header}: {problem}; fix the line or {remedy}")
+            row, fix = int(valid.argmin()), f"fix the line or {remedy}"
+            wrong = wrong_number(table[column][row], expected, fix, "time" in column)
+            raise DataError(f"{name}, line {row + first_line}: {column} {wrong}")
         table = table.with_columns(values.alias(column))
     return table
 
 
-def _parse_error(path: Path, separator: str, content: bytes | None) -> str:
+def _parse_error(
+    path: Path, columns: Collection[str], separator: str, content: bytes | None
+) -> str:
     """What is wrong with a table that polars cannot parse: the end of a sentence about the file."""
-    quoting = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
-    csv.field_size_limit(1 << 24)
-    opened = io.BytesIO(content) if content else open(path, "rb")
     try:
-        with io.TextIOWrapper(opened, "utf-8", newline="") as file:
-            rows = csv.reader(file, delimiter=separator, quoting=quoting)
-            width = len(next(rows, ()))
-            for row in rows:
-                if row and len(row) != width:
-                    return f", line {rows.line_num}: {len(row)} fields, not {width}"
-        return " is not a table" if width else " is empty, not a table"
+        text = (path.read_bytes() if content is None else content).decode()
     except UnicodeDecodeError as error:
         return f" is not UTF-8 text ({error.reason})"
+    if not text.strip():
+        return " is empty, not a table"
+    width = 0 if content is None else len(columns)
+    line, problem = _wrong_width(text, width, separator)
+    quote_line, quote = _wrong_quote(text) if separator == "," else (0, "")
+    if quote and (not problem or quote_line <= line):
+        line, problem = quote_line, quote
+    return f", line {line}: {problem}" if problem else " is not a table"
+
+
+def _wrong_width(text: str, width: int, separator: str) -> tuple[int, str]:
+    """The first line with another number of fields than the header, or `width`, and its problem."""
+    quoting = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
+    csv.field_size_limit(1 << 24)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting)
+    separated = " separated by ::" if separator == DAT else ""
+    try:
+        width = width or len(next(rows))
+        for row in rows:
+            if row and len(row) != width:
+                return rows.line_num, f"{len(row)} fields, not {width}{separated}"
     except csv.Error as error:
-        return f", line {rows.line_num}: {error}"
+        return rows.line_num, str(error)
+    return 0, ""
+
+
+def _wrong_quote(text: str) -> tuple[int, str]:
+    """The first line with a quote out of place, and its problem."""
+    place = text.rfind("\n", 0, text.find('"')) + 1 if '"' in text else len(text)
+    while place < len(text):
+        field = FIELD.match(text, place)
+        if not field:
+            line = text.count("\n", 0, place) + 1
+            if text[place] == '"' and '"' not in text[place + 1 :]:
+                return line, "a quote without its end"
+            return line, 'a quote inside a field; write it as "" and quote the field'
+        place = field.end()
+    return 0, ""
 
 
 def to_pandas(**columns: Any) -> pd.DataFrame:
@@ -228,11 +308,13 @@ def _number(
     column: pl.Series, role: str, path: Path, remedy: str
 ) -> tuple[pl.Series, dict[str, int]]:
     """A column of ids as numbers, and the number of each id: the id itself if all are whole
-    numbers, else the hash of its text."""
-    names = column.cast(pl.String)
-    missing = (names.fill_null("") == "").to_numpy()
+    numbers, else the hash of its text. Empty texts and those in MISSING are no ids."""
+    names = column.cast(pl.String).fill_null("")
+    missing = names.is_in(MISSING)
     if missing.any():
-        raise DataError(f"{short_path(path)}, row {missing.argmax() + 1} has no {role}; {remedy}")
+        row = missing.arg_max()
+        shown = f" ({names[row]!r} marks a missing one)" if names[row] else ""
+        raise DataError(f"{short_path(path)}, row {row + 1} has no {role}{shown}; {remedy}")
     unique = names.unique(maintain_order=True)
     numbers, valid = whole_numbers(unique)
     if not valid.all() or (numbers.cast(pl.String) != unique).any():  # 007 is text
@@ -251,7 +333,24 @@ def _listed_items(
     for item in numbers:
         if item not in known:
             problem, remedy = f"has the item {item!r}, which {list_path.name} lacks", "add it there"
-            if (same := item.strip().removesuffix(".0")) in known:  # as pandas writes 7 beside NaN
-                remedy = f"write {same!r}, as there"
+            near = next((name for name in known if _form(name) == _form(item)), None)
+            if near is not None:
+                remedy = _same_form(item, near)
             raise DataError(f"{short_path(path)} {problem}; {remedy}")
     return items.filter(items["item"].is_in(list(numbers)))
+
+
+def _form(name: str) -> str:
+    """An id without what the eye cannot see, and without the `.0` that pandas adds beside NaN."""
+    visible = unicodedata.normalize("NFKC", name).replace("\ufeff", "").replace("\u200b", "")
+    return visible.strip().removesuffix(".0")
+
+
+def _same_form(item: str, near: str) -> str:
+    """The remedy for an item that is listed in another form."""
+    if item.strip().removesuffix(".0") == near:
+        return f"write {near!r}, as there"
+    if near.strip().removesuffix(".0") == item:
+        return f"write {item!r} there, not {near!r}"
+    remedy = f"write {_form(item)!r} in both"
+    return f"it has {ascii(near)}, which differs only in Unicode form; {remedy}"

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import polars as pl
 
-from bivrec.data.readers.common import MAX_LINE, build_raw, read_table, short_path, wrong_columns
+from bivrec.data.readers.common import (
+    MAX_LINE,
+    build_raw,
+    check_text,
+    read_table,
+    short_path,
+    wrong_columns,
+)
 from bivrec.data.types import Raw
 from bivrec.errors import RESTORE, DataError
 from bivrec.settings import Folder
@@ -21,7 +28,7 @@ SEPARATORS = {"comma": ",", "semicolon": ";", "space": " "}
 def read_mmrec(folder: Path, settings: Folder, remedy: str = RESTORE) -> Raw:
     """`<name>.inter`: tab-separated, with a header, RecBole's with types (`user_id:token`). Only
     users, items and times are read; items have no titles."""
-    files = sorted(folder.glob("*.inter"))
+    files = sorted(path for path in folder.glob("*.inter") if not path.name.startswith("."))
     if len(files) != 1:
         where = f"{folder.parent.name}/{folder.name}"
         raise DataError(f"{where} has {len(files)} files *.inter, not one; {remedy}")
@@ -45,11 +52,12 @@ def _whole_times(users: pl.Series, times: pl.Series) -> pl.Series:
 
 def _find_columns(path: Path, remedy: str) -> dict[str, str]:
     """The columns of users, items and times."""
+    check_text(path, remedy)
     with open(path, "rb") as file:
         line = file.readline(MAX_LINE)
     header = line.decode("utf-8-sig", "replace").rstrip("\r\n").split("\t")
-    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{short_path(path)} is UTF-16 text, not UTF-8; save it as UTF-8")
+    if not line.strip():
+        raise DataError(f"{short_path(path)} is empty, not a table; {remedy}")
     if any("\r" in column for column in header):
         raise wrong_columns(path, header, "", remedy)
     for name, separator in SEPARATORS.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import polars as pl
 
-from bivrec.data.readers.common import NO_TAGS, read_table, short_path, to_pandas
+from bivrec.data.readers.common import DAT, NO_TAGS, check_text, read_table, short_path, to_pandas
 from bivrec.data.types import Raw
 from bivrec.errors import RESTORE, DataError
 from bivrec.settings import Folder, MovieLens
@@ -34,7 +34,7 @@ def read_movielens(folder: Path, settings: MovieLens, remedy: str = RESTORE) -> 
 
 
 def read_movielens_dat(folder: Path, settings: Folder, remedy: str = RESTORE) -> Raw:
-    """MovieLens-1M: columns separated by `::`, latin-1, no header, no tags."""
+    """MovieLens-1M: columns separated by `::`, latin-1 or UTF-8, no header, no tags."""
     columns = dict.fromkeys(("user", "item", "rating", "time"), "whole number")
     ratings = _read_dat(folder / "ratings.dat", columns, remedy)
     films = _read_dat(folder / "movies.dat", FILMS, remedy)
@@ -45,13 +45,16 @@ def read_movielens_dat(folder: Path, settings: Folder, remedy: str = RESTORE) ->
 
 
 def _read_dat(path: Path, columns: dict[str, str], remedy: str) -> pl.DataFrame:
-    content = None
-    if path.is_file():
-        content = path.read_bytes().removeprefix(codecs.BOM_UTF8).replace(b"::", b"\t")
+    """The table as UTF-8, which a file in latin-1 with other letters than English ones never is."""
+    check_text(path, remedy)
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8).replace(b"::", DAT.encode())
+    try:
+        content.decode()
+    except UnicodeDecodeError:
         content = content.decode("latin-1").encode()
-    if content == b"":
+    if not content.strip():
         raise DataError(f"{short_path(path)} is empty, not a table; {remedy}")
-    return read_table(path, columns, remedy, "\t", content)
+    return read_table(path, columns, remedy, DAT, content)
 
 
 def _read_films(path: Path, films: pl.DataFrame, remedy: str) -> pd.DataFrame:

@@ -8,16 +8,20 @@ import polars as pl
 from bivrec.data.readers.common import (
     TEXTS,
     build_raw,
+    check_file,
     read_table,
     short_path,
     whole_numbers,
     wrong_columns,
+    wrong_number,
 )
 from bivrec.data.types import Raw
 from bivrec.errors import RESTORE, DataError
 from bivrec.settings import Folder
 
 MAX_ROWS = 1 << 29
+
+MISNAMES = {"title": ("name", "product_title", "product_name", "item_title", "item_name")}
 
 
 def read_plain(folder: Path, settings: Folder, remedy: str = RESTORE) -> Raw:
@@ -34,9 +38,9 @@ def read_plain(folder: Path, settings: Folder, remedy: str = RESTORE) -> Raw:
     times, valid = whole_numbers(table["time"])
     if not valid.all():
         row = int(valid.argmin())
-        problem = f"time {table['time'][row][:40]!r} is not a whole number"
         remedy = "fix it; dates are written as seconds since 1970"
-        raise DataError(f"{short_path(path)}, row {row + 1}: {problem}; {remedy}")
+        wrong = wrong_number(table["time"][row], "whole number", remedy, True)
+        raise DataError(f"{short_path(path)}, row {row + 1}: time {wrong}")
     columns = {"user": table["user"], "item": table["item"], "time": times}
     return build_raw(path, columns, items, remedy)
 
@@ -44,19 +48,46 @@ def read_plain(folder: Path, settings: Folder, remedy: str = RESTORE) -> Raw:
 def _read_either(
     folder: Path, name: str, columns: list[str], remedy: str
 ) -> tuple[Path, pl.DataFrame] | None:
-    """The Parquet table of that name, else the CSV one, with its path; all columns are text."""
-    if (path := folder / f"{name}.parquet").is_file():
-        return path, read_parquet(path, columns, remedy)
-    if (path := folder / f"{name}.csv").is_file():
+    """The Parquet or CSV table of that name with its path, if there is one; all columns are text.
+    Raises DataError if there are both, of which one may be old."""
+    paths = [folder / f"{name}.parquet", folder / f"{name}.csv"]
+    found = [path for path in paths if path.is_symlink() or path.exists()]
+    if len(found) > 1:
+        problem = f"has both {paths[0].name} and {paths[1].name}"
+        raise DataError(f"{folder.parent.name}/{folder.name} {problem}; remove one")
+    for path in found:
+        check_file(path, remedy)
+        if path.suffix == ".parquet":
+            return path, read_parquet(path, columns, remedy)
         return path, read_table(path, dict.fromkeys(columns, "text"), remedy, others=True)
     return None
 
 
+def check_texts(folder: Path) -> None:
+    """Raises DataError if the list of items, where there is one, has no column that becomes
+    text."""
+    for path in (folder / "items.parquet", folder / "items.csv"):
+        columns = _column_names(path) if path.is_file() else TEXTS
+        if not {*TEXTS, "year"} & set(columns):
+            problem = "has no column title, year, genres or description"
+            remedy = "add one, or set features.modality: image"
+            theirs = f"its columns are {','.join(columns)[:80]}"
+            raise DataError(f"{short_path(path)} {problem}; {theirs}; {remedy}")
+
+
+def _column_names(path: Path) -> list[str]:
+    """The columns of a table that has been read before."""
+    if path.suffix == ".parquet":
+        return pl.scan_parquet(path, glob=False).collect_schema().names()
+    return pl.read_csv(path, n_rows=0, glob=False).columns
+
+
 def _check_names(path: Path, columns: list[str]) -> None:
-    """Raises DataError for a column such as `Title` or `genre`, which would be ignored."""
+    """Raises DataError for a column such as `Title`, `genre` or `name`, which would be ignored."""
     for name in (*TEXTS, "year"):
         others = {column.lower(): column for column in columns}
         near = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
+        near += [other for other in MISNAMES.get(name, ()) if other in others]
         if near and name not in columns:
             problem = f"has the column {others[near[0]]!r}, but no {name!r}"
             raise DataError(f"{short_path(path)} {problem}; rename it or remove it")

@@ -129,6 +129,8 @@ def _load_array(path: Path) -> ndarray:
         reason = " ".join(str(error).split())[:60]
         problem = f"cannot be read as an array of numbers ({reason})"
         raise DataError(f"{name} {problem}; fix or remove it") from None
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{name} is an archive, not one array; save it with numpy.save")
     if array.ndim != 2 or array.dtype.kind != "f" or not array.size:
         problem = f"is an array {array.shape} of {array.dtype}, not rows of decimal numbers"
         raise DataError(f"{name} {problem}; fix or remove it")
