@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import os
 import re
 import sys
 from typing import get_args
@@ -68,7 +67,9 @@ def choose(names: list[str]) -> str:
     text = path.read_text("utf-8")
     text = re.sub(r"(?m)^(  datasets: )\[[^\]]*\]", rf"\g<1>{listed}", text, count=1)
     transfers = f"  transfers:{'' if pairs else ' {}'}\n{''.join(lines)}"
-    text = re.sub(r"(?m)^  transfers:.*\n(    .*\n)*", transfers, text, count=1)
+    # the entries, with the comments and blank lines between them
+    old = r"(?m)^  transfers:.*\n((?:[ \t]*(?:#.*)?\n)*    [^\s#].*\n)*"
+    text = re.sub(old, transfers, text, count=1)
     write_atomically(trial := project_root() / "build" / "params.yaml", text)
     chosen = check_params(trial).studies
     if chosen.datasets != tuple(sources) or len(chosen.transfers) != len(pairs):
@@ -76,6 +77,7 @@ def choose(names: list[str]) -> str:
             "params.yaml: the lines `datasets:` and `transfers:` of `studies` are not where they "
             "were; set them by hand"
         )
-    os.replace(trial, path)
+    write_atomically(path.resolve(), text)
+    trial.unlink()
     undo = "`git checkout params.yaml` undoes it, and every other edit that is not committed"
     return f"params.yaml: studies.datasets is now {listed}, with {len(pairs)} transfers; {undo}"

@@ -1,9 +1,11 @@
 """The commands of the study."""
 
 import json
+import re
 from typing import Any
 
 from bivrec.data.download import fetch
+from bivrec.errors import SettingsError
 from bivrec.pipeline.checks import check_data, check_store, choose, record_raw_files
 from bivrec.pipeline.notebooks import write_sources
 from bivrec.pipeline.provenance import summary
@@ -22,6 +24,9 @@ def typed(text: str) -> Any:
 
 def run_stage(notebook: str, *options: str) -> None:
     """Runs a notebook as a stage, with options KEY=VALUE."""
+    for option in options:
+        if not re.match(r"\w+=", option):
+            raise SettingsError(f"{option!r} is no option; write KEY=VALUE, as in dataset=planted")
     start_processes(["run", notebook, *options])
     end_with_caller()
     pairs = (option.partition("=") for option in options)

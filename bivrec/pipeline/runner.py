@@ -209,7 +209,11 @@ def _check_call(name: str, parameters: Mapping[str, Any]) -> tuple[str, str]:
         )
     profile = str(parameters.get("profile", "default"))
     pick(settings.profiles, profile, "profile")
-    datasets = [parameters[key] for key in DATASETS if key in parameters]
+    changes = parameters.get("changes", {})
+    if not isinstance(changes, dict):
+        form = """'changes={"model.dim": 32}'"""
+        raise NotebookError(f"changes is {changes!r}; give JSON with dotted keys, as in {form}")
+    datasets = [str(parameters[key]) for key in DATASETS if key in parameters]
     for dataset in datasets:
         pick(settings.datasets, dataset, "dataset")
     return profile, "-".join(datasets) or "all"

@@ -4,9 +4,10 @@ from argparse import ArgumentParser
 
 import pandas as pd
 
-from bivrec.portable.files import check_suffix, read_histories, read_items, write_lists
-from bivrec.portable.folder import export, load
-from bivrec.portable.graph import export_onnx
+from bivrec.errors import DataError
+from bivrec.portable.files import check_out, read_histories, read_items, write_lists
+from bivrec.portable.folder import check_folder, export, load
+from bivrec.portable.graph import check_packages, export_onnx
 from bivrec.portable.lists import recommend_many
 
 
@@ -34,7 +35,7 @@ def recommend_command(*arguments: str) -> str:
     if bool(chosen.items) == bool(chosen.users):
         parser.error("give the items of a history, or --users FILE")
     if chosen.out:
-        check_suffix(chosen.out)
+        check_out(chosen.out, [*filter(None, (chosen.users, chosen.allowed))])
     if chosen.users:
         histories = read_histories(chosen.users)
     else:
@@ -42,6 +43,9 @@ def recommend_command(*arguments: str) -> str:
     allowed = read_items(chosen.allowed) if chosen.allowed else None
     recommender = load(chosen.source, chosen.model, chosen.seed, chosen.profile)
     lists = recommend_many(recommender, histories, chosen.k, chosen.view, allowed, chosen.reasons)
+    if lists.empty:
+        among = chosen.allowed or recommender.dataset
+        raise DataError(f"nothing is left to recommend: the history has every item of {among}")
     lists = lists if chosen.users else lists.drop(columns="user")
     if not chosen.out:
         return lists.to_string(index=False)
@@ -55,6 +59,9 @@ def export_command(*arguments: str) -> str:
     parser.add_argument("folder", metavar="FOLDER", help="where to write it")
     parser.add_argument("--onnx", action="store_true", help="adds model.onnx, its scores")
     chosen = parser.parse_args(arguments)
+    check_folder(chosen.folder)
+    if chosen.onnx:
+        check_packages()
     recommender = load(chosen.source, chosen.model, chosen.seed, chosen.profile)
     export(recommender, chosen.folder)
     if chosen.onnx:

@@ -1,9 +1,11 @@
 """A trained model as a folder with all that recommending needs, for this code and later code."""
 
 import json
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
@@ -12,13 +14,13 @@ from safetensors.torch import load_file, save
 from bivrec.data.domain import Features
 from bivrec.data.download import file_hash
 from bivrec.data.sequences import load_table, save_table
-from bivrec.errors import DataError
+from bivrec.errors import DataError, SettingsError
 from bivrec.experiment.registry import FAMILIES, Trained
 from bivrec.model.base import SequentialModel
 from bivrec.model.embedding import ItemTable
 from bivrec.portable.card import write_card
-from bivrec.portable.recommender import ITEM_COLUMNS, Recommender, load_trained
-from bivrec.settings import CrossView, Settings, Training
+from bivrec.portable.recommender import ITEM_COLUMNS, Recommender, check_recommender, load_trained
+from bivrec.settings import CrossView, Settings, Training, project_root
 
 FORMAT = 1  # of the folder; another one is refused
 DESCRIPTION, ITEMS, WEIGHTS = "bivrec.json", "items.parquet", "model.safetensors"
@@ -43,11 +45,34 @@ def load(
     Models of planted, popularity and ItemKNN have no checkpoints: they are trained here, in
     seconds. Raises DataError if a file is missing, damaged, or of other code, data, settings or
     format."""
+    check_choice(source, model, seed, profile)
     if not (isinstance(source, Path) or "/" in source or (Path(source) / DESCRIPTION).is_file()):
-        return load_trained(source, model, seed, profile, path)
+        check_project(source)
+        return load_trained(source, model, None if seed is None else int(seed), profile, path)
     if (model, seed, profile, path) != ("bivrec", None, "default", None):
         raise DataError(f"{source} holds one model: give `load` the folder alone")
     return load_folder(find_folder(source))
+
+
+def check_choice(source: Any, model: Any, seed: Any, profile: Any) -> None:
+    """Raises DataError for arguments of `load` of a wrong type."""
+    if not isinstance(source, (str, Path)):
+        raise DataError(f"source is {source!r:.60}; give the name of a dataset or a folder")
+    for name, value in (("model", model), ("profile", profile)):
+        if not isinstance(value, str):
+            raise DataError(f"{name} is {value!r:.60}; give its name")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, Integral)):
+        raise DataError(f"seed is {seed!r:.60}; give a whole number, or None for the first")
+
+
+def check_project(name: str) -> None:
+    """Raises DataError for a dataset outside a project, where it may be meant as a folder."""
+    try:
+        project_root()
+    except SettingsError as error:
+        lacks = f"the folder {name} has no file {DESCRIPTION}"
+        problem = lacks if Path(name).is_dir() else f"there is no folder {name}"
+        raise DataError(f"{problem}, and as a dataset it needs a project: {error}") from None
 
 
 def find_folder(source: str | Path) -> Path:
@@ -72,8 +97,10 @@ def export(recommender: Recommender, folder: str | Path) -> None:
     """Writes a trained model into a folder: weights and the features it reads, settings, items, and
     a model card. Any code that reads this format (`FORMAT`) loads it.
 
-    Raises DataError for a model that only counts interactions, and for a class in own/."""
-    trained, folder = recommender.trained, Path(folder)
+    Raises DataError for a model that only counts interactions, for a class in own/, and for a
+    folder with other files."""
+    check_recommender(recommender)
+    trained, folder = recommender.trained, check_folder(folder)
     model = trained.model
     if not isinstance(model, SequentialModel):
         raise DataError(f"{trained.name} has no weights to export; export a model that is trained")
@@ -103,6 +130,19 @@ def export(recommender: Recommender, folder: str | Path) -> None:
     }
     (folder / "README.md").write_text(write_card(recommender), "utf-8")
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
+
+
+def check_folder(folder: str | Path) -> Path:
+    """A folder that is new, empty or an exported model; raises DataError for any other place."""
+    if not isinstance(folder, (str, Path)):
+        raise DataError(f"folder is {folder!r:.60}; name a new folder")
+    folder = Path(folder)
+    for part in (folder, *folder.parents):
+        if part.exists() and not part.is_dir():
+            raise DataError(f"{part} is a file; name a new folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / DESCRIPTION).is_file():
+        raise DataError(f"{folder} is not empty and is no exported model; name a new folder")
+    return folder
 
 
 def section_type(name: str) -> TypeAdapter:
@@ -144,8 +184,17 @@ def load_folder(folder: Path) -> Recommender:
         model.load_state_dict(tensors)
     except (SafetensorError, RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(describe_damage(folder, type(error).__name__)) from None
+    check_items(items, folder / ITEMS)
     trained = Trained(description["model"], description["seed"], model.eval())
     return Recommender(description["dataset"], trained, items)
+
+
+def check_items(items: pd.DataFrame, path: Path) -> None:
+    """Raises DataError unless titles and genres are text, ids and years text or integers."""
+    for column in ITEM_COLUMNS:
+        kinds = {*map(type, items[column].tolist())}
+        if kinds != {str} and (kinds != {int} or column in ("title", "genres")):
+            raise DataError(describe_damage(path, f"it has a {column} of another type"))
 
 
 def describe_damage(path: Path, why: str) -> str:

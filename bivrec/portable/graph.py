@@ -24,6 +24,15 @@ class Scoring(torch.nn.Module):
         return tuple(self.model.score_catalogue(interests, tables).values())
 
 
+def check_packages() -> None:
+    """Raises DataError without the packages of the extra `onnx`."""
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        problem = "ONNX needs the packages onnx and onnxscript"
+        raise DataError(f"{problem}; `pip install '.[onnx]'` installs them") from None
+
+
 def export_onnx(recommender: Recommender, path: str | Path) -> None:
     """Writes the scoring function as ONNX, weights and features included.
 
@@ -35,11 +44,7 @@ def export_onnx(recommender: Recommender, path: str | Path) -> None:
     model, name = recommender.trained.model, recommender.trained.name
     if not isinstance(model, SequentialModel):
         raise DataError(f"{name} has no weights to export; export a model that is trained")
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError:
-        problem = "ONNX needs the packages onnx and onnxscript"
-        raise DataError(f"{problem}; `pip install '.[onnx]'` installs them") from None
+    check_packages()
     views = [*model.score([recommender.find(recommender.ids[:1])])]
     batch, groups = torch.export.Dim("batch", min=1), torch.export.Dim("groups", min=1)
     axes = {0: batch, 1: model.multiple * groups if model.multiple > 1 else groups}

@@ -1,7 +1,8 @@
 """Recommendations for one user or many, and the interests that they come from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from bivrec.experiment.structure import has_structure
 from bivrec.kernels.whole_rows import encode_rows
 from bivrec.model.base import ItemRows, LastInterests, Mask, Scores, SequentialModel, Tables, pad
 from bivrec.model.embedding import align_newest
-from bivrec.portable.recommender import Recommender
+from bivrec.portable.files import check_histories
+from bivrec.portable.recommender import Recommender, check_recommender
 
 ROWS_AT_ONCE = 64  # histories that are scored together
 REASONS = 3  # items of a history that explain a recommendation
@@ -28,13 +30,14 @@ Best = Int64[Tensor, "batch rank"]  # the numbers of the best items
 
 
 def recommend(
-    recommender: Recommender, history: Sequence[int | str], k: int = 20, view: str | None = None
+    recommender: Recommender, history: Iterable[int | str], k: int = 20, view: str | None = None
 ) -> list[int | str]:
     """The ids of the k items to follow a history of ids (oldest first), best first.
 
     `view=None` combines both views where the model has two. Raises DataError for an unknown id or
     view, an empty history, or k below 1."""
-    histories = pd.DataFrame({"user": 0, "item": list(history)})
+    items = read_ids(history, "history")
+    histories = pd.DataFrame({"user": 0, "item": pd.Series(items, dtype=object)})
     return recommend_many(recommender, histories, k, view)["item"].tolist()
 
 
@@ -44,7 +47,7 @@ def recommend_many(
     histories: pd.DataFrame,
     k: int = 20,
     view: str | None = None,
-    allowed: Sequence[int | str] | None = None,
+    allowed: Iterable[int | str] | None = None,
     reasons: bool = False,
 ) -> pd.DataFrame:
     """The k items to follow each user's history, best first, without the history's own.
@@ -54,8 +57,10 @@ def recommend_many(
     the interest that scores the item best; empty for models without several). `reasons` adds
     because: the newest items of the history that this interest owns. Raises DataError as
     `recommend` does."""
-    if k < 1:
-        raise DataError(f"k is {k!r}; it must be at least 1")
+    check_recommender(recommender)
+    if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
+        raise DataError(f"k is {k!r}; it must be a whole number, at least 1")
+    check_histories(histories, "histories")
     if histories.empty:
         raise DataError("the history has no items; give at least one")
     user, users = pd.factorize(histories["user"])
@@ -65,14 +70,26 @@ def recommend_many(
     hidden = np.zeros(len(recommender.items), bool)
     if allowed is not None:
         hidden[:] = True
-        hidden[recommender.find(allowed)] = False
-    lists = pd.concat(rank_rows(recommender, rows, k, view, torch.from_numpy(hidden), reasons))
+        hidden[recommender.find(read_ids(allowed, "allowed"))] = False
+    lists = pd.concat(rank_rows(recommender, rows, int(k), view, torch.from_numpy(hidden), reasons))
     lists = lists.sort_values(["row", "rank"], ignore_index=True)
     catalogue = recommender.items.iloc[lists.pop("number")]
     lists.insert(0, "user", users[lists.pop("row")])
     lists.insert(2, "item", catalogue["item"].to_numpy())
     lists.insert(3, "title", catalogue["title"].to_numpy())
     return lists
+
+
+def read_ids(items: Iterable[int | str], name: str) -> list[int | str]:
+    """A list of ids; raises DataError for anything else."""
+    if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
+        raise DataError(f"{name} is {items!r}; give a list of item ids")
+    ids = [*items]
+    for item in ids:
+        if not isinstance(item, Hashable):
+            problem = f"{name} holds {item!r:.60} in place of an id"
+            raise DataError(f"{problem}; give the ids of one list, as in [1000, 1001]")
+    return ids
 
 
 @dataclass(frozen=True)
@@ -103,8 +120,8 @@ def rank_rows(
     """Parts of `recommend_many`, with row and number in place of ids."""
     names = item_names(recommender.items)
     for batch, scored in score_rows(recommender.trained, rows):
-        view = view or [*scored.scores][-1]
-        if view not in scored.scores:
+        view = [*scored.scores][-1] if view is None else view
+        if view not in [*scored.scores]:
             name, views = recommender.trained.name, ", ".join(scored.scores)
             raise DataError(f"{name} has no view {view!r}; it has {views}")
         histories = [rows[row] for row in batch]

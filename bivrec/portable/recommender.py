@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,13 +51,25 @@ class Recommender:
     def find(self, items: Sequence[int | str]) -> History:
         """The numbers of items. Raises DataError for an unknown id."""
         codes, different = pd.factorize(pd.Series(items, dtype=object), use_na_sentinel=False)
-        numbers = [self.numbers.get(str(item), -1) for item in different]
+        numbers = [self.numbers.get(as_text(item), -1) for item in different]
         if -1 in numbers:
             raise DataError(
                 f"{self.dataset} has no item {different[numbers.index(-1)]!r}; its ids look like "
                 f"{self.ids[0]!r}, and `load(...).ids` lists them all"
             )
         return np.array(numbers, dtype="int64")[codes]
+
+
+def as_text(item: Any) -> str:
+    """An id as files have it; 1000.0, as a column with gaps has it, is 1000."""
+    return str(int(item) if isinstance(item, float) and item.is_integer() else item)
+
+
+def check_recommender(given: Any) -> None:
+    """Raises DataError for anything but a trained model."""
+    if not isinstance(given, Recommender):
+        problem = f"recommender is of the type {type(given).__name__}"
+        raise DataError(f"{problem}; give a trained model, as load('planted') returns")
 
 
 def of_domain(domain: Domain, trained: Trained) -> Recommender:

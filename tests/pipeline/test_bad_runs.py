@@ -118,6 +118,33 @@ COMMANDS = {
         command("run", "01_small", "profile=1"),
         "there is no profile '1'",
     ),
+    "datasets in a list": (
+        command("run", "01_small", 'dataset=["planted"]'),
+        """there is no dataset "['planted']"; known are""",
+    ),
+    "changes that are no JSON": (
+        command("run", "01_small", "changes={model.dim: 3}"),
+        "changes is '{model.dim: 3}'; give JSON with dotted keys, as in 'changes={",
+    ),
+    "an option without a value": (
+        command("run", "01_small", "dataset"),
+        "'dataset' is no option; write KEY=VALUE, as in dataset=planted",
+    ),
+    "an unknown command": (
+        command("recomend", "planted"),
+        "there is no command 'recomend'; did you mean recommend?",
+    ),
+    "another unknown command": (command("xyz"), "there is no command 'xyz'; see `bivrec --help`"),
+    "a missing argument": (command("data"), "data needs DATASET; see `bivrec --help`"),
+    "a missing notebook": (command("run"), "run needs NOTEBOOK [KEY=VALUE ...]; see"),
+    "an argument too many": (
+        command("verify", "now"),
+        "verify takes nothing, not now; see `bivrec --help`",
+    ),
+    "an argument more": (
+        command("data", "mine", "planted"),
+        "data takes DATASET, not mine planted; see `bivrec --help`",
+    ),
     "a parameter that there is not": (
         command("run", "01_small", "seed=1"),
         "01_small.ipynb has no parameter 'seed'; it has dataset, profile, note",

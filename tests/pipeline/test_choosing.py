@@ -44,6 +44,22 @@ def test_choosing_datasets_writes_params_and_nothing_else(root, tmp_path, monkey
     assert main(["fetch", "planted"]) == 0 and (tmp_path / "params.yaml").read_text() == kept
 
 
+def test_choosing_keeps_a_link_and_passes_comments(root, tmp_path, monkeypatch):
+    before = (root / "params.yaml").read_text()
+    head, second = before.split("    modern-to-classic: ")
+    text = f"{head}    # the other way\n\n  # round\n    modern-to-classic: {second}"
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "mine.yaml").write_text(text)
+    (tmp_path / "params.yaml").symlink_to("kept/mine.yaml")
+    monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
+    assert "[baby, clothing], with 2 transfers" in choose(["baby", "clothing"])
+    assert (tmp_path / "params.yaml").is_symlink()
+    assert "datasets: [baby, clothing]" in (tmp_path / "kept" / "mine.yaml").read_text()
+    assert [*check_params().studies.transfers] == ["baby-to-clothing", "clothing-to-baby"]
+    assert second.split("\n", 1)[1] in (tmp_path / "params.yaml").read_text()
+    assert not (tmp_path / "build" / "params.yaml").exists()
+
+
 def test_the_files_of_a_study_are_told_to_dvc(root, tmp_path, monkeypatch):
     from bivrec.pipeline.checks import record_raw_files
 

@@ -1,5 +1,6 @@
 """The notebook runner: nothing half-written, one clear sentence, the same bytes."""
 
+import io
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 
 import pytest
 
+from bivrec.pipeline import cli
 from bivrec.pipeline.cli import main
 
 SAVE = """from bivrec.outputs import save_output
@@ -180,8 +182,35 @@ def test_a_stage_ends_with_the_caller_that_began_it(small):
 
 
 def test_help_and_unknown_commands(capsys):
-    assert main([]) == 0 and main(["nonsense"]) == 2 and main(["run"]) == 2
-    assert "python -m bivrec" in capsys.readouterr().out
+    assert main([]) == 0 and "python -m bivrec" in capsys.readouterr().out
+    assert main(["nonsense"]) == 2 and main(["run"]) == 2 and not capsys.readouterr().out
+    assert main(["--version"]) == 0 and capsys.readouterr().out.startswith("bivrec ")
+
+
+@pytest.mark.parametrize("words", ["", "recommend --help"])
+@pytest.mark.parametrize("reader", ["closed", "full"])
+def test_an_output_that_takes_nothing(words, reader):
+    """A reader that has gone ends a command quietly; a full disk is told."""
+    if reader == "full":
+        output = os.open("/dev/full", os.O_WRONLY)
+    else:
+        other, output = os.pipe()
+        os.close(other)
+    here = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "bivrec", *words.split()]
+    shown = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, env=here)
+    os.close(output)
+    told = "ERROR: the output cannot be written (No space left on device); free some space there"
+    assert shown.returncode == (reader == "full")
+    assert shown.stderr == (f"{told}, or send it elsewhere\n" if reader == "full" else "")
+
+
+def test_an_output_that_lacks_a_character(monkeypatch):
+    output = io.TextIOWrapper(io.BytesIO(), "latin-1")
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setattr(cli, "find_command", lambda name: (lambda: "Am\u00e9lie \u2192", 0, 0))
+    assert main(["store"]) == 0
+    assert output.buffer.getvalue() == b"Am\xe9lie \\u2192\n"
 
 
 TRAINS = """from bivrec.data.domain import Domain

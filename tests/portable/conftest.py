@@ -1,3 +1,4 @@
+import jaxtyping
 import pandas as pd
 import pytest
 
@@ -14,6 +15,14 @@ def untrained(planted):
         return of_domain(planted, Trained(name, 0, build_model(planted, name, 0).eval()))
 
     return build
+
+
+@pytest.fixture
+def any_types():
+    """Without the tests' own checks of types, which users do not have."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

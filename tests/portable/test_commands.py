@@ -1,12 +1,17 @@
 """`bivrec recommend` and `bivrec export`."""
 
+import os
 import re
+import sys
+from datetime import datetime
 
+import pandas as pd
 import polars as pl
 import pytest
 
+from bivrec.errors import DataError
 from bivrec.pipeline.cli import main
-from bivrec.portable.files import read_histories
+from bivrec.portable.files import read_histories, read_items, write_lists
 from bivrec.portable.folder import load
 from bivrec.portable.lists import recommend
 
@@ -56,7 +61,29 @@ def test_export_and_recommend(project, capsys, tmp_path):
     ("arguments", "message"),
     [
         (["planted", "--users", "none.csv"], "none.csv cannot be read .FileNotFoundError"),
-        (["planted", "--users", "half.csv"], "it must be CSV or Parquet with the columns user and"),
+        (["planted", "--users", "half.csv"], "half.csv has the columns user; it needs user and"),
+        (["planted", "--users", "gap.csv"], "gap.csv, row 2 has no item; write it there"),
+        (["planted", "--users", "who.csv"], "who.csv, row 1 has no user; write it there"),
+        (["planted", "--users", "date.csv"], "row 2: its time '2020-01-01' is not a number; write"),
+        (["planted", "--users", "late.csv"], "late.csv, row 1 has no time; write it there"),
+        (["planted", "--users", "none.parquet"], "none.parquet cannot be read"),
+        (["planted", "--users", "head.csv"], "head.csv has no rows; give at least one user"),
+        (["planted", "--users", "cells.parquet"], r"row 1: the item is \[.*use explode\('item'\)"),
+        (["planted", "1000", "--out", "nodir/l.csv"], "the folder nodir does not exist; make it"),
+        (["planted", "1000", "--out", "dir.csv"], "dir.csv is a folder; name a file"),
+        (
+            ["planted", "--users", "gap.csv", "--out", "./gap.csv"],
+            "gap.csv is read and would be overwritten; give --out another name",
+        ),
+        (
+            ["planted", "1000", "--allowed", "gap.csv", "--out", "gap.csv"],
+            "gap.csv is read and would be overwritten",
+        ),
+        (["planted", "1000", "--allowed", "empty"], "empty is empty; give a text file with"),
+        (
+            ["planted", "1000", "--model", "popularity", "--allowed", "only"],
+            "nothing is left to recommend: the history has every item of only",
+        ),
         (["planted", "1000", "--out", "lists.txt"], "lists.txt is neither .parquet nor .csv"),
         (["planted", "1000", "--allowed", "none"], "none cannot be read .FileNotFoundError"),
         (["nothing", "1000"], "there is no dataset 'nothing'"),
@@ -66,7 +93,72 @@ def test_export_and_recommend(project, capsys, tmp_path):
 )
 def test_what_is_refused(project, refuses, arguments, message):
     project.write("half.csv", "user\nu1\n")
+    project.write("gap.csv", "user,item\nu1,1000\n\nu1,\n")
+    project.write("who.csv", "user,item\n,1000\n")
+    project.write("date.csv", "user,item,time\nu1,1001,2\nu1,1000,2020-01-01\n")
+    project.write("late.csv", "user,item,time\nu1,1000,\nu1,1001,1\n")
+    project.write("head.csv", "user,item\n")
+    project.write("empty", "\ufeff \n")
+    project.write("only", "1000\n")
+    project.write("dir.csv/file", "")
+    pl.DataFrame({"user": [1], "item": [[1000, 1001]]}).write_parquet("cells.parquet")
     assert re.search(message, refuses(["recommend", *arguments]))
+
+
+def test_ids_in_a_file(project):
+    """One per line, with spaces inside an id, and a byte order mark as of Excel."""
+    path = project.write("ids", "\ufeff1000\r\n\n my id \n")
+    assert read_items(path) == ["1000", "my id"]
+
+
+def test_empty_lines_and_times_of_any_form(project):
+    path = project.write("users.csv", "\ufeffuser,item,time\na,1,10\n\nb,2,9.5\n\n")
+    assert read_histories(path).to_numpy().tolist() == [["b", "2"], ["a", "1"]]
+    times = [datetime(2021, 1, 1), datetime(2020, 1, 1)]
+    table = pl.DataFrame({"user": [1, 1], "item": [1000.0, 1001.0], "time": times})
+    table.write_parquet("users.parquet")
+    assert read_histories("users.parquet")["item"].tolist() == [1001, 1000]
+
+
+def test_lists_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path, lists = tmp_path / "lists.csv", pd.DataFrame({"user": [1]})
+    path.write_text("as before")
+    monkeypatch.setattr(pl.DataFrame, "write_csv", lambda table, path: path.write_text("us"))
+
+    def replace(*paths):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(DataError, match="lists.csv cannot be written .*No space left"):
+        write_lists(lists, path)
+    assert path.read_text() == "as before" and [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["."], "^ERROR: . is not empty and is no exported model; name a new folder"),
+        ([""], "^ERROR: . is not empty and is no exported model; name a new folder"),
+        (["params.yaml"], "^ERROR: params.yaml is a file; name a new folder"),
+        (["params.yaml/taken"], "^ERROR: params.yaml is a file; name a new folder"),
+        (["taken", "--onnx"], "^ERROR: ONNX needs the packages onnx and onnxscript; `pip install"),
+    ],
+)
+def test_where_export_writes_nothing(refuses, monkeypatch, arguments, message):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert re.search(message, refuses(["export", "planted", *arguments]))
+
+
+def test_outside_a_project_a_folder_is_missed(refuses, monkeypatch):
+    monkeypatch.delenv("BIVREC_ROOT")
+    monkeypatch.chdir("/")
+    told = refuses(["recommend", "takne", "1000"])
+    assert told.startswith("ERROR: there is no folder takne, and as a dataset it needs a project: ")
+    assert told.endswith(
+        "params.yaml is not in / nor in a folder above it; start inside the project"
+    )
+    told = refuses(["recommend", "tmp", "1000"])
+    assert "the folder tmp has no file bivrec.json, and as a dataset it needs" in told
 
 
 @pytest.mark.parametrize("arguments", [["planted"], ["planted", "1000", "--users", "u.csv"], []])

@@ -5,8 +5,10 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save
@@ -90,6 +92,40 @@ def test_a_folder_holds_one_model(folder):
         load(folder, "sasrec")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seed": "0"}, "seed is '0'; give a whole number, or None for the first"),
+        ({"seed": True}, "seed is True; give a whole number"),
+        ({"source": None}, "source is None; give the name of a dataset or a folder"),
+        ({"model": ["bivrec"]}, r"model is \['bivrec'\]; give its name"),
+        ({"profile": 1}, "profile is 1; give its name"),
+    ],
+)
+def test_arguments_of_a_wrong_type(any_types, given, message):
+    with pytest.raises(DataError, match=message):
+        load(**given)
+
+
+def test_export_keeps_what_is_there(bivrec, folder, tmp_path, any_types):
+    (tmp_path / "README.md").write_text("mine")
+    for place, message in (
+        (tmp_path, "is not empty and is no exported model; name a new folder"),
+        (tmp_path / "README.md", "README.md is a file; name a new folder"),
+        (5, "folder is 5; name a new folder"),
+    ):
+        with pytest.raises(DataError, match=message):
+            export(bivrec, place)
+    assert (tmp_path / "README.md").read_text() == "mine"
+    with pytest.raises(DataError, match="recommender is of the type str; give a trained model"):
+        export("planted", tmp_path / "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "taken"}
+    (tmp_path / "new").mkdir()
+    export(bivrec, tmp_path / "new")
+    export(bivrec, folder)
+    assert_equal_scores(load(folder), load(tmp_path / "new"))
+
+
 def test_models_that_only_count_stay(tmp_path):
     with pytest.raises(DataError, match="popularity has no weights to export"):
         export(load("planted", "popularity"), tmp_path / "taken")
@@ -126,6 +162,17 @@ def cut_the_items(folder: Path) -> None:
     sign(folder)
 
 
+def change_the_titles(titles) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        items = pl.read_parquet(folder / ITEMS)
+        items.with_columns(pl.Series("title", [*titles][: len(items)])).write_parquet(
+            folder / ITEMS
+        )
+        sign(folder)
+
+    return change
+
+
 DAMAGES = {
     "no description": (lambda f: (f / DESCRIPTION).unlink(), "has no file bivrec.json; give a"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "model.safetensors is missing; export"),
@@ -134,6 +181,8 @@ DAMAGES = {
     "cut weights": (lambda f: (f / WEIGHTS).write_bytes(bytes(99)), "is damaged .its sha256"),
     "a weight less": (lose_a_weight, "taken is damaged .*; export"),
     "cut items": (cut_the_items, "taken is damaged"),
+    "titles that are numbers": (change_the_titles(range(999)), "it has a title of another type"),
+    "a title that is null": (change_the_titles(["a"] * 5 + [None] * 999), "a title of another"),
     "not JSON": (lambda f: (f / DESCRIPTION).write_text("{"), "bivrec.json is damaged .JSON"),
     "a list": (lambda f: (f / DESCRIPTION).write_text("[1]"), "bivrec.json is damaged"),
     "format 2": (lambda f: rewrite(f, lambda d: d.update(format=2)), "the format 2, and this code"),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 
 from bivrec.errors import DataError
@@ -103,11 +104,60 @@ def test_ids_may_be_text_and_rows_of_users_may_mix(bivrec, histories):
     [
         ({"histories": pd.DataFrame({"user": ["a"], "item": [7]})}, "planted has no item 7"),
         ({"histories": pd.DataFrame({"user": [], "item": []})}, "the history has no items"),
-        ({"k": 0}, "k is 0; it must be at least 1"),
+        ({"k": 0}, "k is 0; it must be a whole number, at least 1"),
+        ({"k": 2.0}, "k is 2.0; it must be a whole number"),
+        ({"k": True}, "k is True; it must be a whole number"),
+        ({"k": "3"}, "k is '3'; it must be a whole number"),
+        ({"k": None}, "k is None; it must be a whole number"),
+        ({"recommender": "planted"}, "recommender is of the type str; give a trained model"),
+        ({"histories": [[1000], [1001]]}, "histories is of the type list; give a pandas DataFrame"),
+        ({"histories": pl.DataFrame({"user": [1]})}, "of the type DataFrame; give a pandas Data"),
+        ({"histories": pd.DataFrame({"User": [1]})}, "has the columns User; it needs user and it"),
+        (
+            {"histories": pd.DataFrame({"user": ["a"], "item": [[1000, 1001]]})},
+            r"row 1: the item is \[1000, 1001\]; give one row per .*; use explode\('item'\)",
+        ),
+        (
+            {"histories": pd.DataFrame({"user": ["a", None], "item": [1000, 1001]})},
+            "histories, row 2 has no user",
+        ),
+        (
+            {"histories": pd.DataFrame({"user": ["a", "b"], "item": [1000, None]})},
+            "histories, row 2 has no item",
+        ),
+        ({"view": ["id"]}, r"bivrec has no view \['id'\]; it has id, multimodal, both"),
+        ({"view": ""}, "bivrec has no view ''; it has"),
+        ({"allowed": "1002"}, "allowed is '1002'; give a list of item ids"),
+        ({"allowed": 1002}, "allowed is 1002; give a list of item ids"),
         ({"view": "sound"}, "bivrec has no view 'sound'; it has id, multimodal, both"),
         ({"allowed": ["moon"]}, "planted has no item 'moon'"),
     ],
 )
-def test_errors_are_one_sentence(bivrec, histories, given, message):
+def test_errors_are_one_sentence(bivrec, histories, any_types, given, message):
     with pytest.raises(DataError, match=message):
-        recommend_many(bivrec, **{"histories": histories, **given})
+        recommend_many(**{"recommender": bivrec, "histories": histories, **given})
+
+
+@pytest.mark.parametrize(
+    ("history", "message"),
+    [
+        (1000, "history is 1000; give a list of item ids"),
+        (None, "history is None; give a list of item ids"),
+        ("1000", "history is '1000'; give a list of item ids"),
+        ([[1000, 1001]], r"history holds \[1000, 1001\] in place of an id; give the ids of one"),
+        ([1000, None], "row 2 has no item"),
+        ([1000.5], "planted has no item 1000.5"),
+        ([], "the history has no items; give at least one"),
+    ],
+)
+def test_a_history_is_a_list_of_ids(bivrec, any_types, history, message):
+    with pytest.raises(DataError, match=message):
+        recommend(bivrec, history)
+
+
+def test_whole_numbers_of_any_type_and_sets(bivrec, any_types):
+    best = recommend(bivrec, [1000, 1001], k=2)
+    assert recommend(bivrec, np.array([1000.0, 1001.0]), k=np.int64(2)) == best
+    assert recommend(bivrec, pd.Series([1000, 1001]), k=2) == best
+    histories = pd.DataFrame({"user": 0, "item": [1000, 1001]})
+    assert recommend_many(bivrec, histories, allowed={best[1]})["item"].tolist() == best[1:]
