@@ -20,6 +20,7 @@ from bivrec.data import download, encoders
 from bivrec.data.readers import amazon, common, plain
 from bivrec.pipeline.commands import typed
 from bivrec.settings import Amazon, Dataset, FileName, Folder, MovieLens, Name, check_params
+from bivrec.settings.types import FILE_NAME, FolderName
 
 UNSAFE_MODULES = {
     "pickle",
@@ -154,16 +155,16 @@ OUTSIDE = [
 ]
 
 
-@pytest.mark.parametrize("kind", [Name, FileName])
+@pytest.mark.parametrize("kind", [Name, FileName, FolderName])
 def test_a_name_is_one_step_inside_a_folder(kind, tmp_path):
     adapter = TypeAdapter(kind)
     for name in OUTSIDE:
         with pytest.raises(ValidationError):
             adapter.validate_python(name)
-    pattern = re.compile(re.search(r"pattern='(.*?)'", repr(kind))[1])
+    pattern = "[a-z0-9][a-z0-9._-]{0,63}" if kind is Name else FILE_NAME
 
     @budget(max_examples=200, deadline=None)
-    @given(st.from_regex(pattern, fullmatch=True) | st.text(max_size=12))
+    @given(st.from_regex(re.compile(pattern), fullmatch=True) | st.text(max_size=12))
     def check(name):
         try:
             adapter.validate_python(name)
@@ -187,7 +188,7 @@ def test_every_name_that_becomes_a_path_is_such_a_name():
     for section in (Dataset, MovieLens, Amazon, Folder):
         for field in section.__dataclass_fields__.values():
             named = field.name in ("folder", "category")
-            assert not named or field.type is FileName, (section, field.name)
+            assert not named or field.type in (FileName, FolderName), (section, field.name)
 
 
 def test_what_unpacks_is_bounded():
