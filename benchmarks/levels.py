@@ -50,7 +50,7 @@ def measure(dataset: str, model: str, seed: int) -> list[dict]:
     for masked in (True, False):
         cases = replace(domain.fold(seed).test, mask_history=masked)
         metrics = mean_metrics(rank_cases(trained.model, cases), (10,))
-        row = {"model": model, "seed": seed, "history": "masked" if masked else "ranked"}
+        row = {"model": model, "seed": seed, "history": "masked" if masked else "not masked"}
         row |= dict(zip(metrics["metric"], metrics["value"]))
         rows.append(row | {"best_step": trained.record.best_step, "seconds": round(seconds)})
     return rows
