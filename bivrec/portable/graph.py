@@ -51,12 +51,8 @@ def export_onnx(recommender: Recommender, path: str | Path) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of vision ops
     traced = [np.zeros(length, "int64") for length in (1, 3, 2 * model.multiple + 1)]
     rows = pad(traced, model.max_length, model.multiple)
-    program = torch.onnx.export(
-        Scoring(model.eval()).cpu(),
-        rows,
-        dynamic_shapes=(axes, axes),
-        input_names=["items", "mask"],
-        output_names=views,
-        verbose=False,
-    )
-    program.save(path)
+    # strict: without it, each len() in a model fixes the size of the batch
+    scoring, shapes = Scoring(model.eval()).cpu(), (axes, axes)
+    program = torch.export.export(scoring, rows, dynamic_shapes=shapes, strict=True)
+    names = {"input_names": ["items", "mask"], "output_names": views}
+    torch.onnx.export(program, **names, verbose=False).save(path)

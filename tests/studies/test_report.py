@@ -151,7 +151,8 @@ def test_the_readme_has_ten_rows_and_the_studies_page_the_rest(project):
     lines = readme.splitlines()
     assert lines[:2] == ["Top", "<!-- results -->"]
     assert lines[-2:] == ["<!-- /results -->", "End"]
-    assert 1 <= len(lines[4:-2]) <= 10 and lines[4].startswith("| bivrec |")
+    assert 1 <= len(lines[4:-2]) <= 10
+    assert any(line.startswith("| bivrec |") for line in lines[4:-2])
     main = pd.read_csv(project / "results/08_report/all/main.csv").set_index(["model", "view"])
     best = main["ndcg@20"].groupby(["model", "view"]).mean().idxmax()
     assert all(f"{value:.3f}" in readme for value in main.loc[[best], "ndcg@20"])
