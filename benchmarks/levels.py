@@ -20,6 +20,7 @@ from bivrec.evaluation import mean_metrics, rank_cases
 from bivrec.experiment.training import train_model
 from bivrec.studies.report import to_markdown
 
+STEPS = 6000
 SETTINGS = {
     "split.protocol": "leave_one_out",
     "features.modality": "text",
@@ -27,7 +28,7 @@ SETTINGS = {
     "model.scales": [1],
     "grids.scales": {"model.scales": [[1]]},  # 4 and 8 do not divide 50
     "training.batch_size": 128,
-    "training.num_steps": 6000,
+    "training.num_steps": STEPS,
     "training.warmup_steps": 200,
     "training.evaluate_every": 250,
 }
@@ -40,7 +41,7 @@ OWN = {  # what the models' entries of params.yaml set for other budgets
 
 
 def measure(dataset: str, model: str, seed: int) -> list[dict]:
-    """The test metrics at the best step, with the history's items ranked and not."""
+    """The test metrics at the best step, with the history masked and not."""
     domain = Domain(dataset, SETTINGS)
     own = domain.variant(model).settings | OWN
     domain = replace(domain, changes=SETTINGS | {f"models.{model}.settings": own})
@@ -50,7 +51,12 @@ def measure(dataset: str, model: str, seed: int) -> list[dict]:
     for masked in (True, False):
         cases = replace(domain.fold(seed).test, mask_history=masked)
         metrics = mean_metrics(rank_cases(trained.model, cases), (10,))
-        row = {"model": model, "seed": seed, "history": "masked" if masked else "not masked"}
+        row = {
+            "model": model,
+            "seed": seed,
+            "steps": STEPS,
+            "history": "masked" if masked else "not masked",
+        }
         row |= dict(zip(metrics["metric"], metrics["value"]))
         rows.append(row | {"best_step": trained.record.best_step, "seconds": round(seconds)})
     return rows
@@ -60,11 +66,12 @@ def main(dataset: str, folder: str, model: str, seed: int) -> None:
     torch.set_num_threads(1)
     path = HERE / folder / "peers.csv"
     known = pd.read_csv(path).to_dict("records") if path.is_file() else []
-    known = [row for row in known if (row["model"], row["seed"]) != (model, seed)]
+    now = model, seed, STEPS
+    known = [row for row in known if (row["model"], row["seed"], row["steps"]) != now]
     table = pd.DataFrame(known + measure(dataset, model, seed)).sort_values(
-        ["model", "seed", "history"]
+        ["model", "seed", "steps", "history"]
     )
-    columns = ["model", "seed", "history", *SHOWN, "best_step", "seconds"]
+    columns = ["model", "seed", "steps", "history", *SHOWN, "best_step", "seconds"]
     table[columns].to_csv(path, index=False, float_format="%.4f")
     shown = table[columns].round(4).astype(str)
     fill("peers", [to_markdown(shown)], HERE / folder / "README.md")
