@@ -13,7 +13,7 @@ from record import HERE, fill
 
 from bivrec.data.domain import Domain
 from bivrec.outputs import read_output
-from bivrec.studies.claims import check_claims
+from bivrec.studies.claims import assign_verdicts, check_claims
 from bivrec.studies.report import (
     claims_table,
     main_table,
@@ -21,6 +21,8 @@ from bivrec.studies.report import (
     structure_table,
     to_markdown,
 )
+
+LOOKS = 2  # times that these users were tested with the present settings: docs/confirmatory.md
 
 
 def read(stage: str, dataset: str, name: str, place: str = "build") -> pd.DataFrame:
@@ -35,7 +37,9 @@ def main(dataset: str) -> None:
     variants = [read(stage, dataset, "variants.csv") for stage in stages]
     compared = pd.concat([ranks, *variants]).drop_duplicates(ignore_index=True)
     claims = check_claims(runs, compared, pd.DataFrame(), metric)
-    claims = claims[claims["family"] == "confirmatory"]
+    claims = claims[claims["family"] == "confirmatory"].copy()
+    claims["adjusted p"] = (LOOKS * claims["adjusted p"]).clip(upper=1)
+    claims["verdict"] = assign_verdicts(claims)
     means = main_table(ranks)
     runs = runs[runs["metric"].isin(["ndcg@20", "recall@20", "hr@20", "users"])]
     structure = read(stages[0], dataset, "structure.csv", "results")
