@@ -5,6 +5,8 @@ is ranked, with and without the history's own items. Adds rows to peers.csv and 
 README.md to the dataset's folder here. Stages 01 and 02 must have run.
 
     python benchmarks/levels.py DATASET FOLDER MODEL SEED
+
+MODEL is a key of FORMS. The published UniSRec is the form that adds ID vectors to the text.
 """
 
 import sys
@@ -39,11 +41,17 @@ OWN = {  # what the models' entries of params.yaml set for other budgets
     "model.dropout": 0.2,
 }
 
+FORMS = {  # a model of params.yaml, and its inputs
+    "tedrec": ("tedrec", {}),
+    "unisrec, text": ("unisrec", {}),
+    "unisrec, text and IDs": ("unisrec", {"baseline.inputs": "fused"}),
+}
 
-def measure(dataset: str, model: str, seed: int) -> list[dict]:
+
+def measure(dataset: str, form: str, seed: int) -> list[dict]:
     """The test metrics at the best step, with the history masked and not."""
-    domain = Domain(dataset, SETTINGS)
-    own = domain.variant(model).settings | OWN
+    domain, (model, inputs) = Domain(dataset, SETTINGS), FORMS[form]
+    own = domain.variant(model).settings | OWN | inputs
     domain = replace(domain, changes=SETTINGS | {f"models.{model}.settings": own})
     started = time.process_time()
     trained = train_model(domain, model, seed)
@@ -52,7 +60,7 @@ def measure(dataset: str, model: str, seed: int) -> list[dict]:
         cases = replace(domain.fold(seed).test, mask_history=masked)
         metrics = mean_metrics(rank_cases(trained.model, cases), (10,))
         row = {
-            "model": model,
+            "model": form,
             "seed": seed,
             "steps": STEPS,
             "history": "masked" if masked else "not masked",
@@ -62,13 +70,13 @@ def measure(dataset: str, model: str, seed: int) -> list[dict]:
     return rows
 
 
-def main(dataset: str, folder: str, model: str, seed: int) -> None:
+def main(dataset: str, folder: str, form: str, seed: int) -> None:
     torch.set_num_threads(1)
     path = HERE / folder / "peers.csv"
     known = pd.read_csv(path).to_dict("records") if path.is_file() else []
-    now = model, seed, STEPS
+    now = form, seed, STEPS
     known = [row for row in known if (row["model"], row["seed"], row["steps"]) != now]
-    table = pd.DataFrame(known + measure(dataset, model, seed)).sort_values(
+    table = pd.DataFrame(known + measure(dataset, form, seed)).sort_values(
         ["model", "seed", "steps", "history"]
     )
     columns = ["model", "seed", "steps", "history", *SHOWN, "best_step", "seconds"]
@@ -78,5 +86,5 @@ def main(dataset: str, folder: str, model: str, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    dataset, folder, model, seed = sys.argv[1:]
-    main(dataset, folder, model, int(seed))
+    dataset, folder, form, seed = sys.argv[1:]
+    main(dataset, folder, form, int(seed))
