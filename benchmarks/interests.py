@@ -21,7 +21,7 @@ from bivrec.data.domain import Domain
 from bivrec.evaluation import estimate_mean, paired_test, rank_cases, user_metrics
 from bivrec.experiment.structure import CONTROLS, apply_control, interest_structure
 from bivrec.experiment.training import train_model
-from bivrec.plots.style import GREY, set_theme, start_panels
+from bivrec.plots.style import GREY, INTEREST_COLOURS, set_theme, start_panels
 from bivrec.settings import load_settings
 from bivrec.studies.report import to_markdown
 
@@ -154,24 +154,27 @@ def write_tables() -> None:
 
 def draw_tradeoff(table: pd.DataFrame) -> Figure:
     """What it costs that interests differ: the combined view's change against the overlap of the
-    interests' lists, mean of the views. A panel per dataset with `MANY` users; the first form is
-    the square at 0."""
+    ID view's lists. A panel per dataset with `MANY` users; the first form is the square at 0."""
     keys, first = ["dataset", "form"], next(iter(FORMS["interests"]))
-    overlap = table[table["figure"] == "overlap"].groupby(keys)["mean"].mean().rename("overlap")
+    overlap = table[(table["figure"] == "overlap") & (table["view"] == "id")]
+    overlap = overlap.set_index(keys)["mean"].rename("overlap")
     change = table[(table["figure"] == "change") & (table["view"] == "both")]
-    change = change[change["users"] >= MANY]
-    change = change.merge(overlap, on=keys)
-    figure, panels = start_panels(change["dataset"], 3.2, 3.0, sharey=True)
+    change = change[change["users"] >= MANY].merge(overlap, on=keys)
+    colours = [colour for colour in INTEREST_COLOURS if colour != "#949494"]  # the grey squares
+    colours = dict(zip(dict.fromkeys(change["form"]), colours))
+    figure, panels = start_panels(change["dataset"], 3.2, 3.4, sharey=True)
+    marks = {}
     for dataset, axis in panels.items():
         axis.axhline(0, color=GREY, lw=1)
-        axis.axvline(0.5, color=GREY, lw=1, ls=":")
-        axis.plot(overlap[dataset, first], 0, "s", color=GREY, label=first)
+        marks["bound of the overlap"] = axis.axvline(0.5, color=GREY, lw=1.5, ls=":")
+        marks[first] = axis.plot(overlap[dataset, first], 0, "s", color=GREY)[0]
         for row in change[change["dataset"] == dataset].itertuples():
             bars = [[row.mean - row.low], [row.high - row.mean]]
-            axis.errorbar(row.overlap, row.mean, bars, fmt="o", label=row.form)
-        axis.set(title=dataset, xlim=(0, 1), xlabel="overlap of the interests' top 20")
-        axis.legend(fontsize=7)
-    next(iter(panels.values())).set_ylabel(f"change of {METRIC.upper()}, both views")
+            style = {"fmt": "o", "color": colours[row.form]}
+            marks[row.form] = axis.errorbar(row.overlap, row.mean, bars, **style)
+        axis.set(title=dataset, xlim=(0, 1), xlabel="overlap of the top 20, ID view")
+    next(iter(panels.values())).set_ylabel(f"change of {METRIC.upper()}")
+    figure.legend([*marks.values()], [*marks], loc="outside lower center", ncols=3)
     return figure
 
 

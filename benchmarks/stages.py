@@ -7,7 +7,7 @@ import pandas as pd
 from record import HERE, fill, read_json
 
 from bivrec.pipeline.provenance import provenance_file
-from bivrec.plots.style import set_theme
+from bivrec.plots.style import INTEREST_COLOURS, set_theme
 
 
 def read_stages(makers: list[dict]) -> pd.DataFrame:
@@ -37,12 +37,14 @@ def write_table(table: pd.DataFrame, machine: str) -> None:
 
 
 def draw(table: pd.DataFrame) -> None:
-    """A bar a notebook, a part a dataset."""
+    """A bar per notebook, a part per dataset."""
     set_theme()
-    axis = (table / 60).plot.barh(stacked=True, figsize=(6.4, 3.2), width=0.7)
+    parts = (table / 60).rename(columns={"all": "the whole study"})
+    colours = INTEREST_COLOURS[: parts.shape[1]]
+    axis = parts.plot.barh(stacked=True, figsize=(8.5, 3.4), width=0.7, color=colours)
     axis.invert_yaxis()
     axis.set(xlabel="minutes", ylabel="")
-    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     axis.figure.savefig(HERE / "stages.png", metadata={"Software": None})
 
 

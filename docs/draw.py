@@ -23,16 +23,16 @@ DARK = {  # colours of the light drawings and their dark counterparts
     "#009E73": "#3fc79a",
     "#CC79A7": "#e3a0c4",
 }
-BOX_WIDTH, BOX_HEIGHT, COLUMN_GAP, ROW_GAP, MARGIN, CAPTION = 168, 76, 38, 18, 12, 30
+BOX_WIDTH, BOX_HEIGHT, COLUMN_GAP, ROW_GAP, MARGIN, CAPTION = 176, 92, 34, 18, 12, 34
 SVG = """\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" \
-font-family="Helvetica, Arial, sans-serif" font-size="13" role="img" aria-labelledby="t d">
+font-family="Helvetica, Arial, sans-serif" font-size="15" role="img" aria-labelledby="t d">
 <title id="t">The pipeline</title><desc id="d">{description}.</desc>
 <defs><marker id="a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" \
 orient="auto"><path d="M0 0L8 4L0 8z" fill="#666"/></marker></defs>
 <rect width="{width}" height="{height}" fill="#fff"/>
 {body}
-<text x="{margin}" y="{caption_y}" font-size="11" fill="#666">{caption}</text>
+<text x="{margin}" y="{caption_y}" font-size="14" fill="#666">{caption}</text>
 </svg>
 """
 NOTE = (
@@ -110,10 +110,10 @@ def draw_box(corner: tuple[float, float], title: str, description: str) -> str:
     lines = [
         f'<rect x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="7" '
         'stroke="#0072B2" stroke-width="1.5" fill="#0072B2" fill-opacity=".07"/>',
-        f'<text {middle} y="{y + 20}" font-weight="600" fill="#2b2b2b">{escape(title)}</text>',
+        f'<text {middle} y="{y + 22}" font-weight="600" fill="#2b2b2b">{escape(title)}</text>',
     ]
-    for number, line in enumerate(textwrap.wrap(description, 27)):
-        text = f'y="{y + 37 + 14 * number}" font-size="11" fill="#666">{escape(line)}</text>'
+    for number, line in enumerate(textwrap.wrap(description, 25)):
+        text = f'y="{y + 42 + 17 * number}" font-size="14" fill="#666">{escape(line)}</text>'
         lines.append(f"<text {middle} {text}")
     return "\n".join(lines)
 
