@@ -75,7 +75,8 @@ def draw_noise(curves: pd.DataFrame, metric: str) -> Figure:
             axis.plot(line["level"], 100 * line["retained"], **styles[pair], marker="o", ms=3.5)
             axis.fill_between(line["level"], low, high, color=colour, alpha=0.08, lw=0)
         axis.axhline(100, color=GREY, lw=0.8)
-        axis.set(xlabel=NOISE_NAMES.get(kind, kind), ylim=(0, None))
+        axis.set(xlabel=NOISE_NAMES.get(kind, kind))
+    axes[0, 0].set_ylim(0, None)  # shared, so only now is all that is drawn within
     figure.supylabel(f"{name_metric(metric)} retained, % (95 % interval)", fontsize=9)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure
