@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from jaxtyping import Float, Int64
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 from numpy import ndarray
@@ -31,7 +32,9 @@ def draw_histories(lengths: Int64[ndarray, "user"], popularity: Int64[ndarray, "
     bins = np.log10(_whole_bins(lengths))
     sns.histplot(lengths, log_scale=True, bins=bins, ax=left, color=colour, edgecolor="white")
     left.axvline(median, color=INK, lw=1)
-    left.annotate(f" median {int(median)}", (median, left.get_ylim()[1] * 0.93), color=INK)
+    top = left.get_ylim()[1]
+    left.annotate(f" median {int(median)}", (median, top * 1.03), color=INK)
+    left.set_ylim(0, 1.15 * top)  # the words stand above the bars
     left.set(xlabel="items in a history", ylabel="users")
     label_log_axis(left.xaxis, StrMethodFormatter("{x:g}"))  # short histories lie below ten
     right.plot(np.arange(1, len(popularity) + 1), np.sort(popularity)[::-1], color=colour)
@@ -70,11 +73,26 @@ def project(points: Float[ndarray, "point dim"]) -> Float[ndarray, "point 2"]:
     return TSNE(perplexity=perplexity, random_state=0).fit_transform(points)
 
 
+GENRES = ("Action", "Comedy", "Drama", "Adventure", "Crime", "Animation", "Horror", "Children",
+          "Documentary")  # fmt: skip
+
+
+def _colour_groups(groups: Sequence[str]) -> dict[str, str]:
+    """A colour for each group: a genre of GENRES has the same in every figure, others take those
+    that are left."""
+    colours = [to_hex(colour) for colour in sns.color_palette("colorblind")]
+    grey = colours.pop(7)
+    fixed = {group: colours[GENRES.index(group)] for group in groups if group in GENRES}
+    free = (colour for colour in colours if colour not in fixed.values())
+    return {group: fixed.get(group) or next(free) for group in groups} | {"other": grey}
+
+
 def draw_features(
     points: dict[str, Float[ndarray, "item 2"]],
     groups: Sequence[str],
     legend: str,
-    palette: str | Sequence[str] = "colorblind",
+    palette: Sequence[str] | None = None,
+    direction: str = "principal component",
 ) -> Figure:
     """Items on a plane, a panel per modality, coloured by group: the seven largest, then others.
 
@@ -87,10 +105,12 @@ def draw_features(
     last = list(panels)[-1]
     for name, axis in panels.items():
         x, y = points[name][:, 0], points[name][:, -1]  # on a line if they have one number each
-        look = {"palette": palette, "s": 9, "lw": 0}
+        look = {"palette": palette or _colour_groups(top), "s": 9, "lw": 0}
         look["legend"] = name == last and groups.nunique() > 1
         sns.scatterplot(x=x, y=y, hue=groups, hue_order=order, ax=axis, **look)
-        axis.set(title=name, xticks=[], yticks=[], xlabel="", ylabel="")
+        second = "second" if points[name].shape[1] > 1 else "first"
+        axis.set(title=name, xticks=[], yticks=[])
+        axis.set(xlabel=f"first {direction}", ylabel=f"{second} {direction}")
     if axis.get_legend():
         sns.move_legend(axis, "center left", bbox_to_anchor=(1, 0.5), title=legend, markerscale=1.6)
     return figure
@@ -105,4 +125,4 @@ def draw_interests(interests: dict[str, Float[ndarray, "user interest dim"]]) ->
         VIEW_NAMES[view]: project(own[shown].reshape(-1, dim)) for view, own in interests.items()
     }
     tokens = [str(token) for _ in range(users)[shown] for token in range(num_interests)]
-    return draw_features(points, tokens, "interest", INTEREST_COLOURS)
+    return draw_features(points, tokens, "interest", INTEREST_COLOURS, "dimension of t-SNE")

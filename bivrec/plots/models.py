@@ -13,12 +13,14 @@ from torch import Tensor
 
 from bivrec.experiment.runs import combined_views
 from bivrec.plots.style import (
+    GREY,
     add_legend,
     colour_of,
     draw_dots,
     label_log_axis,
     label_text,
     label_views,
+    name_metric,
     shade_of,
     start_panels,
     style_views,
@@ -32,8 +34,8 @@ def _marker(points: pd.Series | pd.DataFrame) -> str:
 
 def draw_curves(curves: pd.DataFrame, metric: str) -> Figure:
     """Left: training loss by step, a line per model, as a share of its first value, since models
-    minimise different losses. Right: validation metric by step, a line per model and view. Seeds
-    are averaged."""
+    minimise different losses. Right: validation metric by step, a line per model and view; dashes
+    tell the views apart here only. Seeds are averaged."""
     height = max(3.0, 0.2 * len(curves.drop_duplicates(["model", "view"])))
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, height), width_ratios=(1, 1.3))
     for model, rows in curves.drop_duplicates(["model", "seed", "step"]).groupby(
@@ -42,12 +44,14 @@ def draw_curves(curves: pd.DataFrame, metric: str) -> Figure:
         means = rows.groupby("step")["loss"].mean()
         left.plot(means / means.iloc[0], color=colour_of(model), marker=_marker(means))
     left.set(xlabel="step", ylabel="training loss, share of first")
+    left.set(title="a solid line per model")
     shown = curves[curves["metric"] == metric]
     for pair, style in style_views(shown).items():
         rows = shown[(shown["model"] == pair[0]) & (shown["view"] == pair[1])]
         means = rows.groupby("step")["value"].mean()
         right.plot(means, **style, marker=_marker(means))
-    right.set(xlabel="step", ylabel=f"{metric.upper()}, validation users", ylim=(0, None))
+    right.set(xlabel="step", ylabel=f"{name_metric(metric)}, validation users", ylim=(0, None))
+    right.set(title="a line style per view")
     add_legend(right)
     return figure
 
@@ -63,7 +67,7 @@ def draw_cost(curves: pd.DataFrame, metric: str, cost: str) -> Figure:
         look = {"color": colour_of(model), "label": model, "lw": width}
         axis.plot(means[cost], means["value"], **look, marker=_marker(means))
     axis.set(xscale="log", xlabel=f"{cost}, one training", ylim=(0, None))
-    axis.set(ylabel=f"{metric.upper()}, validation users")
+    axis.set(ylabel=f"{name_metric(metric)}, validation users")
     label_log_axis(axis.xaxis, EngFormatter(sep=""))
     add_legend(axis)
     return figure
@@ -84,7 +88,8 @@ def draw_models(table: pd.DataFrame, metric: str) -> Figure:
         position = order.get_indexer(pd.MultiIndex.from_frame(rows[["model", "view"]]))
         colours = [colour_of(model) for model in rows["model"]]
         draw_dots(axis, rows, position, colours, list(labels.values()))
-        axis.set(title=name, xlim=(0, None), xlabel=f"{metric.upper()}, test users (95 % interval)")
+        label = f"{name_metric(metric)}, test users (95 % interval)"
+        axis.set(title=name, xlim=(0, None), xlabel=label)
         axis.xaxis.set_major_locator(MaxNLocator(5))  # labels that do not touch
     return figure
 
@@ -96,16 +101,20 @@ def draw_allocation(
 ) -> Figure:
     """The share that each patch of a history gives to each interest, a panel per scale.
 
-    A patch bears the title of its newest item."""
-    size = (2.2 + 1.7 * len(scales), 0.19 * len(titles) + 1.1)
-    figure, axes = plt.subplots(1, len(scales), figsize=size, squeeze=False)
+    The rows are the items of the history, oldest on top; a patch covers the rows of its items."""
+    size = (2.4 + 1.3 * len(scales), 0.19 * len(titles) + 1.1)
+    figure, axes = plt.subplots(1, len(scales), figsize=size, squeeze=False, sharey=True)
     for axis, shares, scale in zip(axes.flat, allocation, scales):
         ends = list(range((len(titles) - 1) % scale, len(titles), scale))
-        image = axis.imshow(shares[ends], cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        axis.set_yticks(range(len(ends)), [label_text(titles[end]) for end in ends], fontsize=6)
-        axis.set_xticks(range(shares.shape[-1]))
-        axis.set(title=f"patches of {scale}", xlabel="interest")
+        edges = [0, *(end + 1 for end in ends)]  # the oldest patch may begin before the first row
+        grid = range(shares.shape[-1] + 1), edges, shares[ends]
+        image = axis.pcolormesh(*grid, cmap="Blues", vmin=0, vmax=1, edgecolor=GREY, lw=0.3)
+        axis.set_xticks([x + 0.5 for x in grid[0][:-1]], grid[0][:-1])
+        axis.set(title=f"patches of {scale}", xlabel="interest", ylim=(len(titles), 0))
         axis.grid(False)
+        axis.tick_params(axis="y", length=0)
+    rows = [row + 0.5 for row in range(len(titles))]
+    axes[0, 0].set_yticks(rows, [label_text(title) for title in titles], fontsize=8)
     figure.colorbar(image, ax=axes, label="share of the patch", shrink=0.6)
     return figure
 

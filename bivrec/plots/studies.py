@@ -1,35 +1,43 @@
 """Figures of the studies."""
 
+import itertools
+from collections.abc import Iterable
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from bivrec.experiment.runs import combined_views
 from bivrec.plots.style import (
     COLOURS,
     GREY,
     INK,
-    VIEW_MARKS,
     VIEW_NAMES,
     add_legend,
     colour_of,
     draw_dots,
     label_log_axis,
+    name_metric,
     start_panels,
     style_views,
 )
 from bivrec.settings import Settings
 
-NOISE_NAMES = {
-    "replace": "items replaced", "insert": "items inserted", "delete": "items deleted",
-    "shuffle": "items shuffled", "blur": "feature noise, s.d.", "swap": "features swapped",
-    "no_text": "text dropped", "no_image": "image dropped",
-    "replace_and_swap": "replaced and swapped",
+NOISE_NAMES = {  # a kind of noise and the unit of its level
+    "replace": "share of items replaced", "insert": "share of items inserted",
+    "delete": "share of items deleted", "shuffle": "share of items shuffled",
+    "blur": "noise on features,\nstandard deviations",
+    "swap": "share of items\nwith swapped features",
+    "no_text": "share of items\nwithout their text",
+    "no_image": "share of items\nwithout their image",
+    "replace_and_swap": "share of items replaced\nand of features swapped",
 }  # fmt: skip
+
+GROUP_NAMES = {"history cut to the newest": "newest items kept of the history"}
 
 
 def draw_differences(table: pd.DataFrame, metric: str) -> Figure:
@@ -47,7 +55,7 @@ def draw_differences(table: pd.DataFrame, metric: str) -> Figure:
         draw_dots(axis, rows, labels.get_indexer(rows["label"]), colours, labels)
         axis.set(title=VIEW_NAMES[view])
     note = "(95 % interval; grey: crosses zero)"
-    figure.supxlabel(f"variant minus whole model, {metric.upper()} {note}", fontsize=9)
+    figure.supxlabel(f"variant minus whole model, {name_metric(metric)} {note}", fontsize=9)
     return figure
 
 
@@ -67,8 +75,9 @@ def draw_noise(curves: pd.DataFrame, metric: str) -> Figure:
             axis.plot(line["level"], 100 * line["retained"], **styles[pair], marker="o", ms=3.5)
             axis.fill_between(line["level"], low, high, color=colour, alpha=0.08, lw=0)
         axis.axhline(100, color=GREY, lw=0.8)
-        axis.set(xlabel=NOISE_NAMES.get(kind, kind), ylim=(0, None))
-    figure.supylabel(f"{metric.upper()} retained, % (95 % interval)", fontsize=9)
+        axis.set(xlabel=NOISE_NAMES.get(kind, kind))
+    axes[0, 0].set_ylim(0, None)  # shared, so only now is all that is drawn within
+    figure.supylabel(f"{name_metric(metric)} retained, % (95 % interval)", fontsize=9)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure
 
@@ -104,7 +113,7 @@ def draw_grid(table: pd.DataFrame, name: str, settings: Settings, metric: str) -
     figure, panels = start_panels(views, 3.0, 0.45 * table[rows].nunique() + 1.5)
     look = {"annot": True, "fmt": ".3f", "annot_kws": {"fontsize": 8}, "cmap": "viridis"}
     look |= {"cbar": False, "vmin": table["value"].min(), "vmax": table["value"].max()}
-    title = f"{name}: {metric.upper()}, test users"
+    title = f"{name}: {name_metric(metric)}, test users"
     for view, axis in panels.items():
         cells = table[table["view"] == view]
         cells = cells.pivot_table(index=rows, columns=across, values="value", sort=False)
@@ -117,8 +126,9 @@ def draw_grid(table: pd.DataFrame, name: str, settings: Settings, metric: str) -
 
 
 def draw_groups(table: pd.DataFrame, metric: str) -> Figure:
-    """The metric by group with its intervals, a panel per kind of group, a line per model and
-    view."""
+    """The metric by group with its intervals, a panel per kind of group, a line per model and view.
+
+    A column users, if there is one, stands under the names of the groups."""
     styles = style_views(table)
     figure, panels = start_panels(table["kind"], 4.2, 3.1, margin=1.2)
     for kind, axis in panels.items():
@@ -128,8 +138,11 @@ def draw_groups(table: pd.DataFrame, metric: str) -> Figure:
             position = names.get_indexer(line["group"]) + 0.06 * (number - len(lines) / 2)
             axis.vlines(position, line["low"], line["high"], color=colour_of(pair[0]), lw=1.2)
             axis.plot(position, line["mean"], **styles[pair], marker="o", ms=3.5)
-        axis.set_xticks(range(len(names)), names)
-        axis.set(xlabel=kind, ylabel=metric.upper(), ylim=(0, None))
+        if "users" in rows:
+            users = rows.drop_duplicates("group")["users"]
+            names = [f"{name}\n{number:,} users" for name, number in zip(names, users)]
+        axis.set_xticks(range(len(names)), names, fontsize=8)
+        axis.set(xlabel=GROUP_NAMES.get(kind, kind), ylabel=name_metric(metric), ylim=(0, None))
     add_legend(axis)
     return figure
 
@@ -160,12 +173,21 @@ def draw_transfer(table: pd.DataFrame, metric: str) -> Figure:
     names = ["zero-shot" if share == 0 else f"{100 * share:g}%" for share in shares]
     axis.set_xticks(range(len(shares)), names)
     axis.set(xlabel="target's training users", ylim=(0, None))
-    axis.set(ylabel=f"{metric.upper()}, target's test users")
+    axis.set(ylabel=f"{name_metric(metric)}, target's test users")
     add_legend(axis)
     return figure
 
 
-MARKS = dict(zip(COLOURS, "osD^vPX" * 4))  # with the colour, they tell many models from each other
+MARKS = "osD^vPX<>phd*"
+
+
+def _style_models(models: Iterable[str]) -> dict[str, dict[str, str]]:
+    """A colour and a mark for each model, in the order of COLOURS: no two of up to 13 models have
+    the same mark."""
+    models = list(dict.fromkeys(models))
+    models.sort(key=[*COLOURS, *models].index)
+    marks = itertools.cycle(MARKS)
+    return {model: {"color": colour_of(model), "marker": next(marks)} for model in models}
 
 
 def draw_tradeoff(table: pd.DataFrame, metric: str, label: str) -> Figure:
@@ -175,15 +197,16 @@ def draw_tradeoff(table: pd.DataFrame, metric: str, label: str) -> Figure:
     height = max(3.4, 0.2 * table["model"].nunique())
     figure, panels = start_panels(table["dataset"], 3.6, height, margin=1.6, sharey=True)
     best_first = table.sort_values("quality", ascending=False)
+    styles = _style_models(table["model"])
     for name, axis in panels.items():
         for row in best_first[best_first["dataset"] == name].itertuples():
-            mark, colour = MARKS.get(row.model, "o"), colour_of(row.model)
-            axis.vlines(row.cost, row.low, row.high, color=colour, lw=1)
-            axis.plot(row.cost, row.quality, mark, color=colour, ms=6, label=row.model)
+            look = styles[row.model]
+            axis.vlines(row.cost, row.low, row.high, color=look["color"], lw=1)
+            axis.plot(row.cost, row.quality, **look, ls="", ms=6, label=row.model)
         axis.set(title=name, xscale="log", xlabel=label)
         label_log_axis(axis.xaxis, StrMethodFormatter("{x:g}"))
     add_legend(axis)
-    next(iter(panels.values())).set(ylabel=f"{metric.upper()}, test users (95 % interval)")
+    next(iter(panels.values())).set(ylabel=f"{name_metric(metric)}, test users (95 % interval)")
     return figure
 
 
@@ -193,29 +216,29 @@ AXIS_NAMES = {
 }
 
 
+COMPARED = ("bivrec", "shared-newest", "plain-interests")
+
+
 def draw_beyond(table: pd.DataFrame, metric: str, measure: str) -> Figure:
-    """Accuracy against the diversity of the lists, a point per model and view with both intervals,
-    a panel per dataset. BivRec's own variants are large.
+    """Accuracy against the diversity of the lists of each model's combined or only view, with both
+    intervals, a panel per dataset. BivRec and the variants that the text compares are large.
 
     Columns: dataset, model, view, x, x_low, x_high, y, y_low, y_high (`accuracy_and`)."""
-    models = list(dict.fromkeys(table.sort_values("y", ascending=False)["model"]))
-    height = max(3.6, 0.19 * (len(models) + table["view"].nunique() + 1))
+    best_first = combined_views(table).sort_values("y", ascending=False)
+    styles = _style_models(best_first["model"])
+    height = max(3.6, 0.2 * len(styles))
     figure, panels = start_panels(table["dataset"], 3.8, height, margin=1.8, sharey=True)
     for name, axis in panels.items():
-        for row in table[table["dataset"] == name].itertuples():
-            own = row.model in ("bivrec", "shared-newest", "plain-interests")
-            look = {"color": colour_of(row.model), "alpha": 0.8 if own else 0.35, "lw": 1}
-            axis.hlines(row.y, row.x_low, row.x_high, **look)
-            axis.vlines(row.x, row.y_low, row.y_high, **look)
-            look = {"mec": "white", "mew": 0.6, "ms": 8 if own else 5, "zorder": 3 + own}
-            axis.plot(row.x, row.y, VIEW_MARKS[row.view], color=colour_of(row.model), **look)
+        for row in best_first[best_first["dataset"] == name].itertuples():
+            own, look = row.model in COMPARED, styles[row.model]
+            bars = {"color": look["color"], "alpha": 0.8 if own else 0.35, "lw": 1}
+            axis.hlines(row.y, row.x_low, row.x_high, **bars)
+            axis.vlines(row.x, row.y_low, row.y_high, **bars)
+            look = {**look, "mec": "white", "mew": 0.4, "ms": 9 if own else 7}
+            axis.plot(row.x, row.y, **look, ls="", zorder=4 - own, label=row.model)
         axis.set(title=name)
         axis.xaxis.set_major_locator(MaxNLocator(5))
     figure.supxlabel(f"{AXIS_NAMES[measure]} (95 % intervals)", fontsize=9)
-    marks = [(colour_of(model), "o", model) for model in models]
-    marks += [(INK, VIEW_MARKS[view], VIEW_NAMES[view]) for view in VIEW_NAMES
-              if view in set(table["view"])]  # fmt: skip
-    shown = [Line2D([], [], color=c, marker=mark, ls="", label=label) for c, mark, label in marks]
-    axis.legend(handles=shown, bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
-    next(iter(panels.values())).set(ylabel=f"{metric.upper()}, test users")
+    add_legend(axis)
+    next(iter(panels.values())).set(ylabel=f"{name_metric(metric)}, test users")
     return figure

@@ -37,8 +37,6 @@ INTEREST_COLOURS = (  # by interest; neighbours are distinct
 
 VIEW_NAMES = {"id": "ID view", "multimodal": "multimodal view", "both": "both views"}
 
-VIEW_MARKS = {"id": "o", "multimodal": "s", "both": "D"}
-
 VIEW_DASHES = {"id": (1, 0), "multimodal": (4, 1.5), "both": (1, 1)}
 
 
@@ -78,6 +76,11 @@ def label_text(text: str, width: int = 24) -> str:
     if len(line) > width:
         line = line[: width - 1].rstrip() + "…"
     return ("\u200b" if line.startswith("_") else "") + line.replace("$", r"\$")
+
+
+def name_metric(metric: str) -> str:
+    """A metric as the text writes it: NDCG@20, Recall@20, HR@20."""
+    return metric.upper().replace("RECALL", "Recall")
 
 
 def colour_of(model: str) -> str:

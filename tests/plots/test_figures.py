@@ -15,7 +15,7 @@ from bivrec.plots.studies import (
     draw_tradeoff,
     draw_transfer,
 )
-from bivrec.plots.style import set_theme
+from bivrec.plots.style import COLOURS, set_theme
 from bivrec.settings import load_settings
 
 PAIRS = [("bivrec", "id"), ("bivrec", "both"), ("bivrec-one-target", "id"),
@@ -108,7 +108,8 @@ def test_noise_has_a_line_per_model_and_view():
     levels = [table_of(noise="swap", level=level, retained=1 - level) for level in (0.0, 0.5)]
     figure = draw_noise(pd.concat(levels), "ndcg@20")
     assert legend_of(figure.legends[0]) == LABELS
-    assert figure.axes[0].get_xlabel() == "features swapped"
+    assert figure.axes[0].get_xlabel() == "share of items\nwith swapped features"
+    assert figure.get_supylabel().startswith("NDCG@20 retained")
 
 
 @pytest.mark.parametrize("noises", [["swap"], ["swap", "blur"], ["swap", "blur", "no_text", "x"]])
@@ -143,16 +144,23 @@ def test_a_grid_frames_the_default():
     assert figure.get_suptitle().endswith("test users; framed: the study's own setting")
 
 
-def test_diversity_has_a_point_per_model_and_view():
+def test_diversity_has_a_point_per_model_each_with_its_own_mark():
     table = table_of(dataset="a", x=0.4, x_low=0.3, x_high=0.5, y_low=0.1, y_high=0.9)
     table = table.rename(columns={"mean": "y"})
     figure = draw_beyond(table, "ndcg@20", "genre_diversity")
     (axis,) = figure.axes
-    points = [(line.get_ydata()[0], line.get_marker()) for line in axis.lines]
-    assert points == list(zip(table["y"], "oDoDo"))
-    names = ["bivrec", "bivrec-one-target", "sasrec", "ID view", "both views"]
-    assert legend_of(axis.get_legend()) == names
+    assert [line.get_ydata()[0] for line in axis.lines] == [0.6, 0.4, 0.2]  # combined or only views
+    assert legend_of(axis.get_legend()) == ["bivrec", "bivrec-one-target", "sasrec"]
     assert "genres" in figure.get_supxlabel() and axis.get_ylabel() == "NDCG@20, test users"
+
+
+@pytest.mark.parametrize("num_models", [13, 30])
+def test_models_have_marks_of_their_own(num_models):
+    models = [*COLOURS, "a", "b", "c", "d"][-num_models:]
+    table = pd.DataFrame({"dataset": "a", "model": models, "quality": 0.2, "low": 0.1, "high": 0.3})
+    (axis,) = draw_tradeoff(table.assign(cost=range(1, num_models + 1)), "hr@20", "GFLOP").axes
+    marks = [line.get_marker() for line in axis.lines]
+    assert len(set(marks)) == 13 and axis.get_ylabel().startswith("HR@20")
 
 
 def test_a_grid_without_the_default_speaks_of_no_frame():
@@ -201,6 +209,10 @@ def test_groups_and_transfers_have_a_line_each():
     groups = pd.concat([table_of(kind="items", group=group) for group in ("0-5", "> 5")])
     (axis,) = draw_groups(groups, "ndcg@20").axes
     assert legend_of(axis.get_legend()) == LABELS
+    (axis,) = draw_groups(groups.assign(kind="history cut to the newest", users=45), "ndcg@20").axes
+    assert axis.get_xlabel() == "newest items kept of the history"
+    names = [text.get_text() for text in axis.get_xticklabels()]
+    assert names == ["0-5\n45 users", "> 5\n45 users"]
     starts = ["popularity", "from scratch", "from scratch", "bivrec of a", "bivrec of a"]
     table = table_of(start=starts, share=[1.0, 0.1, 1.0, 0.0, 0.1])
     (axis,) = draw_transfer(table, "ndcg@20").axes

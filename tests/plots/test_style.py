@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from bivrec.plots.style import COLOURS, colour_of, label_views, style_views
+from bivrec.plots.style import COLOURS, colour_of, label_views, name_metric, style_views
 
 
 def test_a_label_names_the_view_of_a_model_that_has_several():
@@ -26,3 +26,8 @@ def test_a_models_forms_share_its_colour():
     styles = style_views(pd.DataFrame({"model": "bivrec", "view": ["id", "both"]}))
     assert styles["bivrec", "id"]["color"] == styles["bivrec", "both"]["color"]
     assert styles["bivrec", "id"]["dashes"] != styles["bivrec", "both"]["dashes"]
+
+
+def test_metrics_have_the_names_of_the_text():
+    names = [name_metric(metric) for metric in ("ndcg@20", "recall@20", "hr@10")]
+    assert names == ["NDCG@20", "Recall@20", "HR@10"]

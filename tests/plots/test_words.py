@@ -55,6 +55,28 @@ def test_a_plane_of_few_points(generator, num_points):
     assert not project(np.ones((num_points, 8), "float32")).any()
 
 
+def test_a_genre_has_one_colour_in_every_figure():
+    found = []
+    for genres in (["Drama", "Drama", "Comedy", "Western"], ["Comedy", "Drama", "Action", "x"]):
+        figure = draw_features({"text": np.arange(8.0).reshape(-1, 2)}, genres, "first genre")
+        (axis,) = figure.axes
+        assert axis.get_xlabel() == "first principal component"
+        legend = axis.get_legend()
+        colours = [to_hex(handle.get_color()) for handle in legend.legend_handles]
+        found.append(dict(zip((text.get_text() for text in legend.texts), colours)))
+        assert len(set(colours)) == len(colours)
+    assert all(found[0][genre] == found[1][genre] for genre in ("Drama", "Comedy"))
+
+
+def test_patches_cover_the_rows_of_their_items():
+    """Of five items the oldest is alone in its patch of two."""
+    shares = torch.rand(2, 5, 3)
+    one, two, _ = draw_allocation(shares, ["a"] * 5, [1, 2]).axes
+    edges = [axis.collections[0].get_coordinates()[:, 0, 1].tolist() for axis in (one, two)]
+    assert edges == [[0, 1, 2, 3, 4, 5], [0, 1, 3, 5]]
+    assert np.allclose(two.collections[0].get_array(), shares[1, [0, 2, 4]])
+
+
 def test_a_single_group_has_no_legend_and_what_is_missing_no_point():
     points = np.array([[0.0, 1.0], [2.0, 3.0], [np.nan, np.nan]])
     figure = draw_features({"text": points, "image": points}, ["none"] * 3, "first genre")
