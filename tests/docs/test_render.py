@@ -143,3 +143,20 @@ def test_links_to_a_check_lead_to_its_page(root, tmp_path):
     for name in ("ml-1m", "ml-100k", "amazon-baby"):
         readme = root / "benchmarks" / name / "README.md"
         assert finisher.find_target(readme, finisher.pages[0], "") == f"checks/{name}.html"
+
+
+def test_a_notebook_of_a_stage_leads_to_its_executed_page(root, tmp_path):
+    from finish import Finisher
+    from pages import list_notebooks
+
+    finisher = Finisher(tmp_path, list(list_notebooks()))
+    target = finisher.find_target(root / "notebooks" / "03_training.ipynb", finisher.pages[0], "")
+    assert target == "default/03_training/movies-classic.html"
+
+
+def test_a_docstrings_formula_may_begin_a_line_with_plus():
+    from reference import render_docstring
+
+    code = 'def f():\n    """F.\n\n    $a = b\n    + c$, where\n    + d\n    """'
+    page = render_docstring(ast.parse(code).body[0])
+    assert page.count("<math") == 1 and "$" not in page and "<li>d" in page
