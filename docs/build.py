@@ -52,9 +52,9 @@ def build(site: Path) -> list[Page]:
     )
     template = environment.get_template("page.html.j2")
     for page in pages:
-        folder = (fresh / page.path).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        body = finisher.finish(page, page.render(folder))
+        file = fresh / page.path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        body = finisher.finish(page, page.render(file))
         write_page(page, body, menu, template, fresh)
     for name in ("style.css", "icon.svg"):
         shutil.copyfile(DOCS / name, fresh / name)

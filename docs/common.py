@@ -15,7 +15,8 @@ class BuildError(ValueError):
 
 @dataclass(frozen=True)
 class Page:
-    """A page of the site. `render(folder)` returns its body and may write files into its folder."""
+    """A page of the site. `render(file)` returns the body of the page that becomes this file; it may
+    write files into the folder of the same name, without the suffix."""
 
     path: str  # in the site
     label: str  # in the menu

@@ -1,11 +1,11 @@
 """The list of all pages, in the order of the menu."""
 
-import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 from common import DOCS, PROFILES, ROOT, BuildError, Page, results_folder
+from course import student_copy
 from reference import render_reference
 from render import render_file, render_notebook, slug
 from tables import render_claims, render_data
@@ -22,7 +22,7 @@ STAGES = {
     "09_tuning": "Tuning",
     "10_protocols": "Protocols",
 }
-STUDY, GUIDES, CHECKS = "The study", "Guides", "Checks"
+STUDY, GUIDES, COURSE, CHECKS = "The study", "Guides", "Course", "Checks"
 DOCUMENTS = [  # group, source, path in the site, label
     (STUDY, "README.md", "index.html", "Overview"),
     (STUDY, "docs/studies.md", "studies.html", "Studies and results"),
@@ -46,7 +46,11 @@ DOCUMENTS = [  # group, source, path in the site, label
     (GUIDES, "docs/troubleshooting.md", "troubleshooting.html", "Troubleshooting"),
     (GUIDES, "CONTRIBUTING.md", "contributing.html", "Contributing"),
     (GUIDES, "CHANGELOG.md", "changelog.html", "Changelog"),
+    (COURSE, "assignments/README.md", "course/readme.html", "About the course"),
+    (COURSE, "assignments/HINTS.md", "course/hints.html", "Hints and typical mistakes"),
+    (COURSE, "assignments/policy.md", "course/policy.html", "Policy to adapt"),
     (CHECKS, "benchmarks/ml-1m/README.md", "checks/ml-1m.html", "MovieLens-1M"),
+    (CHECKS, "benchmarks/amazon-baby/README.md", "checks/amazon-baby.html", "Amazon Baby"),
     (CHECKS, "benchmarks/ml-100k/README.md", "checks/ml-100k.html", "MovieLens-100K"),
     (CHECKS, "benchmarks/README.md", "checks/speed.html", "Speed"),
     (CHECKS, "tests/README.md", "checks/tests.html", "Guarantees and their tests"),
@@ -88,28 +92,26 @@ def notebook_page(path: Path, profile: str, group: str, name: str) -> Page:
     return Page(target, name, group, partial(render_notebook, path, where), source, title)
 
 
-def list_course() -> Iterator[Page]:
-    """The assignments, and the pages about them, in the order of their file names."""
-    folder = ROOT / "assignments"
-    for path in sorted([*folder.rglob("*.md"), *folder.rglob("*.ipynb")]):
-        name = str(path.relative_to(folder).with_suffix(""))
-        if re.search(r"solution|checkpoint", name):
-            continue
-        label = {"README": "About the course", "HINTS": "hints"}.get(
-            name, path.stem.replace("_", " ")
-        )
-        is_text = path.suffix == ".md"
-        render = partial(render_file, path) if is_text else partial(render_notebook, path, "course")
-        source = str(path.relative_to(ROOT))
-        yield Page(f"course/{slug(name)}.html", label, "Course", render, source)
+def list_course() -> list[Page]:
+    """The assignments, as students get them, after the page about them and before the others."""
+    about, *others = list_documents(COURSE)
+    masters = sorted((ROOT / "assignments").glob("[a-z]_*.ipynb"))
+    return [about, *map(assignment_page, masters), *others]
+
+
+def assignment_page(path: Path) -> Page:
+    render = partial(render_notebook, path, "course", change=student_copy)
+    label, source = path.stem.replace("_", " "), str(path.relative_to(ROOT))
+    return Page(f"course/{slug(path.stem)}.html", label, COURSE, render, source)
 
 
 def list_pages() -> list[Page]:
-    """Every page. Raises BuildError if DOCUMENTS and docs/ differ."""
+    """Every page. Raises BuildError if DOCUMENTS lacks a page of docs/ or assignments/."""
     listed = {source for _, source, _, _ in DOCUMENTS}
-    for path in sorted(DOCS.glob("*.md")):
-        if f"docs/{path.name}" not in listed:
-            raise BuildError(f"docs/{path.name} is not in DOCUMENTS of docs/pages.py; add it there")
+    for path in sorted([*DOCS.glob("*.md"), *ROOT.glob("assignments/*.md")]):
+        name = str(path.relative_to(ROOT))
+        if name not in listed:
+            raise BuildError(f"{name} is not in DOCUMENTS of docs/pages.py; add it there")
     claims = Page("claims.html", "Claims and verdicts", STUDY, lambda _: render_claims())
     data = Page("data.html", "Data cards", STUDY, lambda _: render_data())
     reference = Page("api.html", "Package reference", "Reference", lambda _: render_reference())

@@ -1,6 +1,7 @@
 """The reference of the package, from its sources."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +40,10 @@ def public(body: list[ast.stmt]) -> Iterator[ast.FunctionDef | ast.ClassDef]:
 
 
 def render_docstring(node: ast.AST) -> str:
-    return markdown(ast.get_docstring(node) or "")
+    """Its formulas on one line each, since a line that begins with + would begin a list."""
+    formula = r"\$[^$`\n]+(\n[^$`\n]+)+\$"
+    text = ast.get_docstring(node) or ""
+    return markdown(re.sub(formula, lambda match: match[0].replace("\n", " "), text))
 
 
 def render_symbol(module: str, node: ast.FunctionDef | ast.ClassDef) -> str:

@@ -4,13 +4,16 @@ import ast
 import html
 import re
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import mistune
 import nbformat
 from common import DOCS
 from latex2mathml.converter import convert
+from mistune.plugins.table import render_table_cell
 from nbconvert import HTMLExporter
+from nbformat import NotebookNode
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
@@ -65,6 +68,10 @@ class Renderer(mistune.HTMLRenderer):
     def heading(self, text: str, level: int, **attrs) -> str:
         return f'<h{level} id="{slug(text)}">{text}</h{level}>\n'
 
+    def table_cell(self, text: str, **attrs) -> str:
+        """In a table the bar of a code is written with a backslash, which is not part of it."""
+        return render_table_cell(self, text.replace(r"\|", "|"), **attrs)
+
     def inline_math(self, text: str) -> str:
         return render_math(html.unescape(text))
 
@@ -80,28 +87,37 @@ markdown = mistune.create_markdown(
 )
 
 
-def render_file(path: Path, folder: Path) -> str:
+def render_file(path: Path, file: Path) -> str:
     """A Markdown file."""
     return markdown(path.read_text("utf-8"))
 
 
-def render_notebook(path: Path, where: str, folder: Path) -> str:
-    """An executed notebook with its outputs; its figures become files in the page's folder."""
+def render_notebook(
+    path: Path, where: str, file: Path, change: Callable[[NotebookNode], NotebookNode] | None = None
+) -> str:
+    """A notebook, changed or not, with its outputs; its figures become files of the page alone."""
     notebook = nbformat.read(path, 4)
+    notebook = change(notebook) if change else notebook
     describe_figures(notebook, path.stem, where)
+    body, figures = export(notebook, file.stem)
+    for name, content in figures.items():
+        (file.parent / name).parent.mkdir(parents=True, exist_ok=True)
+        (file.parent / name).write_bytes(content)
+    return body
+
+
+def export(notebook: NotebookNode, name: str) -> tuple[str, dict[str, bytes]]:
+    """A notebook as HTML, and its figures by their paths, in a folder of this name."""
     notebook.cells = [cell for cell in notebook.cells if not only_imports(cell)]
     exporter = HTMLExporter(template_name="basic", filters={"markdown2html": markdown})
     extract = "nbconvert.preprocessors.ExtractOutputPreprocessor"
     exporter.register_preprocessor(extract, enabled=True)
-    names = {"unique_key": path.stem, "output_files_dir": path.stem}
+    names = {"unique_key": name, "output_files_dir": name}
     body, resources = exporter.from_notebook_node(notebook, names)
-    for name, content in resources["outputs"].items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return body
+    return body, resources["outputs"]
 
 
-def describe_figures(notebook: nbformat.NotebookNode, heading: str, where: str) -> None:
+def describe_figures(notebook: NotebookNode, heading: str, where: str) -> None:
     """Gives each figure its alternative text."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -120,7 +136,7 @@ def figure_text(source: str, heading: str) -> str:
     return known[0] if known else f"Figure under the heading “{heading}”"
 
 
-def only_imports(cell: nbformat.NotebookNode) -> bool:
+def only_imports(cell: NotebookNode) -> bool:
     """Whether a code cell only imports or sets the plot theme."""
     if cell.cell_type != "code":
         return False

@@ -320,4 +320,7 @@ def test_the_figures_of_the_long_part_are_those_of_its_report(root):
     runner = runpy.run_path(str(root / "tests" / "trust" / "run.py"))
     report = json.loads((root / "tests" / "trust" / "report.json").read_text())
     assert set(report) <= set(runner["PARTS"])
+    counts = [runner["differ"](files) for files in ([], ["a"], ["a", "b"])]
+    more = " (see [Limits](#limits))"
+    assert counts == ["0 differ", f"1 differs{more}", f"2 differ{more}"]
     assert runner["write_table"](report) == (root / "tests" / "README.md").read_text()

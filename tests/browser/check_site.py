@@ -1,12 +1,14 @@
 """The site in a real browser: nothing broken, small, reachable by keyboard, readable at two widths
 and in two colours."""
 
+import io
 import re
 import sys
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 
 SITE = Path(__file__).resolve().parents[2] / "site"
 PAGES = sorted(str(path.relative_to(SITE)) for path in SITE.rglob("*.html"))
@@ -64,7 +66,9 @@ def test_a_page(context, address, name):
 
 
 def violations(page) -> list[tuple[str, str, str]]:
-    """What axe finds against WCAG 2.1 AA: the rule, the element, what to mend."""
+    """What axe finds against WCAG 2.1 AA: the rule, the element, what to mend. It judges no text
+    on a gradient, so what scrolls goes without its shades."""
+    page.add_style_tag(content=".scroll, pre { background-image: none !important }")
     found = (
         Axe()
         .run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
@@ -83,6 +87,39 @@ def test_what_is_pale_is_found(context, address):
     page.add_style_tag(content="p { color: #888 !important; background: #777 !important }")
     assert "color-contrast" in {rule for rule, _, _ in violations(page)}
     page.close()
+
+
+def test_code_in_tables_breaks_between_words(context, address):
+    page = context.new_page()
+    page.set_viewport_size({"width": WIDTHS[-1], "height": 900})
+    for name in ("profiles", "tasks", "experiments", "checks/tests"):
+        page.goto(f"{address}/{name}.html")
+        broken = page.eval_on_selector_all(
+            "td code", "all => all.filter(c => c.getClientRects().length > 1).map(c => c.innerText)"
+        )
+        assert not [code for code in broken if re.fullmatch(r"\w+", code)], name
+    page.close()
+
+
+def test_a_table_shows_that_there_is_more(context, address):
+    """A shade at the right edge before it is scrolled, at the left edge afterwards."""
+    page = context.new_page()
+    page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+    page.goto(f"{address}/claims.html")
+    box = page.locator(".scroll").first
+    assert box.evaluate("box => box.scrollWidth > box.clientWidth")
+    left, right = edges(box)
+    box.evaluate("box => { box.scrollLeft = box.scrollWidth }")
+    left_later, right_later = edges(box)
+    page.close()
+    assert left == right_later != right and left_later != left
+
+
+def edges(box) -> list[tuple]:
+    """The commonest colour of a box's first and of its last column of pixels."""
+    picture = Image.open(io.BytesIO(box.screenshot())).convert("RGB")
+    columns = [picture.crop((x, 0, x + 1, picture.height)) for x in (1, picture.width - 2)]
+    return [max(column.getcolors(picture.height))[1] for column in columns]
 
 
 def test_drawings_are_those_of_the_sources():

@@ -435,11 +435,18 @@ PARTS = {
 }
 
 
+def differ(files: list) -> str:
+    """How many files differ; where some do, README's limits say which."""
+    if not files:
+        return "0 differ"
+    return f"{len(files)} {'differs' if len(files) == 1 else 'differ'} (see [Limits](#limits))"
+
+
 def table(report: dict) -> str:
     """The figures of the report as the table of tests/README.md."""
     rows = []
     if d := report.get("default"):
-        figure = f"{d['disturbed runs']} kills in {d['minutes']} minutes: of {d['files compared']} files ({d['bytes compared']:,} bytes) {len(d['files that differ'])} differ"
+        figure = f"{d['disturbed runs']} kills in {d['minutes']} minutes: of {d['files compared']} files ({d['bytes compared']:,} bytes) {differ(d['files that differ'])}"
         told = ", ".join(f"{count} by {kind}" for kind, count in sorted(d["by"].items()))
         rows += [
             (
@@ -462,7 +469,7 @@ def table(report: dict) -> str:
             ],
             c["by"].get("full disk", 0),
         )
-        compared = f"of {c['files compared']} files ({c['bytes compared']:,} bytes) {len(c['files that differ'])} differ; {len(c['left out, as they hold seconds'])} that hold seconds left out"
+        compared = f"of {c['files compared']} files ({c['bytes compared']:,} bytes) {differ(c['files that differ'])}; {len(c['left out, as they hold seconds'])} that hold seconds left out"
         rows += [
             (
                 "killed at any moment, `make repro` ends with the same bytes",
