@@ -88,7 +88,7 @@ def at_positions(
     x: Float[Tensor, "batch position *rest"], position: Int64[Tensor, "batch"]
 ) -> Float[Tensor, "batch *rest"]:
     """One position of each row."""
-    return x[torch.arange(len(x), device=x.device), position]
+    return x[torch.arange(x.shape[0], device=x.device), position]
 
 
 class CausalAttention(nn.Module):

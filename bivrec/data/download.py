@@ -81,8 +81,8 @@ def found_instead(dataset: Dataset, missing: str) -> str:
         if any(_matching([file], names) for names in needed_files(dataset)):
             continue
         for name in (name.lower().strip("*") for name in missing.split("|")):
-            alike = difflib.SequenceMatcher(None, file.lower(), name).ratio() > 0.7
-            if (alike or name in file.lower()) and file not in near:
+            similar = difflib.SequenceMatcher(None, file.lower(), name).ratio() > 0.7
+            if (similar or name in file.lower()) and file not in near:
                 near.append(file)
     return f"; the folder has {', '.join(near[:3])}" if near else ""
 

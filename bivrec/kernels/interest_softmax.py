@@ -46,7 +46,7 @@ class InterestSoftmax(torch.autograd.Function):
         for start in range(0, num_rows, size):
             rows = slice(start, start + size)
             scores = (queries[rows].flatten(0, 1) @ across).view(-1, num_interests, len(items))
-            shift = scores.amax((1, 2)).to(table.dtype) if shifted else 0
+            shift = scores.amax((1, 2)) if shifted else 0
             powers = (scores - shift[:, None, None] if shifted else scores).exp2_()
             total = powers.sum((1, 2), dtype=table.dtype)
             log_total[rows] = (total.log2() + shift) / LOG2_E

@@ -49,14 +49,15 @@ def test_scores_that_would_overflow(size, cells):
 
 
 @pytest.mark.parametrize("cells", [None, 1, 5000])
-def test_bfloat16_products_are_near(cells):
-    interests, table, targets = inputs(300, 3, 500)
+@pytest.mark.parametrize("size, tolerance", [(1.0, 0.02), (5.0, 0.1)])  # the latter: shifted rows
+def test_bfloat16_products_are_near(size, tolerance, cells):
+    interests, table, targets = inputs(300, 3, 500, size)
     half = interest_softmax(interests, table, targets, dtype=torch.bfloat16, cells=cells)
     exact = losses.interest_softmax(interests, table, targets)
     found, expected = (value_and_gradients(x, interests, table) for x in (half, exact))
-    assert half.dtype == torch.float32 and abs(half - exact).item() < 0.01
+    assert half.dtype == torch.float32 and abs(half - exact).item() < tolerance / 2
     for ours, theirs in zip(found[1:], expected[1:]):
-        assert ours.dtype == torch.float32 and (ours - theirs).norm() < 0.02 * theirs.norm()
+        assert ours.dtype == torch.float32 and (ours - theirs).norm() < tolerance * theirs.norm()
 
 
 def test_sampled_losses_are_the_references():
