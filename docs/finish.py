@@ -25,9 +25,8 @@ class Finisher:
     def __post_init__(self) -> None:
         self.targets = {page.source: page.path for page in self.pages if page.source} | ALIASES
         self.targets |= {page.path: page.path for page in self.pages if not page.source}
-        for (
-            page
-        ) in self.pages:  # a notebook's source leads to the first page that shows it executed
+        # a notebook's source leads to the first page that shows it executed
+        for page in self.pages:
             if page.source.startswith("results/"):
                 self.targets.setdefault(f"notebooks/{Path(page.source).name}", page.path)
 
