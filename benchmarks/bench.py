@@ -246,9 +246,9 @@ def write_tables() -> None:
     about, by_round = content["made by"], content["ratios by round"]
     lines = [
         f"{about['processor']}, {about['instructions']}, {about['cores']} cores, {about['date']}; "
-        f"load average {about['load']:.1f}, of which the run itself is 1.",
+        f"{about['rounds']} rounds; load average {about['load']:.1f}, of which the run itself is 1.",
         "",
-        "| ratio, ours over theirs | best rounds | round by round |",
+        "| how many times better ours is | best rounds | round by round |",
         "|---|---|---|",
     ]
     for name, value in content["ratios"].items():

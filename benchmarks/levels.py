@@ -1,8 +1,9 @@
 """Levels of baselines on a prepared dataset under leave-one-out, beside published ones.
 
-Each user's second-to-last item validates and chooses the step, the last tests; the whole catalogue
-is ranked, with and without the history's own items. Adds rows to peers.csv and writes the table of
-README.md to the dataset's folder here. Stages 01 and 02 must have run.
+Each user's second-to-last item is the validation target, by which the step is chosen, and the last
+the test target; the whole catalogue is ranked, with and without the history's own items. Adds rows
+to peers.csv and writes the table of README.md to the dataset's folder here. Stages 01 and 02 must
+have run.
 
     python benchmarks/levels.py DATASET FOLDER MODEL SEED
 

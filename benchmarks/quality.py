@@ -1,9 +1,10 @@
 """Time to quality: process seconds of one thread until SASRec ranks well, ours and RecTools'.
 
 Leave-one-out on a dataset that stage 01 prepared, of which only these figures are stored: each
-user's second-to-last item validates, the last tests. Our clock includes the evaluations, RecTools'
-does not; it is stopped at twice the time that ours took to the mark. Writes quality.csv, the
-metrics on the last items and the tables of README.md to the dataset's folder here.
+user's second-to-last item is the validation target, the last the test target. Our clock includes
+the evaluations, RecTools' does not; it is stopped at twice the time that ours took to the mark.
+Writes quality.csv, the metrics on the last items and the tables of README.md to the dataset's
+folder here.
 
     python benchmarks/quality.py DATASET FOLDER SEED...
 """

@@ -132,26 +132,29 @@ def test_a_master_has_its_parts(root, master):
     )
 
 
-def test_the_papers_questions_are_included(root):
-    """The three questions of the paper's summary occur in a to f."""
-    text = {name: (root / "assignments" / f"{name}.ipynb").read_text() for name in MASTERS[:6]}
-    assert all(
-        "From the paper's summary: *How" in text[name]
-        or "From the paper's summary: *What" in text[name]
-        for name in MASTERS[:6]
-    )
-    assert (
+def test_the_questions_on_concepts_are_included(root):
+    """Each of a to f has a question on a concept that the paper builds on."""
+    positions = "How do positional encodings help transformers handle sequential data"
+    heads = (
         "How does multi-head attention differ from single-head attention, "
-        "and why is it useful for modeling user interests?" in text["b_attention"]
+        "and why is it useful for modeling user interests?"
     )
-    assert (
+    contrast = (
         "What is the intuition behind using InfoNCE loss for learning "
-        "semantic similarity between representations?" in text["f_contrast"]
+        "semantic similarity between representations?"
     )
-    assert (
-        "what are the differences between absolute and relative positional encodings?"
-        in text["c_positions"]
-    )
+    kinds = "what are the differences between absolute and relative positional encodings?"
+    questions = {
+        "a_sequences": positions + "?",
+        "b_attention": heads,
+        "c_positions": f"{positions}, and {kinds}",
+        "d_gaussian": heads,
+        "e_cluster": heads,
+        "f_contrast": contrast,
+    }
+    assert list(questions) == MASTERS[:6]
+    for master, question in questions.items():
+        assert f"*{question}*" in (root / "assignments" / f"{master}.ipynb").read_text(), master
 
 
 def test_hints_follow_the_masters(root):

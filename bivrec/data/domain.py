@@ -1,8 +1,9 @@
 """Domains: a dataset under its settings, with its sequences, folds and features."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ class Domain:
     _reduced: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _hashes: dict[tuple, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __reduce__(self):
         """Pickles the name, changes and profile alone; each process reads a domain once."""
@@ -128,7 +130,30 @@ class Domain:
     def sequences(self) -> Sequences:
         if self.planted:
             return build_sequences(self.raw, self.settings.split, self.name)
+        self._check_prepared("split.min_interactions", "split.ties")
         return load_sequences(self.prepared_folder("01_data_prep"))
+
+    def _check_prepared(self, *keys: str) -> None:
+        """Raises SettingsError if the default settings, which prepared the data, have another
+        dataset or other values of these keys."""
+        prepared = load_settings(self.name)
+        theirs, ours = (
+            replace(settings.datasets[self.name], expected=None)  # expected changes no data
+            for settings in (prepared, self.settings)
+        )
+        if theirs != ours:
+            problem = f"datasets.{self.name} is not the entry with which {self.name} was prepared"
+            raise SettingsError(f"{problem}; change it in params.yaml and run `make repro`")
+        for key in keys:
+            section, name = key.split(".")
+            then, now = (getattr(getattr(s, section), name) for s in (prepared, self.settings))
+            if then != now:
+                self._refuse(key, now, then)
+
+    def _refuse(self, key: str, value: Any, prepared: Any) -> None:
+        problem = f"{key} is {value}, but {self.name} was prepared with {prepared}"
+        place = f"params.yaml under datasets.{self.name}.settings"
+        raise SettingsError(f"{problem}; set it in {place} and run `make repro`")
 
     @property
     def kinds(self) -> np.ndarray:
@@ -157,6 +182,7 @@ class Domain:
         if self.planted or (modality == "text" and "split.protocol" in self.changes):
             return self.encode_text([seed])[0] if modality == "text" else self.encode_images()
         folder = self.prepared_folder("02_feature_encoding")
+        self._check_prepared(*self._prepared_keys(modality))
         if self.varies_with_fold(modality):
             fold = seed % self.settings.split.num_folds
             if fold not in self.encoded_folds:
@@ -165,7 +191,32 @@ class Domain:
                 )
                 raise SettingsError(f"{problem}; list the seed in studies.seeds")
             folder = folder / f"seed-{fold}"
-        return load_features(folder, modality)
+        features, key = load_features(folder, modality), f"{modality}_encoder"
+        encoder = getattr(self.settings.features, key)
+        needed = "published" if self.published(modality) else encoder
+        if not features.source.startswith((f"{needed}:", f"{needed},")):
+            self._refuse(f"features.{key}", encoder, features.source)
+        return features
+
+    def _prepared_keys(self, modality: Modality) -> list[str]:
+        """The settings that change a modality's prepared features, besides the encoder, which the
+        features name themselves."""
+        if self.published(modality):
+            return []
+        if modality == "image":
+            return ["features.image_folder"]
+        by_time = self.settings.split.protocol == "by_time"
+        return ["split.num_folds"] + ["split.history_share"] * by_time
+
+    def hash_features(self, modality: Modality, seed: int) -> str:
+        """The SHA-256 of one modality as encoded, computed once."""
+        key = modality, seed if self.varies_with_fold(modality) else None
+        if key not in self._hashes:
+            encoded = self.item_features(modality, seed)
+            digest = hashlib.sha256(encoded.mask.tobytes())
+            digest.update(np.ascontiguousarray(encoded.values))
+            self._hashes[key] = digest.hexdigest()
+        return self._hashes[key]
 
     def varies_with_fold(self, modality: Modality) -> bool:
         """Whether a modality is encoded for each fold: text is, unless its vectors are

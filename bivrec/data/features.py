@@ -24,6 +24,8 @@ from bivrec.errors import RESTORE, DataError
 from bivrec.outputs import progress, reading
 from bivrec.settings import Dataset, Features, Modality, project_root
 
+STORED_ENCODER = "efficientnet-lite0"  # of the vectors in data/posters
+
 
 @dataclass(frozen=True)
 class ItemFeatures:
@@ -67,13 +69,17 @@ def describe_items(sequences: Sequences, fold: Fold) -> list[str]:
     """Each item's text: title, year, genres, description, and up to 20 tags.
 
     A tag counts only if its user's interaction with the item is a training one, so that nothing of
-    a held-out user or item is read.
+    a held-out user or item is read; and if it is older than the end of the training, where the
+    protocol has one.
     """
     num_items, tags, words = sequences.num_items, sequences.tags, defaultdict(set)
     users = np.repeat(fold.train_users, [len(row) for row in fold.train])
     trained = users * num_items + np.concatenate(fold.train)
     pairs = tags["user"].to_numpy(dtype="int64") * num_items + tags["item"].to_numpy(dtype="int64")
-    for item, tag in tags.loc[np.isin(pairs, trained), ["item", "tag"]].itertuples(index=False):
+    counts = np.isin(pairs, trained)
+    if fold.end is not None:
+        counts &= tags["time"].to_numpy() < fold.end
+    for item, tag in tags.loc[counts, ["item", "tag"]].itertuples(index=False):
         words[item].add(str(tag).strip().lower())
     texts = []
     for item, row in enumerate(sequences.catalogue.itertuples()):
@@ -121,30 +127,35 @@ def image_features(
     sequences: Sequences, settings: Features, folder: Path, stored: Path | None
 ) -> ItemFeatures:
     """Images that the folder holds as `<id>.jpg` or the like, encoded, else the vectors in
-    `stored`."""
+    `stored`; raises DataError if another encoder than theirs is set for them."""
     ids, encoder = sequences.catalogue["item"].tolist(), settings.image_encoder
     suffixes = (".jpg", ".jpeg", ".png", ".webp")
     files = {p.stem: p for p in sorted(folder.glob("*")) if p.suffix.lower() in suffixes}
     live = {item: files[id] for item, id in zip(ids, published_ids(sequences)) if id in files}
     known = dict(zip(*load_image_vectors(stored))) if stored else {}
+    if known and encoder != STORED_ENCODER:
+        if count := len(known.keys() & set(ids) - live.keys()):
+            problem = f"{count:,} items have no image in {_shown(folder)}/ for {encoder}"
+            remedy = f"put <id>.jpg there, or set features.image_encoder: {STORED_ENCODER}"
+            raise DataError(f"{problem}, only a vector of {STORED_ENCODER}; {remedy}")
+        known = {}
     if live:
         paths = list(live.values())
         contents = map(_read_image, paths)
         encode = partial(_encode_files, paths, encoder)
         vectors = encode_in_blocks("image", encoder, contents, encode)
-        if known and len(next(iter(known.values()))) != vectors.shape[1]:
-            problem = f"{encoder} gives {vectors.shape[1]} numbers an image"
-            other = f"the vectors of data/{stored.name} have another number"
-            raise DataError(f"{problem}, {other}; set efficientnet-lite0")
         known.update(zip(live, vectors))
     if not known:
-        inside = folder.is_relative_to(project_root())
-        shown = folder.relative_to(project_root()) if inside else folder
-        problem = f"no image of the catalogue is in {shown}/"
+        problem = f"no image of the catalogue is in {_shown(folder)}/"
         raise DataError(f"{problem}; put <id>.jpg there, or set features.modality: text")
     values, mask = _gather(known, ids)
     counts = f"{len(live)} encoded live, {mask.sum() - len(live)} from data/posters"
     return ItemFeatures(values, mask, f"{encoder}: {counts}, {(~mask).sum()} missing")
+
+
+def _shown(folder: Path) -> Path:
+    inside = folder.is_relative_to(project_root())
+    return folder.relative_to(project_root()) if inside else folder
 
 
 def _read_image(path: Path) -> bytes:

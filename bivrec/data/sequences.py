@@ -15,7 +15,7 @@ from bivrec.settings import Expected, Split
 
 TABLES = {  # the saved tables, and the columns that each has at least
     "catalogue": {"item", "title", "year", "genres", "description"},
-    "tags": {"user", "item", "tag"},
+    "tags": {"user", "item", "tag", "time"},
 }
 
 
@@ -153,8 +153,8 @@ def describe(sequences: Sequences) -> pd.DataFrame:
     num_users, num_items, total = sequences.num_users, sequences.num_items, len(sequences.items)
     popularity = np.bincount(sequences.items, minlength=num_items)
     top = np.sort(popularity)[-len(popularity) // 10 :].sum()
-    ties = np.diff(sequences.times) == 0
-    ties[sequences.starts[1:-1] - 1] = False  # between the last item of a user and the next's first
+    borders = sequences.starts[1:-1] - 1  # between the last item of a user and the next's first
+    ties = np.delete(np.diff(sequences.times) == 0, borders)
     figures = {
         "users": num_users,
         "items": num_items,

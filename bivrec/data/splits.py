@@ -1,4 +1,4 @@
-"""Which users, or which part of their histories, train, validate and test."""
+"""Which users, or which parts of their histories, are for training, validation and test."""
 
 import numpy as np
 from jaxtyping import Int64
@@ -11,8 +11,8 @@ from bivrec.settings import Split
 
 
 def fold_of_users(users: Int64[ndarray, "user"], num_folds: int) -> Int64[ndarray, "user"]:
-    """Each user's fold, by a fixed hash of the published id. Every user tests in exactly one fold,
-    and in the same fold of every domain: no model trains on another domain's test users."""
+    """Each user's fold, by a fixed hash of the published id. Every user is a test user in exactly
+    one fold, the same in every domain: no model trains on another domain's test users."""
     return (hash_pairs(users, np.zeros_like(users)) % np.uint64(num_folds)).astype("int64")
 
 
@@ -41,9 +41,9 @@ def usable_fold(sequences: Sequences, split: Split, seed: int, name: str) -> Fol
 
 
 def split_by_user(sequences: Sequences, split: Split, seed: int) -> Fold:
-    """The paper's protocol: users are split. Users of fold `seed` test, half of the next fold's
-    validate, the others train. The paper draws one split; ours turns with the seed, so that every
-    user tests once in `num_folds` seeds."""
+    """The paper's protocol: users are split. Fold `seed` has the test users, half of the next fold
+    is the validation set, and the other users are for training. The paper draws one split; ours
+    turns with the seed, so that every user is a test user once in `num_folds` seeds."""
     half_folds, count = fold_of_users(sequences.users, 2 * split.num_folds), 2 * split.num_folds
     test = np.flatnonzero(half_folds // 2 == seed % split.num_folds)
     validation = np.flatnonzero(half_folds == (2 * seed + 2) % count)
@@ -63,8 +63,8 @@ def split_by_interactions(sequences: Sequences, split: Split, seed: int) -> Fold
 
 
 def split_leave_one_out(sequences: Sequences, split: Split, seed: int) -> Fold:
-    """Everybody trains on all but the last two items; the second-to-last validates, the last
-    tests."""
+    """All but the last two items of every user are for training; the second-to-last item is the
+    validation target, the last the test target."""
     users, ends = np.arange(sequences.num_users), sequences.lengths
     validation = _cases(sequences, split, users, ends - 2, ends - 1)
     test = _cases(sequences, split, users, ends - 1, ends)
@@ -76,7 +76,7 @@ def split_by_time(sequences: Sequences, split: Split, seed: int) -> Fold:
     half-way through the rest, ends the validation. Nothing is learned from what came later.
 
     A user's first int(share * n) items are the history; the date of the next item decides whether
-    the user validates or tests. Validation targets end at the second date.
+    the user is a validation or a test user. Validation targets end at the second date.
     """
     users, times, starts = np.arange(sequences.num_users), sequences.times, sequences.starts[:-1]
     cuts, share = _history_lengths(sequences, split), split.history_share
@@ -93,6 +93,7 @@ def split_by_time(sequences: Sequences, split: Split, seed: int) -> Fold:
         trains,
         _cases(sequences, split, users[validates], cuts, before_second),
         _cases(sequences, split, users[tests], cuts, sequences.lengths),
+        end=int(first),
     )
 
 
@@ -108,7 +109,7 @@ def _hold_out(
     test_users: Int64[ndarray, "test_user"],
     seed: int,
 ) -> Fold:
-    """A seed's fold: these users validate and test, all others train on everything."""
+    """A seed's fold: these validation and test users, and all items of the others for training."""
     fold = seed % split.num_folds
     cuts, ends = _history_lengths(sequences, split), sequences.lengths
     held_out = np.concatenate([validation_users, test_users])

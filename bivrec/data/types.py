@@ -11,7 +11,7 @@ from numpy import ndarray
 @dataclass(frozen=True)
 class Raw:
     """A dataset as published: interactions (user, item, time), items (item, title, year, genres,
-    description) and tags (user, item, tag). Text ids are numbered; `items.id` holds the
+    description) and tags (user, item, tag, time). Text ids are numbered; `items.id` holds the
     originals."""
 
     interactions: pd.DataFrame
@@ -75,9 +75,11 @@ class EvalCases:
 
 @dataclass(frozen=True)
 class Fold:
-    """One split of a dataset: training histories, and the cases for validation and test."""
+    """One split of a dataset: training histories, and the cases for validation and test. `end`: the
+    date that ends the training, if the protocol has one."""
 
     train: tuple[Int64[ndarray, "_"], ...]
     train_users: Int64[ndarray, "train_user"]
     validation: EvalCases
     test: EvalCases
+    end: int | None = None

@@ -19,19 +19,23 @@ from bivrec.experiment.own import is_own, own_code
 from bivrec.experiment.registry import Trained, build_model
 from bivrec.model.base import SequentialModel
 from bivrec.outputs import output_folder
-from bivrec.settings import Settings, profile_folder, vary
+from bivrec.settings import Settings, can_do_with, profile_folder, vary
 
 # read by a training
 SECTIONS = ("split", "features", "model", "cross_view", "baseline", "training")
 
 
 def describe_run(domain: Domain, name: str, seed: int) -> str:
-    """What a checkpoint must match: code, data, model, seed, and all settings that it read."""
+    """What a checkpoint must match: code, data, model, seed, and all features and settings that it
+    read."""
     variant = domain.variant(name)
     varied = vary(domain.settings, variant, name)
     settings = TypeAdapter(Settings).dump_python(varied, mode="json")
     run = {"code": training_code(), "dataset": domain.name, "model": name, "seed": seed}
     run["data"] = hash_data(domain.sequences)
+    if not can_do_with(domain.settings, variant, ()):
+        read = varied.features.modalities
+        run["features"] = {modality: domain.hash_features(modality, seed) for modality in read}
     run["kernels"] = varied.machine.kernels  # equal up to rounding, which training amplifies
     if is_own(variant.family):
         run["own"] = own_code()
@@ -39,9 +43,9 @@ def describe_run(domain: Domain, name: str, seed: int) -> str:
 
 
 def hash_data(sequences: Sequences) -> str:
-    """The SHA-256 of every user's items and of the items' ids."""
+    """The SHA-256 of every user's id, items and times, and of the items' ids."""
     digest = hashlib.sha256("\0".join(map(str, sequences.catalogue["item"])).encode())
-    for values in (sequences.items, sequences.starts):
+    for values in (sequences.items, sequences.starts, sequences.users, sequences.times):
         digest.update(np.ascontiguousarray(values))
     return digest.hexdigest()
 

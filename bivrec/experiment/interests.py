@@ -119,19 +119,20 @@ def interest_items(trained: Trained, history: History, k: int = 6) -> pd.DataFra
 def interest_recovery(domain: Domain, models: Sequence[Trained]) -> pd.DataFrame:
     """Whether interests group the items of test histories by kind, by model, view and seed.
 
-    Adjusted mutual information between the interest that an item is given to and its kind
-    (planted: the true one; films: the first genre). 1: the same grouping; 0: chance. Without rows
-    where the items have no kinds, or all the same.
+    Adjusted mutual information between the interest that an item is given to (by its patch of the
+    smallest scale) and its kind (planted: the true one; films: the first genre). 1: the same
+    grouping; 0: chance. Without rows where the items have no kinds, or all the same.
     """
     from sklearn.metrics import adjusted_mutual_info_score
 
     kinds, rows = domain.kinds, []
     for trained in models if len(set(kinds)) > 1 else ():
-        clustered = trained.model.settings.model.pooling == "cluster"
+        settings = trained.model.settings.model
+        clustered, smallest = settings.pooling == "cluster", np.argmin(settings.scales)
         for view, read in read_interests(trained, domain.fold(trained.seed).test).items():
             mask = read["mask"]
             items = read["items"][mask].cpu().numpy()
-            interest = read["allocation"][0][mask].argmax(-1).cpu().numpy() * clustered
+            interest = read["allocation"][smallest][mask].argmax(-1).cpu().numpy() * clustered
             agreement = adjusted_mutual_info_score(kinds[items], interest)
             rows.append((trained.name, view, trained.seed, agreement))
     return pd.DataFrame(rows, columns=["model", "view", "seed", "agreement"])

@@ -77,8 +77,8 @@ def _unpickle(
 
 
 def shuffle_items(features: Features, seed: int) -> Features:
-    """Each item with the features of another item, drawn at random: the values stay, their
-    meaning is lost."""
+    """Each item with the features of an item drawn at random, each item once: the values stay,
+    their meaning is lost."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "shuffled"))
     num_items = len(next(iter(features.values()))[0]) if features else 0
     order = torch.randperm(num_items, generator=generator)

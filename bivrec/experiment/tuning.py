@@ -1,7 +1,7 @@
 """One search for every model: Optuna's TPE, within the ranges of params.yaml."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import log
 
 import optuna
@@ -85,8 +85,12 @@ def _tuning_work(job: tuple[Domain, str]) -> pd.DataFrame:
 def _try(domain: Domain, name: str, number: int, chosen: dict[str, float]) -> pd.DataFrame:
     """One training per seed under the chosen settings and, otherwise, the model's own."""
     tuning, metric, rows = domain.settings.tuning, domain.settings.studies.primary_metric, []
-    settings = domain.variant(name).settings | chosen | {"training.patience": tuning.patience}
-    changed = replace(domain, changes={**domain.changes, f"models.{name}.settings": settings})
+    variant = domain.variant(name)
+    settings = variant.settings | chosen | {"training.patience": tuning.patience}
+    changes = {key: x for key, x in domain.changes.items() if key.partition(".")[0] != "models"}
+    models = domain.settings.models | {name: replace(variant, settings=settings)}
+    changes["models"] = {key: asdict(model) for key, model in models.items()}
+    changed = replace(domain, changes=changes)
     for seed in tuning.seeds:
         record = train_model(changed, name, seed).record
         curve = record.curve

@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def replace_methods(forms: Mapping[nn.Module, tuple[str, Callable]]) -> Iterator[None]:
-    """A context in which the named method of each module is replace_methods by the given form."""
+    """A context in which the named method of each module is replaced by the given form."""
     for module, (name, form) in forms.items():
         setattr(module, name, form)
     try:

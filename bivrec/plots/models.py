@@ -35,7 +35,7 @@ def _marker(points: pd.Series | pd.DataFrame) -> str:
 def draw_curves(curves: pd.DataFrame, metric: str) -> Figure:
     """Left: training loss by step, a line per model, as a share of its first value, since models
     minimise different losses. Right: validation metric by step, a line per model and view; dashes
-    tell the views apart here only. Seeds are averaged."""
+    distinguish the views here only. Seeds are averaged."""
     height = max(3.0, 0.2 * len(curves.drop_duplicates(["model", "view"])))
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, height), width_ratios=(1, 1.3))
     for model, rows in curves.drop_duplicates(["model", "seed", "step"]).groupby(
@@ -146,6 +146,7 @@ def draw_user(
         [x + 0.46 for x in range(len(scales))], [f"patches\nof {scale}" for scale in scales]
     )
     left.set(xlim=(0, len(scales)), ylim=(len(titles) - 0.5, first - 0.5))
+    left.set_title("the newest at the bottom", fontsize=8)
     left.grid(False)
     left.tick_params(length=0)
     left.spines[:].set_visible(False)

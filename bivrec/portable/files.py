@@ -73,15 +73,20 @@ def read_table(path: Path) -> pl.DataFrame:
 
 
 def read_times(times: pl.Series, name: str) -> ndarray:
-    """Times as numbers; raises DataError for one that is none."""
+    """Times as numbers, from numbers or from ISO dates (UTC unless they have a zone); raises
+    DataError for one that is neither, and for a column of both."""
     check_gaps(times.is_null().to_numpy(), name, "time")
     try:
         numbers = times.cast(pl.Float64, strict=False)
+        if numbers.is_null().all():
+            numbers = times.str.to_datetime(strict=False, time_zone="UTC").cast(pl.Float64)
     except pl.exceptions.PolarsError:
         numbers = pl.Series([None] * len(times), dtype=pl.Float64)
-    if wrong := numbers.is_null().arg_true().to_list():
-        problem = f"{name}, row {wrong[0] + 1}: its time {times[wrong[0]]!r} is not a number"
-        raise DataError(f"{problem}; write the seconds since 1970, or leave the column out")
+    if wrong := (~numbers.is_finite().fill_null(False)).arg_true().to_list():
+        shown = f"row {wrong[0] + 1}: its time {times[wrong[0]]!r}"
+        remedy = "write every time as seconds since 1970, or every time as a date such as"
+        problem = f"{name}, {shown} cannot be ordered with the others; {remedy}"
+        raise DataError(f"{problem} 2026-11-30 16:00:00, or leave the column out")
     return numbers.to_numpy()
 
 

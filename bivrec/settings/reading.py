@@ -21,6 +21,7 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode
 from bivrec.errors import SettingsError
 from bivrec.settings.paths import project_root
 from bivrec.settings.schema import Modality, Range, Settings, Variant
+from bivrec.settings.types import reads
 
 MAX_PARAMS = 1 << 20  # characters
 TAG = "tag:yaml.org,2002:"  # of YAML's own types
@@ -232,8 +233,14 @@ def _vary_sections(settings: Settings, changes: Mapping[str, Any]) -> Settings:
 
 
 def vary(settings: Settings, variant: Variant, name: str = "variant") -> Settings:
-    """The settings with a variant's changes."""
-    return _change(settings, variant.settings, name)
+    """The settings with a variant's changes; raises SettingsError for one that its family does not
+    read, which would change nothing."""
+    varied = _change(settings, variant.settings, name)
+    for key in variant.settings:
+        if not reads(variant.family, key):
+            problem = f"a model of the family {variant.family} does not read {key}"
+            raise SettingsError(f"params.yaml: {name}: {problem}; remove it")
+    return varied
 
 
 def _change(settings: Settings, changes: Mapping[str, Any], name: str) -> Settings:
@@ -248,13 +255,13 @@ def _change(settings: Settings, changes: Mapping[str, Any], name: str) -> Settin
 def can_do_with(settings: Settings, variant: Variant, has: Collection[Modality]) -> bool:
     """Whether a model can be trained on a dataset that has features of these modalities only."""
     varied = vary(settings, variant)
-    reads = {"bivrec": "multimodal" in varied.model.views, "popularity": False, "itemknn": False}
+    uses = {"bivrec": "multimodal" in varied.model.views, "popularity": False, "itemknn": False}
     by_inputs = "sasrec", "gru4rec", "comirec-sa", "unisrec"
-    reads |= dict.fromkeys(by_inputs, varied.baseline.inputs != "id")
+    uses |= dict.fromkeys(by_inputs, varied.baseline.inputs != "id")
     needed = set(varied.features.modalities)
     if ":" in variant.family:  # a model of one's own
-        reads[variant.family] = varied.baseline.inputs != "id"
-    return not reads.get(variant.family, True) or set(has) >= needed != set()
+        uses[variant.family] = varied.baseline.inputs != "id"
+    return not uses.get(variant.family, True) or set(has) >= needed != set()
 
 
 def without_modalities(settings: Settings, has: Collection[Modality]) -> Settings:

@@ -97,6 +97,12 @@ class MovieLens(Section):
     first_year: int | None = None
     last_year: int | None = None
 
+    def __post_init__(self):
+        first, last = self.first_year, self.last_year
+        if first is not None and last is not None and first > last:
+            problem = f"first_year {first} is after last_year {last}"
+            raise ValueError(f"{problem}; lower first_year or raise last_year")
+
 
 class Amazon(Section):
     """A folder of McAuley's Amazon files of 2014 or 2018, and the category in their names."""

@@ -138,6 +138,22 @@ def _check_family(family: str) -> str:
 
 Family = Annotated[str, AfterValidator(_check_family)]
 
+
+SHARED_WITH_BIVREC = ("model.dim", "model.max_length", "model.dropout", "model.readout")
+
+
+def reads(family: str, key: str) -> bool:
+    """Whether a training of the family reads the dotted key; a model of one's own may read any."""
+    section = key.partition(".")[0]
+    if family not in FAMILIES:
+        return True
+    if family in ("popularity", "itemknn"):
+        return section == family
+    if family == "bivrec":
+        return section not in ("itemknn", "baseline")
+    return section not in ("itemknn", "cross_view", "model") or key in SHARED_WITH_BIVREC
+
+
 KEYS_OF_MODELS = (  # the keys of the sections below that a training reads
     "features.modality", "features.shuffled", "machine.device", "machine.kernels",
     "machine.deterministic", "studies.primary_metric",

@@ -67,7 +67,7 @@ def _structure_rows(trained: Trained, cases: EvalCases) -> list[tuple[str, str, 
 
 @torch.inference_mode()
 def diagnose(domain: Domain, trained: Trained, metric: str = "ndcg@20") -> pd.DataFrame:
-    """The signatures of failure that the paper's summary names (columns diagnostic, view, value).
+    """The signatures of failure (columns diagnostic, view, value).
 
     The share of the clean metric that remains when a user has three items only, when 30 % of the
     history is replaced, and when 30 % of the features are swapped; of a model with two views, the

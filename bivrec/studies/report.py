@@ -84,9 +84,9 @@ def side_by_side_table(main: pd.DataFrame) -> pd.DataFrame:
     return cells.pivot(index=keys, columns="dataset", values="cell").loc[order].reset_index()
 
 
-def best_views_table(main: pd.DataFrame, num_models: int = 10) -> pd.DataFrame:
-    """`side_by_side_table` with the best view of each model only, the best models first."""
-    return side_by_side_table(main).drop_duplicates("model").head(num_models)
+def best_models_table(main: pd.DataFrame, num_models: int = 10) -> pd.DataFrame:
+    """`side_by_side_table` of the best models, each with its combined or only view."""
+    return side_by_side_table(combined_views(main)).head(num_models)
 
 
 def claims_table(claims: pd.DataFrame) -> pd.DataFrame:
@@ -165,7 +165,7 @@ def write_pages() -> None:
     table, are missing."""
     main = _read_table("main.csv")
     tables = {
-        "results": to_markdown(best_views_table(main)),
+        "results": to_markdown(best_models_table(main)),
         "main": to_markdown(side_by_side_table(main)),
         "claims": _claims(),
         "interests": _interests(),

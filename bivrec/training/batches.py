@@ -13,9 +13,8 @@ from bivrec.settings import Training
 
 Rows = tuple[Int64[ndarray, "row"], Int64[ndarray, "row"]]  # first item, number of inputs
 
-BATCHES_AHEAD = (
-    16  # sampled at a time under one_target, so that rows of similar length share a batch
-)
+# Sampled at a time under one_target, so that rows of similar length share a batch.
+BATCHES_AHEAD = 16
 
 
 def draw_batches(

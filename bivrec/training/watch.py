@@ -19,7 +19,11 @@ def on_evaluate() -> Callable | None:
         return None
     module, _, name = named.partition(":")
     try:
-        return getattr(import_module(module), name)
-    except (ImportError, ValueError, AttributeError) as error:
+        function = getattr(import_module(module), name)
+        if not callable(function):
+            raise TypeError(f"{name} is not a function")
+    except Exception as error:  # also whatever the module raises
+        reason = " ".join(str(error).split()) or type(error).__name__
         remedy = "name a function that can be imported, as bivrec.explore.live:to_dvclive"
-        raise SettingsError(f"{VARIABLE} is {named!r}: {error}; {remedy}") from None
+        raise SettingsError(f"{VARIABLE} is {named!r}: {reason}; {remedy}") from None
+    return function

@@ -90,6 +90,7 @@ def test_amazon_as_published(baby):
             "line 73 is neither JSON nor a Python literal",
         ),
         ("reviews", "(" * 5000, "line 73 is neither JSON nor a Python literal"),
+        ("reviews", "[" * 100_000, "line 73 is neither JSON nor a Python literal"),
         (
             "reviews",
             '{"reviewerID": "' + "A" * (1 << 20) + '"}',

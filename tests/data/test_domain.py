@@ -166,9 +166,64 @@ def test_a_domain_keeps_its_profile_and_seeds_of_a_fold_share_features(monkeypat
     )
 
     def load(folder, modality) -> ItemFeatures:
-        return ItemFeatures(np.zeros((1, 1), "float32"), np.ones(1, bool), folder.name)
+        source = f"{encoders[modality]}: {folder.name}"
+        return ItemFeatures(np.zeros((1, 1), "float32"), np.ones(1, bool), source)
+
+    encoders = {"text": "minilm", "image": "efficientnet-lite0"}
 
     monkeypatch.setattr("bivrec.data.domain.load_features", load)
     assert [
         domain.item_features(*case).source for case in (("text", 3), ("text", 13), ("image", 13))
-    ] == ["seed-3", "seed-3", "movies-classic"]
+    ] == ["minilm: seed-3", "minilm: seed-3", "efficientnet-lite0: movies-classic"]
+
+
+@pytest.fixture
+def prepared(project, tmp_path, monkeypatch) -> None:
+    """The dataset `mine`, prepared with its text, by the default settings."""
+    counts = {"of": "kept", "users": 40, "items": 9, "interactions": 321, "strict": True}
+    folder = '"plain": {"folder": "mine"}'
+    project.replace("params.yaml", folder, f'{folder}, "expected": {json.dumps(counts)}')
+    own, text = '"studies.retrained_seeds": [0]', '"features.modality": "text"'
+    project.replace("params.yaml", own, f'{own}, {text}, "features.text_encoder": "hashing"')
+    rows = [f"i{item},{'kite ' * item}moon\n" for item in range(9)]
+    project.write("raw/mine/items.csv", "item,title\n" + "".join(rows))
+    run_stages(Domain("mine"), tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("key, value, was", [
+    ("split.min_interactions", 6, "5"),
+    ("split.ties", "file", "hash"),
+    ("split.num_folds", 3, "5"),
+    ("features.text_encoder", "minilm", "hashing, encoded live"),
+])  # fmt: skip
+def test_prepared_data_refuse_what_only_their_preparation_reads(prepared, refuses, key, value, was):
+    domain = Domain("mine", {key: value})
+    message = refuses(lambda: (domain.fold(0), domain.features(0)))
+    assert f"{key} is {value}, but mine was prepared with {was}; set it in params.yaml" in message
+    assert message.endswith("under datasets.mine.settings and run `make repro`")
+
+
+def test_prepared_data_refuse_another_dataset(prepared, refuses):
+    domain = Domain("mine", {"datasets.mine.plain.folder": "other"})
+    message = refuses(lambda: domain.sequences)
+    assert message.startswith("datasets.mine is not the entry with which mine was prepared; change")
+
+
+@pytest.mark.parametrize("changes", [
+    {"split.protocol": "leave_one_out"},
+    {"split.mask_history": False},
+    {"split.history_share": 0.5},
+    {"features.num_components": 2},
+    {"features.shuffled": True},
+    {"datasets.mine.expected.strict": False},
+])  # fmt: skip
+def test_what_is_applied_later_may_change(prepared, changes):
+    domain = Domain("mine", changes)
+    assert domain.fold(0).test and domain.features(0)["text"][1].all()
+
+
+def test_the_preparation_itself_accepts_every_change(prepared):
+    fewer = Domain("mine", {"split.min_interactions": 8, "datasets.mine.expected.strict": False})
+    assert prepare(fewer).num_users < Domain("mine").sequences.num_users
+    other = encode(Domain("mine", {"features.text_encoder": "hashing", "split.num_folds": 3}))
+    assert len(other["text"]) == 2  # of the seeds 0, 1 and 3

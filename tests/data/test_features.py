@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bivrec.data.encoders import encode_images
 from bivrec.data.features import (
     ItemFeatures,
     describe_items,
@@ -23,7 +24,9 @@ from bivrec.data.features import (
     save_features,
     text_features,
 )
+from bivrec.data.splits import split_by_time
 from bivrec.errors import DataError
+from bivrec.settings import load_settings
 
 
 def write_vectors(folder: Path, item_ids: Iterable[int], vectors: np.ndarray) -> None:
@@ -53,6 +56,18 @@ def test_a_held_out_users_tags_are_not_read(planted):
     assert "fair" in texts[known] and sum("fair" in text for text in texts) == 1
 
 
+def test_by_time_reads_no_tag_from_after_the_training(planted):
+    """Under the other protocols, which have no date, every tag of a training pair counts."""
+    sequences = planted.sequences
+    fold = split_by_time(sequences, planted.settings.split, 0)
+    user, item = int(fold.train_users[0]), int(fold.train[0][0])
+    rows = [(user, item, "fair", fold.end - 1), (user, item, "leak", fold.end)]
+    tags = pd.DataFrame(rows, columns=["user", "item", "tag", "time"])
+    tagged = replace(sequences, tags=tags)
+    assert describe_items(tagged, fold)[item].endswith(". fair")
+    assert describe_items(tagged, replace(fold, end=None))[item].endswith(". fair, leak")
+
+
 def test_a_missing_text_is_a_mask(planted):
     features, other = text_features(
         [["a moon", "", "a kite", "   "], ["", "a kite", "a kite", "a moon"]],
@@ -74,9 +89,12 @@ def test_missing_and_live_images(planted, tmp_path, monkeypatch):
     write_vectors(data / "posters", ids[:50], np.ones((50, 192)))
     (tmp_path / "images").mkdir()
     Image.fromarray(planted.raw.images[0]).save(tmp_path / "images" / f"{ids[60]}.png")
-    pixels, folder = replace(planted.settings.features, image_encoder="pixels"), tmp_path / "images"
+    settings, folder = load_settings("movies-classic").features, tmp_path / "images"
+    monkeypatch.setattr(
+        "bivrec.data.features.encode_images", lambda images, _: encode_images(images, "pixels")
+    )
     monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
-    features = image_features(sequences, pixels, folder, data / "posters")
+    features = image_features(sequences, settings, folder, data / "posters")
     assert (
         features.mask.sum() == 51
         and features.mask[60]
@@ -88,14 +106,32 @@ def test_missing_and_live_images(planted, tmp_path, monkeypatch):
     link.symlink_to(tmp_path / "gone.jpg")
     problem = f"image images/{link.name} is a link to {tmp_path / 'gone.jpg'}, which does not exist"
     with pytest.raises(DataError, match=re.escape(problem)):
-        image_features(sequences, pixels, folder, data / "posters")
+        image_features(sequences, settings, folder, data / "posters")
     link.unlink()
     (tmp_path / "raw/mine/images").mkdir(parents=True)
     with pytest.raises(DataError, match="no image of the catalogue is in raw/mine/images/; put"):
-        image_features(sequences, pixels, tmp_path / "raw/mine/images", None)
+        image_features(sequences, settings, tmp_path / "raw/mine/images", None)
     link.write_bytes(b"no image")
     with pytest.raises(DataError, match="cannot be read"):
-        image_features(sequences, pixels, folder, data / "posters")
+        image_features(sequences, settings, folder, data / "posters")
+
+
+def test_stored_vectors_are_of_their_encoder_alone(planted, tmp_path, monkeypatch):
+    """Another encoder needs an image for each item that has a stored vector."""
+    sequences, stored, folder = planted.sequences, tmp_path / "data/posters", tmp_path / "images"
+    ids, settings = sequences.catalogue["item"].to_numpy(), planted.settings.features
+    write_vectors(stored, ids[:2], np.ones((2, 1280)))
+    folder.mkdir()
+    monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
+    problem = "{} items have no image in images/ for pixels, only a vector of efficientnet-lite0; "
+    for missing in (2, 1):
+        with pytest.raises(DataError, match=problem.format(missing) + "put <id>.jpg there, or set"):
+            image_features(sequences, settings, folder, stored)
+        image = Image.fromarray(planted.raw.images[missing])
+        image.save(folder / f"{ids[missing - 1]}.png")
+    features = image_features(sequences, settings, folder, stored)
+    assert features.mask.sum() == 2 and features.values.shape[1] != 1280
+    assert features.source == f"pixels: 2 encoded live, 0 from data/posters, {len(ids) - 2} missing"
 
 
 def test_stored_vectors_are_the_encoders_own(root):

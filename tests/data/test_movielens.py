@@ -16,7 +16,7 @@ def test_movielens_csv(films):
     assert (
         raw.items["title"].iloc[0] == "Film, The 1" and raw.items["year"].max() <= FILMS.last_year
     )
-    assert raw.tags["tag"].tolist() == ['dark, "funny"']
+    assert raw.tags["tag"].tolist() == ['dark, "funny"'] and raw.tags["time"].tolist() == [5]
     assert (
         set(raw.interactions["item"]) == set(raw.items["item"])
         and raw.interactions["time"].iloc[0] == 1010
@@ -26,6 +26,14 @@ def test_movielens_csv(films):
         whole.items["year"].tolist()[-1] == 0
         and whole.items["title"].tolist()[-1] == "Without a Year"
         and len(whole.interactions) == 104
+    )
+
+
+def test_years_without_a_film_are_named(films, refuses):
+    years = MovieLens(folder=FILMS.folder, first_year=1800, last_year=1900)
+    assert refuses(lambda: read_movielens(films, years)) == (
+        "movielens-latest-small/movies.csv has no film of the years 1800 to 1900; change "
+        "movielens.first_year or movielens.last_year in params.yaml"
     )
 
 

@@ -103,7 +103,7 @@ def test_text_stays_text(tmp_path):
         draw = lambda rows: pd.Series([draw_word(random) for _ in rows], dtype=str)  # noqa: E731
         texts = {name: draw(item) for name in ("title", "genres", "description", "id")}
         catalogue = pd.DataFrame({"item": item, "year": item + 1990, **texts})
-        tags = pd.DataFrame({"user": tagged, "item": tagged, "tag": draw(tagged)})
+        tags = pd.DataFrame({"user": tagged, "item": tagged, "tag": draw(tagged), "time": tagged})
         save_sequences(Sequences(empty, empty, empty, empty, catalogue, tags), tmp_path)
         loaded = load_sequences(tmp_path)
         for table, expected in ((loaded.catalogue, catalogue), (loaded.tags, tags)):
@@ -236,6 +236,16 @@ def test_sequences_are_in_time_and_hold_a_pair_once(rows, ties):
             ]
             assert spots == sorted(spots)
     assert "time span" in describe(sequences)["figure"].tolist()
+
+
+def test_tied_neighbours_are_of_one_user():
+    """Two users with two items each, all at the same time: both pairs are tied."""
+    zeros, catalogue = np.zeros(4, "int64"), pd.DataFrame({"item": [0, 1]})
+    sequences = Sequences(
+        np.array([0, 1, 0, 1]), np.array([0, 2, 4]), zeros, np.array([7, 8]), catalogue, NO_TAGS
+    )
+    figures = describe(sequences).set_index("figure")["value"]
+    assert figures["neighbours tied in time, %"] == "100.0"
 
 
 def test_counts_are_held_against_those_known(dat):

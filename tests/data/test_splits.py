@@ -65,7 +65,7 @@ def test_by_time_learns_nothing_from_the_future(planted):
         whole[user][1][len(history)]
         for user, history in zip(parts.test.users, parts.test.histories)
     )
-    assert len(parts.validation) and len(parts.test) and first < second
+    assert len(parts.validation) and len(parts.test) and parts.end == first < second
     for user, row in zip(parts.train_users, parts.train):
         items, times = whole[user]
         assert (

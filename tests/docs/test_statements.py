@@ -78,3 +78,67 @@ def test_sasrec_on_movielens_100k(root):
     lines = (folder / "README.md").read_text().splitlines()
     for seed, values in table.iterrows():
         assert f"| {seed} | {values['recall@10']:.4f} | {values['ndcg@10']:.4f} |" in lines
+
+
+def test_new_items(root):
+    """Both views find none of the items that no training has seen; PureMM is above them."""
+    claims = committed(root, "results/08_report/all/claims.csv")
+    claims = claims[claims["claim"].str.startswith("6 new items")]
+    assert (claims["adjusted p"].astype(float) > 0.05).all()
+    claims = claims.set_index(["ours", "theirs"])
+
+    def found(ours: str, column: str, sign: int) -> set[str]:
+        some = claims.loc[[(ours, "pure-mm multimodal")]]
+        return set(some.loc[sign * some[column].astype(float) > 0, "dataset"])
+
+    films = {"movies-classic", "movies-modern"}
+    assert found("bivrec both", "high", -1) == films
+    assert found("bivrec multimodal", "low", 1) == {"movies-classic"}
+    assert found("bivrec, lent both", "low", 1) == {"movies-classic"}
+    for film in films:
+        means = committed(root, f"results/06_cold_start/{film}/new-items.csv")
+        means = means.set_index(["model", "view"])["mean"]
+        assert means["bivrec", "both"] == 0
+        assert means["bivrec, lent", "both"] > means["pure-mm", "multimodal"]
+    text = row(root, "It helps with short histories and new items")
+    assert "**both views together find none**" in text
+
+
+def test_short_histories(root):
+    claims = committed(root, "results/08_report/all/claims.csv")
+    claims = claims[claims["claim"].str.startswith("6 cold start")]
+    assert len(claims) == 6 and set(claims["theirs"]) == {"sasrec-fused both"}
+    assert (claims["low"] < 0).all() and (claims["high"] > 0).all()
+
+
+def test_interests_hardly_follow_genres(root):
+    for film in ("movies-classic", "movies-modern"):
+        table = committed(root, f"results/03_training/{film}/recovery.csv")
+        agreement = table.loc[table["model"].eq("bivrec"), "agreement"]
+        assert len(agreement) == 10 and agreement.between(0, 0.2).all()
+
+
+def test_merged_interests_on_movielens_1m(root):
+    claims = pd.read_csv(root / "benchmarks" / "ml-1m" / "claims.csv")
+    merged = claims[claims["theirs"].eq("bivrec, interests merged both")]
+    assert merged["verdict"].item() == "negligible" and merged["high"].item() < 0
+    assert "with merged interests it is slightly better" in row(root, "The ranking needs different")
+
+
+def test_distinct_interests_buy_no_diversity(root):
+    table = committed(root, "results/08_report/all/beyond_differences.csv")
+    diverse = table[table["measure"].isin(["diversity", "genre_diversity"])]
+    assert len(diverse) == 8 and not (diverse["low"] > 0).any()
+    less = diverse[diverse["high"] < 0]
+    assert list(zip(less["dataset"], less["theirs"])) == [("movies-classic", "plain-interests")]
+    better = table[table["measure"].eq("miscalibration") & (table["high"] < 0)]
+    assert list(zip(better["dataset"], better["theirs"])) == [("movies-modern", "shared-newest")]
+
+
+def test_bivrec_paper_ranks_about_as_popularity(root):
+    main = committed(root, "results/08_report/all/main.csv")
+    main = main.set_index(["model", "view", "dataset"])
+    for film in ("movies-classic", "movies-modern"):
+        popularity = main.loc[("popularity", "id", film)]
+        ours = main.loc[("bivrec-paper", "both", film), "ndcg@20"]
+        assert popularity["low"] < ours < popularity["high"]

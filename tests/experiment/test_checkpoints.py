@@ -1,11 +1,13 @@
 """A checkpoint is used for the run that it belongs to, and no other."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from bivrec.data.domain import Domain
 from bivrec.errors import DataError
-from bivrec.experiment.checkpoints import load_checkpoint, save_checkpoint
+from bivrec.experiment.checkpoints import hash_data, load_checkpoint, save_checkpoint
 from bivrec.experiment.training import train_model
 
 
@@ -27,3 +29,27 @@ def test_checkpoints(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match="bivrec-0.safetensors is damaged"):
         load_checkpoint(domain, "bivrec", 0, path)
+
+
+def test_a_checkpoint_belongs_to_the_features_that_its_model_reads(tmp_path, monkeypatch):
+    changes, names = {"training.num_steps": 2, "training.warmup_steps": 1}, ("bivrec", "pure-id")
+    domain, encode = Domain("planted", changes), Domain.encode_images
+    for name in names:
+        save_checkpoint(domain, train_model(domain, name, 0), tmp_path / name)
+
+    def replaced(domain: Domain):
+        encoded = encode(domain)
+        return replace(encoded, values=encoded.values[::-1])
+
+    for same, change in ((True, encode), (False, replaced)):
+        monkeypatch.setattr(Domain, "encode_images", change)
+        other = Domain("planted", changes)
+        loaded = [load_checkpoint(other, name, 0, tmp_path / name) for name in names]
+        assert [model is not None for model in loaded] == [same, True]
+
+
+def test_a_checkpoint_belongs_to_its_users_and_times(planted):
+    sequences = planted.sequences
+    for key in ("users", "times", "items", "starts"):
+        changed = replace(sequences, **{key: getattr(sequences, key) + 1})
+        assert hash_data(changed) != hash_data(sequences), key

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import adjusted_mutual_info_score
 
 from bivrec.data.domain import Domain
 from bivrec.experiment import interests
@@ -32,6 +33,20 @@ def test_interests_follow_the_true_kinds_through_cluster_attention(planted, agre
     assert (agreement >= 0.3).all()
     without = interest_recovery(planted, [train_model(planted, "without-cluster-attention", 0)])
     assert (without["agreement"] < 0.1).all()
+
+
+def test_recovery_is_of_the_smallest_scale_wherever_it_is_listed():
+    changes = {"model.scales": [4, 2, 1], "training.num_steps": 4, "training.evaluate_every": 4}
+    domain = Domain("planted", changes)
+    trained = train_model(domain, "bivrec", 0)
+    read = read_interests(trained, domain.fold(0).test)["id"]
+    kinds = domain.kinds[read["items"][read["mask"]]]
+    largest, _, smallest = (
+        adjusted_mutual_info_score(kinds, shares[read["mask"]].argmax(-1))
+        for shares in read["allocation"]
+    )
+    found = interest_recovery(domain, [trained]).set_index("view")["agreement"]
+    assert found["id"] == smallest != largest
 
 
 def test_items_without_kinds_have_no_recovery(planted, monkeypatch):

@@ -8,6 +8,7 @@ from bivrec.data.types import Fold
 from bivrec.errors import SettingsError
 from bivrec.experiment.tuning import best_trials, near_edges, tune
 from bivrec.settings import load_settings, vary
+from bivrec.settings.reading import read_params
 from bivrec.training.loop import Run
 
 SHORT = {"training.num_steps": 4, "training.evaluate_every": 2, "tuning.num_trials": 3}
@@ -39,6 +40,14 @@ def test_a_search_that_was_interrupted_continues(trials, tmp_path, monkeypatch):
     assert len(steps) == 4
     expected = trials[trials["model"] == "mmsrec"].reset_index(drop=True)
     pd.testing.assert_frame_equal(again, expected[again.columns], check_exact=True)
+
+
+def test_a_model_whose_name_has_a_dot_is_tuned():
+    models = read_params()["models"]
+    models["mms.rec"] = models["mmsrec"]
+    domain = Domain("planted", SHORT | {"models": models, "models.mmsrec.settings": {}})
+    found = tune(domain, ["mms.rec"])
+    assert found["model"].eq("mms.rec").all() and found["trial"].tolist() == [0, 1, 2]
 
 
 def test_no_trial_reads_a_test_user(monkeypatch):

@@ -47,6 +47,21 @@ def test_lists_for_a_file_of_users(folder, tmp_path, capsys, users, suffix):
     assert lists["item"].to_list()[:4] == wanted
 
 
+@pytest.mark.parametrize(
+    "times",
+    [
+        ("2020-01-02", "2020-01-01"),
+        ("2020-01-01 10:00:01", "2020-01-01 10:00:00"),
+        ("2020-01-01T10:00:00Z", "2020-01-01T11:00:00+02:00"),
+    ],
+)
+def test_dates_order_a_history(tmp_path, times):
+    file = tmp_path / "users.csv"
+    rows = zip(("u1", "u1"), (1001, 1000), times)
+    pl.DataFrame(rows, schema=["user", "item", "time"], orient="row").write_csv(file)
+    assert read_histories(file)["item"].tolist() == ["1000", "1001"]
+
+
 @pytest.mark.slow
 def test_export_and_recommend(project, capsys, tmp_path):
     assert main(["export", "planted", "taken", "--model", "popularity"]) == 1
@@ -64,7 +79,9 @@ def test_export_and_recommend(project, capsys, tmp_path):
         (["planted", "--users", "half.csv"], "half.csv has the columns user; it needs user and"),
         (["planted", "--users", "gap.csv"], "gap.csv, row 2 has no item; write it there"),
         (["planted", "--users", "who.csv"], "who.csv, row 1 has no user; write it there"),
-        (["planted", "--users", "date.csv"], "row 2: its time '2020-01-01' is not a number; write"),
+        (["planted", "--users", "date.csv"], "row 2: its time '2020-01-01' cannot be ordered with"),
+        (["planted", "--users", "nan.csv"], "row 2: its time 'NaN' cannot be ordered with the"),
+        (["planted", "--users", "word.csv"], "row 2: its time 'soon' cannot be ordered with the"),
         (["planted", "--users", "late.csv"], "late.csv, row 1 has no time; write it there"),
         (["planted", "--users", "none.parquet"], "none.parquet cannot be read"),
         (["planted", "--users", "head.csv"], "head.csv has no rows; give at least one user"),
@@ -96,6 +113,8 @@ def test_what_is_refused(project, refuses, arguments, message):
     project.write("gap.csv", "user,item\nu1,1000\n\nu1,\n")
     project.write("who.csv", "user,item\n,1000\n")
     project.write("date.csv", "user,item,time\nu1,1001,2\nu1,1000,2020-01-01\n")
+    project.write("nan.csv", "user,item,time\nu1,1001,2\nu1,1000,NaN\n")
+    project.write("word.csv", "user,item,time\nu1,1001,2020-01-01\nu1,1000,soon\n")
     project.write("late.csv", "user,item,time\nu1,1000,\nu1,1001,1\n")
     project.write("head.csv", "user,item\n")
     project.write("empty", "\ufeff \n")

@@ -296,6 +296,32 @@ def test_a_variant_changes_what_its_training_reads(key, value):
     assert getattr(getattr(varied, section), name) == value
 
 
+@pytest.mark.parametrize(
+    ("family", "key", "value"),
+    [
+        ("sasrec", "cross_view.fine_weight", 0.5),
+        ("comirec-sa", "model.num_interests", 8),
+        ("bivrec", "baseline.num_layers", 3),
+        ("gru4rec", "itemknn.decay", 0.5),
+        ("itemknn", "training.learning_rate", 0.01),
+        ("popularity", "model.dim", 8),
+    ],
+)
+def test_a_variant_changes_nothing_that_its_family_does_not_read(project, family, key, value):
+    entry = f"mine: {{family: {family}, settings: {{{key}: {value}}}}}"
+    project.replace("params.yaml", "\nmodels:", f"\nmodels:\n  {entry}\n#")
+    with pytest.raises(SettingsError) as caught:
+        check_params()
+    problem = f"a model of the family {family} does not read {key}; remove it"
+    assert str(caught.value) == f"params.yaml: models.mine on movies-classic: {problem}"
+
+
+def test_a_grid_changes_nothing_that_bivrec_does_not_read(project, refuses):
+    project.replace("params.yaml", "\ngrids:", "\ngrids:\n  mine: {baseline.num_heads: [1, 2]}\n#")
+    project.replace("params.yaml", "  grids: []  ", "  grids: [mine]  ")
+    assert "a model of the family bivrec does not read baseline.num_heads" in refuses(check_params)
+
+
 def test_a_length_that_a_grid_does_not_divide(project, refuses):
     """Only the selected grids are checked: `full` selects `scales` for the datasets of studies."""
     project.replace("params.yaml", '"settings": {', '"settings": {"model.max_length": 20, ')

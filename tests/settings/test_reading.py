@@ -40,6 +40,11 @@ def params(root, tmp_path):
             "num_nearest (F) is 9, more than num_interests (K), 4",
         ),
         ("  scales: [1, 2, 4]", "  scales: [1, 2, 3]", "scale 2 must divide the largest scale, 3"),
+        (
+            "first_year: 1800",
+            "first_year: 2001",
+            "datasets.movies-classic.movielens: first_year 2001 is after last_year 1999; lower",
+        ),
         ("  num_heads: 2", "  num_heads: 3", "dim 64 is not a multiple of num_heads 3"),
         ("  kernel: rbf ", "  kernel: gauss ", "model.kernel"),
         ("  learning_rate: ", "  learning_rate: -", "training.learning_rate"),
@@ -226,3 +231,11 @@ def test_a_variant_reads_again_only_the_sections_that_it_changes(monkeypatch):
     read = {name: load_settings("planted", v.settings) for name, v in listed.items()}
     monkeypatch.setattr("bivrec.settings.reading._validate", lambda *_: pytest.fail("read it all"))
     assert {name: vary(settings, variant) for name, variant in listed.items()} == read
+
+
+def test_no_fine_loss_compares_allocations_that_nobody_uses():
+    settings = load_settings()
+    for name, variant in (settings.models | settings.ablations).items():
+        varied = vary(settings, variant)
+        if varied.model.pooling == "mean" and varied.model.num_interests > 1:
+            assert varied.cross_view.fine_weight == 0, name

@@ -50,7 +50,16 @@ def test_the_function_is_called_in_worker_processes(tmp_path, monkeypatch):
 
 
 def test_a_function_that_is_not_there_is_named(monkeypatch, refuses):
-    for named in ("nowhere:f", "json:nothing", "json", ":f"):
+    for named in ("nowhere:f", "json:nothing", "json", ":f", "os:sep"):
         monkeypatch.setenv("BIVREC_ON_EVALUATE", named)
         sentence = refuses(on_evaluate)
         assert f"BIVREC_ON_EVALUATE is {named!r}" in sentence and "name a function" in sentence
+
+
+@pytest.mark.parametrize("line", ["def f(:", "1 / 0", "raise KeyError", "raise OSError('a\\nb')"])
+def test_a_module_that_cannot_be_imported_is_named(tmp_path, monkeypatch, refuses, line):
+    (tmp_path / "broken.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("BIVREC_ON_EVALUATE", "broken:f")
+    sentence = refuses(on_evaluate)
+    assert "BIVREC_ON_EVALUATE is 'broken:f'" in sentence and "name a function" in sentence

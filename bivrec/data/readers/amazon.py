@@ -153,7 +153,7 @@ def _parse_record(line: bytes, where: str, remedy: str) -> dict[str, Any]:
     """A line as JSON or, in some of the published files, as a Python literal."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             record = ast.literal_eval(line.decode("utf-8-sig"))
         except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -22,8 +22,8 @@ from bivrec.settings import Dataset, project_root
 
 MAX_LINE = 1 << 20  # bytes
 
-NO_TAGS = pd.DataFrame(columns=["user", "item", "tag"]).astype(
-    {"user": "int64", "item": "int64", "tag": str}
+NO_TAGS = pd.DataFrame(columns=["user", "item", "tag", "time"]).astype(
+    {"user": "int64", "item": "int64", "tag": str, "time": "int64"}
 )
 
 MISSING = ("", "nan", "NaN", "None", "null", "NULL")  # texts that are nobody's id
@@ -41,7 +41,8 @@ TEXTS = ("title", "genres", "description")  # what a catalogue says about an ite
 def raw_folder(folder: str) -> Path:
     """A dataset's folder: in BIVREC_DATA, raw/ or data/ of the project, whichever has it first. A
     folder that does not exist yet is to be made in the first of these. A relative BIVREC_DATA
-    counts from the project's folder, and `~` is the home folder. Raises DataError if it is a file.
+    is relative to the project's folder, and `~` is the home folder. Raises DataError if it is a
+    file.
     """
     places = [project_root() / "raw", project_root() / "data"]
     if chosen := os.environ.get("BIVREC_DATA"):

@@ -26,7 +26,9 @@ def read_movielens(folder: Path, settings: MovieLens, remedy: str = RESTORE) -> 
     ratings = read_table(folder / "ratings.csv", pair | {"rating": "number"} | time, remedy)
     films = read_table(folder / "movies.csv", FILMS, remedy)
     tags = read_table(folder / "tags.csv", pair | {"tag": "text"} | time, remedy)
-    tags = to_pandas(user=tags["userId"], item=tags["movieId"], tag=tags["tag"].to_list())
+    tags = to_pandas(
+        user=tags["userId"], item=tags["movieId"], tag=tags["tag"].to_list(), time=tags["timestamp"]
+    )
     ratings = to_pandas(user=ratings["userId"], item=ratings["movieId"], time=ratings["timestamp"])
     items = _read_films(folder / "movies.csv", films, remedy)
     _check_ratings(folder / "ratings.csv", ratings, items, 1, remedy)
@@ -83,10 +85,15 @@ def _check_ratings(
 
 
 def _films_of_years(raw: Raw, settings: MovieLens) -> Raw:
-    """The domain of the films from `first_year` to `last_year`; all films if neither is given."""
+    """The domain of the films from `first_year` to `last_year`; all films if neither is given.
+    Raises DataError if there are none."""
     if settings.first_year is None and settings.last_year is None:
         return raw
-    chosen = raw.items["year"].between(settings.first_year or 1, settings.last_year or 9999)
-    items = raw.items.loc[chosen, "item"]
+    first, last = settings.first_year or 1, settings.last_year or 9999
+    items = raw.items.loc[raw.items["year"].between(first, last), "item"]
+    if items.empty:
+        problem = f"{settings.folder}/movies.csv has no film of the years {first} to {last}"
+        remedy = "change movielens.first_year or movielens.last_year in params.yaml"
+        raise DataError(f"{problem}; {remedy}")
     tables = (raw.interactions, raw.items, raw.tags)
     return Raw(*(table[table["item"].isin(items)].reset_index(drop=True) for table in tables))

@@ -130,6 +130,7 @@ def _load_array(path: Path) -> ndarray:
         problem = f"cannot be read as an array of numbers ({reason})"
         raise DataError(f"{name} {problem}; fix or remove it") from None
     if not isinstance(array, np.ndarray):
+        array.close()
         raise DataError(f"{name} is an archive, not one array; save it with numpy.save")
     if array.ndim != 2 or array.dtype.kind != "f" or not array.size:
         problem = f"is an array {array.shape} of {array.dtype}, not rows of decimal numbers"
