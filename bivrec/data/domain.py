@@ -41,6 +41,7 @@ from bivrec.settings import (
     Settings,
     Variant,
     can_do_with,
+    check_reads,
     load_settings,
     pick,
     profile_folder,
@@ -296,6 +297,7 @@ def check_variants(domain: Domain, num_items: int, names: Sequence[str] = ()) ->
     for key, variant in variants.items():
         where = f"{key} on {domain.name}"
         num_interests = vary(settings, variant, where).model.num_interests
+        check_reads(variant.family, variant.settings, where)
         if variant.family == "bivrec" and num_interests > num_items:
             problem = f"model.num_interests (K) is {num_interests}, more than the {num_items} items"
             raise SettingsError(f"params.yaml: {where}: {problem}; lower it")

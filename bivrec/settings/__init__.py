@@ -14,3 +14,4 @@ from bivrec.settings.reading import (
     without_repeats,
 )
 from bivrec.settings.schema import *
+from bivrec.settings.types import check_reads

@@ -21,7 +21,7 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode
 from bivrec.errors import SettingsError
 from bivrec.settings.paths import project_root
 from bivrec.settings.schema import Modality, Range, Settings, Variant
-from bivrec.settings.types import reads
+from bivrec.settings.types import check_reads
 
 MAX_PARAMS = 1 << 20  # characters
 TAG = "tag:yaml.org,2002:"  # of YAML's own types
@@ -233,14 +233,8 @@ def _vary_sections(settings: Settings, changes: Mapping[str, Any]) -> Settings:
 
 
 def vary(settings: Settings, variant: Variant, name: str = "variant") -> Settings:
-    """The settings with a variant's changes; raises SettingsError for one that its family does not
-    read, which would change nothing."""
-    varied = _change(settings, variant.settings, name)
-    for key in variant.settings:
-        if not reads(variant.family, key):
-            problem = f"a model of the family {variant.family} does not read {key}"
-            raise SettingsError(f"params.yaml: {name}: {problem}; remove it")
-    return varied
+    """The settings with a variant's changes."""
+    return _change(settings, variant.settings, name)
 
 
 def _change(settings: Settings, changes: Mapping[str, Any], name: str) -> Settings:
@@ -377,6 +371,7 @@ def _check_dataset(name: str, profile: str, path: Path | None) -> None:
     for label, variant in variants.items():
         try:
             vary(settings, variant, f"{label} on {name}")
+            check_reads(variant.family, variant.settings, label)
         except SettingsError as error:
             if not label.startswith("grids."):
                 raise

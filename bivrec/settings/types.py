@@ -1,10 +1,13 @@
 """What a setting may be: choices, numbers in a range, names."""
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, dataclass_transform
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
+
+from bivrec.errors import SettingsError
 
 
 def _matches(pattern: str, rule: str) -> AfterValidator:
@@ -152,6 +155,15 @@ def reads(family: str, key: str) -> bool:
     if family == "bivrec":
         return section not in ("itemknn", "baseline")
     return section not in ("itemknn", "cross_view", "model") or key in SHARED_WITH_BIVREC
+
+
+def check_reads(family: str, changes: Iterable[str], where: str) -> None:
+    """Raises SettingsError for a dotted key that the family does not read, which would change
+    nothing."""
+    for key in changes:
+        if not reads(family, key):
+            problem = f"a model of the family {family} does not read {key}"
+            raise SettingsError(f"params.yaml: {where}: {problem}; remove it")
 
 
 KEYS_OF_MODELS = (  # the keys of the sections below that a training reads

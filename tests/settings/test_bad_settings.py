@@ -313,7 +313,7 @@ def test_a_variant_changes_nothing_that_its_family_does_not_read(project, family
     with pytest.raises(SettingsError) as caught:
         check_params()
     problem = f"a model of the family {family} does not read {key}; remove it"
-    assert str(caught.value) == f"params.yaml: models.mine on movies-classic: {problem}"
+    assert str(caught.value) == f"params.yaml: models.mine: {problem}"
 
 
 def test_a_grid_changes_nothing_that_bivrec_does_not_read(project, refuses):
