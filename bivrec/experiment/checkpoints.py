@@ -36,6 +36,7 @@ def describe_run(domain: Domain, name: str, seed: int) -> str:
     if not can_do_with(domain.settings, variant, ()):
         read = varied.features.modalities
         run["features"] = {modality: domain.hash_features(modality, seed) for modality in read}
+    run["chosen by"] = varied.studies.primary_metric
     run["kernels"] = varied.machine.kernels  # equal up to rounding, which training amplifies
     if is_own(variant.family):
         run["own"] = own_code()

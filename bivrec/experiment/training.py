@@ -70,13 +70,14 @@ def resume_fit(
 def describe_fit(
     model: SequentialModel, settings: Settings, fold: Fold, seed: int, num_steps: int | None
 ) -> str:
-    """The SHA-256 of all that determines a training: code, settings, initial weights, features,
-    users and random state."""
+    """The SHA-256 of all that determines a training: code, settings, initial weights and which of
+    them are trained, features, users and random state."""
     ours = type(model).__module__.startswith("bivrec.")
     code = [training_code(), type(model).__name__, "" if ours else own_code()]
     read = TypeAdapter(Settings).dump_python(settings, mode="json")
     read = {key: read[key] for key in SECTIONS} | {"kernels": settings.machine.kernels}
-    run = [code, read, settings.studies.primary_metric, seed, num_steps]
+    trained = [name for name, weights in model.named_parameters() if weights.requires_grad]
+    run = [code, read, settings.studies.primary_metric, seed, num_steps, trained]
     tensors = [*model.parameters(), *model.buffers(), torch.get_rng_state()]
     cases = [*fold.validation.histories, *fold.validation.targets]
     digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode())

@@ -207,7 +207,8 @@ def cold_start_runs(domain: Domain, grouped: pd.DataFrame, new: pd.DataFrame) ->
 
 
 def interest_use(domain: Domain, models: Sequence[Trained], edges: Sequence[int]) -> pd.DataFrame:
-    """How each test user's patches are shared among the interests, by model, view and history.
+    """How the patches that end at each item of a test user's history, overlapping ones included,
+    are shared among the interests, by model, view and history.
 
     `interests in use`: exp of the entropy of the interests' mean shares, from 1 to K. `clearest
     share`: the mean over patches of their largest share."""

@@ -7,7 +7,7 @@ import torch
 
 from bivrec.data.domain import Domain
 from bivrec.data.types import EvalCases
-from bivrec.evaluation import rank_cases, user_metrics
+from bivrec.evaluation import mask_items, rank_cases, user_metrics
 from bivrec.experiment.registry import Trained
 from bivrec.experiment.structure import COLLAPSED, has_structure, interest_structure
 from bivrec.settings import Model
@@ -15,12 +15,14 @@ from bivrec.studies.noise import expose_to_noise
 
 
 def view_balance(trained: Trained, cases: EvalCases, k: int = 20) -> dict[str, float]:
-    """Overlap of the views' top k, as means over cases: `a in b` is the share of b's list in a's.
+    """Overlap of the views' top k, without the items of the histories, as means over cases: `a in
+    b` is the share of b's list in a's.
 
     A view near 0 in the combined list has no say; views near 1 in each other are copies."""
     scores = trained.model.score(cases.histories)
     top = {
-        view: values.topk(min(k, values.shape[-1]), -1).indices for view, values in scores.items()
+        view: mask_items(values, cases.histories).topk(min(k, values.shape[-1]), -1).indices
+        for view, values in scores.items()
     }
     pairs = [("id", "both"), ("multimodal", "both"), ("id", "multimodal")]
     return {

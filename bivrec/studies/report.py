@@ -76,11 +76,12 @@ def _intervals(table: pd.DataFrame, mean: str, form: str) -> list[str]:
 
 
 def side_by_side_table(main: pd.DataFrame) -> pd.DataFrame:
-    """NDCG@20 and its interval, if any: a row per model and view, best mean first; a column per
-    dataset."""
-    cells = main.assign(cell=_intervals(main, "ndcg@20", ".3f"))
+    """The first metric and its interval, if any: a row per model and view, best mean first; a
+    column per dataset."""
+    metric = next(name for name in main if "@" in name)
+    cells = main.assign(cell=_intervals(main, metric, ".3f"))
     keys = ["model", "view"]
-    order = main.groupby(keys)["ndcg@20"].mean().sort_values(ascending=False).index
+    order = main.groupby(keys)[metric].mean().sort_values(ascending=False).index
     return cells.pivot(index=keys, columns="dataset", values="cell").loc[order].reset_index()
 
 
@@ -91,7 +92,7 @@ def best_models_table(main: pd.DataFrame, num_models: int = 10) -> pd.DataFrame:
 
 def claims_table(claims: pd.DataFrame) -> pd.DataFrame:
     """The table of `check_claims` as the pages show it, without the family."""
-    effect = "effect on NDCG@20"
+    effect = f"effect on {claims['metric'].iloc[0].upper()}"
     shown = ["claim", "dataset", "ours", "theirs", effect, "detectable", "adjusted p", "verdict"]
     return claims.assign(**{effect: _intervals(claims, "mean", "+.3f")})[shown]
 

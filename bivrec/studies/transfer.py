@@ -76,6 +76,12 @@ def check_common_space(source: Domain, target: Domain) -> None:
 def check_common_model(source: Domain, target: Domain) -> None:
     """Raises LeftOut unless both domains have the same folds of users, so that no model trains on
     test users of the other, and build views that can exchange their weights."""
+    for domain in (source, target):
+        if (protocol := domain.settings.split.protocol) != "by_user":
+            problem = (
+                f"under split.protocol: {protocol}, a model of {source.name} may train on test"
+            )
+            raise LeftOut(f"{problem} users of {target.name}; set by_user for both")
     for start in STARTS.values():
         if start.donor is None:
             continue

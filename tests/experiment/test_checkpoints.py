@@ -7,7 +7,7 @@ import torch
 
 from bivrec.data.domain import Domain
 from bivrec.errors import DataError
-from bivrec.experiment.checkpoints import hash_data, load_checkpoint, save_checkpoint
+from bivrec.experiment.checkpoints import describe_run, hash_data, load_checkpoint, save_checkpoint
 from bivrec.experiment.training import train_model
 
 
@@ -53,3 +53,8 @@ def test_a_checkpoint_belongs_to_its_users_and_times(planted):
     for key in ("users", "times", "items", "starts"):
         changed = replace(sequences, **{key: getattr(sequences, key) + 1})
         assert hash_data(changed) != hash_data(sequences), key
+
+
+def test_a_checkpoint_belongs_to_the_metric_that_chose_its_step(planted):
+    other = Domain("planted", {"studies.primary_metric": "recall@20"})
+    assert describe_run(planted, "bivrec", 0) != describe_run(other, "bivrec", 0)

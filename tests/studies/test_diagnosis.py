@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from bivrec.data.domain import Domain
+from bivrec.data.types import EvalCases
 from bivrec.experiment.registry import Trained, build_model
 from bivrec.experiment.structure import interest_structure
 from bivrec.experiment.training import train_models
@@ -12,15 +13,19 @@ from bivrec.studies.diagnosis import STRUCTURE, diagnose, view_balance
 
 
 class Fixed:
-    """Two views that agree on half of their top two; together they follow the first."""
+    """Two views that agree on half of their top two besides the history, item 4, which both score
+    best; together they follow the first."""
 
     def score(self, histories):
-        one, other = torch.tensor([[4.0, 3.0, 2.0, 1.0]]), torch.tensor([[4.0, 1.0, 3.0, 2.0]])
-        return {"id": one, "multimodal": other, "both": one}
+        one, other = [4.0, 3.0, 2.0, 1.0, 9.0], [4.0, 1.0, 3.0, 2.0, 9.0]
+        both = torch.tensor([one] * len(histories)), torch.tensor([other] * len(histories))
+        return {"id": both[0], "multimodal": both[1], "both": both[0].clone()}
 
 
-def test_whose_recommendations_are_heard(planted):
-    assert view_balance(Trained("bivrec", 0, Fixed()), planted.fold(0).test, 2) == {
+def test_whose_recommendations_are_heard():
+    history = np.array([4])
+    cases = EvalCases(np.arange(2), (history, history), (history[:0], history[:0]))
+    assert view_balance(Trained("bivrec", 0, Fixed()), cases, 2) == {
         "id in both": 1.0,
         "multimodal in both": 0.5,
         "id in multimodal": 0.5,

@@ -31,6 +31,7 @@ CLAIMS = pd.DataFrame(
     ],
     columns=["claim", "family", "adjusted p", "verdict"],
 ).assign(dataset="a", ours="x id", theirs="y id", mean=0.1, low=0.05, high=0.15, detectable=0.04)
+CLAIMS["metric"] = "ndcg@20"
 
 
 def main_of(*rows: tuple) -> pd.DataFrame:

@@ -75,6 +75,27 @@ def test_domains_whose_features_differ_in_kind_are_left_out(monkeypatch):
         transfer(both, Domain("planted-other"))
 
 
+@pytest.mark.parametrize("protocol", ["by_interactions", "leave_one_out", "by_time"])
+def test_protocols_under_which_test_users_may_train_are_left_out(protocol):
+    pair = [Domain(name, {"split.protocol": protocol}) for name in ("planted", "planted-other")]
+    with pytest.raises(LeftOut, match="may train on test users of planted-other; set by_user for"):
+        transfer(*pair)
+
+
+def test_a_training_with_fixed_tokens_is_another_one(domains, donor, tmp_path, monkeypatch):
+    """Each is saved and read on its own."""
+    monkeypatch.setenv("BIVREC_PARTIAL", str(tmp_path))
+    found = []
+    for fixed in (False, True):
+        carried = carry_view(*domains, "bivrec", 0)
+        carried.model.views["multimodal"].clusters.tokens.requires_grad_(not fixed)
+        found.append(adapt(domains[1], carried, 0.5, 20).model.state_dict())
+    free, held = found
+    assert torch.equal(held[TOKENS], donor[TOKENS]) and not torch.equal(free[TOKENS], donor[TOKENS])
+    key = "views.multimodal.clusters.out.weight"
+    assert not torch.equal(free[key], held[key])
+
+
 @pytest.mark.parametrize(
     "changes, told",
     [
