@@ -72,7 +72,7 @@ notebooks: setup  ## runs the notebooks on their defaults and saves their output
 	@python -m bivrec notebooks
 
 readme: setup  ## writes the tables of results/ into README.md and docs/studies.md
-	@python -c 'from bivrec.studies.report import write_pages; write_pages()'
+	@python -m bivrec readme
 
 lint: setup  ## style and names
 	@ruff check . && ruff format --check .
@@ -114,7 +114,7 @@ site: data .venv/readers  ## the study as web pages in site/, without scripts or
 	@python docs/draw.py && python docs/build.py
 
 course: .venv/course  ## the assignments: students' copies, bundles, rubrics into build/course; runs every solution; REPOSITORY=https://github.com/owner/name: with links to Colab
-	@python assignments/build.py $(if $(REPOSITORY),--repository '$(REPOSITORY)')
+	@python assignments/build.py $(if $(REPOSITORY),--repository '$(REPOSITORY)') $(OPTIONS)
 
 grade: setup  ## grades a folder of notebooks offline: make grade SUBMISSION=folder; further settings in OPTIONS="--seconds 120"
 	@python assignments/grade.py "$$SUBMISSION" $(OPTIONS)

@@ -177,8 +177,9 @@ def build(master: Path, course: Path, repository: str | None = None) -> None:
     (folder / "rubrics.json").write_text(json.dumps(rubrics_of(master), indent=1))
 
 
-def run_solutions(course: Path, names: list[str]) -> list[str]:
-    """Grades the solutions; returns a line for each that lacks points."""
+def run_solutions(course: Path, names: list[str], unsealed: bool = False) -> list[str]:
+    """Grades the solutions; returns a line for each that lacks points. Where the grader refuses,
+    exits with its status: it has printed why."""
     submissions = course / "solutions"
     shutil.rmtree(submissions, ignore_errors=True)
     submissions.mkdir()
@@ -192,8 +193,10 @@ def run_solutions(course: Path, names: list[str]) -> list[str]:
         str(course),
         "--out",
         str(submissions / "grades"),
+        *["--unsealed"] * unsealed,
     ]
-    subprocess.run(graded, check=True)
+    if status := subprocess.run(graded).returncode:
+        sys.exit(status)
     with open(submissions / "grades" / "grades.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     return [
@@ -208,6 +211,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="assignments (default: all)")
     parser.add_argument("--course", type=Path, default=COURSE, help="the output folder")
     parser.add_argument("--repository", help="https://github.com/owner/name, for links to Colab")
+    parser.add_argument("--unsealed", action="store_true", help="as for grade.py")
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - {master.stem for master in masters()}):
         sys.exit(
@@ -234,7 +238,7 @@ def main() -> None:
         print(f"{master.stem}: {options.course / master.stem / 'student'}", flush=True)
     if options.course == COURSE:
         (HERE / "HINTS.md").write_text(hints())
-    short = run_solutions(options.course, [master.stem for master in wanted])
+    short = run_solutions(options.course, [master.stem for master in wanted], options.unsealed)
     if short:
         sys.exit(
             "ERROR: a solution lacks points or raised an error; fix the master:\n"

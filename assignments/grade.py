@@ -4,6 +4,11 @@ Each submission runs in a sealed process (sealed.py) with bounded time, memory, 
 Whatever one submission does, the others are graded, and grades.csv reports what happened.
 """
 
+import sys
+
+if __name__ == "__main__" and sys.platform != "linux":  # where fcntl and resource may be missing
+    sys.exit(f"ERROR: the grader needs Linux, not {sys.platform}; run it in a Linux container")
+
 import argparse
 import csv
 import ctypes
@@ -17,11 +22,11 @@ import selectors
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -173,13 +178,12 @@ def processor_seconds() -> float:
 
 def size_of(folder: Path) -> int:
     """The total size of the files in a folder, in bytes."""
-    sizes = [
-        os.lstat(os.path.join(top, name)).st_size
-        for top, _, names in os.walk(folder)
-        for name in names
-        if os.path.lexists(os.path.join(top, name))
-    ]
-    return sum(sizes)
+    total = 0
+    for top, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # the submission has removed it
+                total += os.lstat(os.path.join(top, name)).st_size
+    return total
 
 
 def watch(folder: Path, limits: Limits, started: float) -> None:
@@ -227,7 +231,10 @@ def listen(
                 raise Ended("broken report", "it wrote into the grader's pipe") from None
             yield message
         if not part:
-            code = child.wait(5)
+            try:
+                code = child.wait(5)
+            except subprocess.TimeoutExpired:
+                raise Ended("broken report", "it closed the grader's pipe") from None
             if code == -signal.SIGXCPU:
                 raise Ended(
                     "time limit", f"stopped after {limits.processor_seconds} s of the processor"

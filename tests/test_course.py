@@ -307,6 +307,44 @@ def test_a_spreadsheet_cell_is_not_a_formula(root, grade):
     assert grade.plain("a\nb\x1b[31m") == "a b [31m"
 
 
+def test_files_that_vanish_while_they_are_counted(tmp_path, grade, monkeypatch):
+    def look_and_remove(path, look=grade.os.lstat):
+        seen = look(path)
+        for file in tmp_path.iterdir():
+            file.unlink()
+        return seen
+
+    for name in "ab":
+        (tmp_path / name).write_text("12345")
+    monkeypatch.setattr(grade.os, "lstat", look_and_remove)
+    assert grade.size_of(tmp_path) == 5
+
+
+def test_a_submission_that_closes_the_pipe_and_keeps_running(tmp_path, grade):
+    class Child:
+        def wait(self, seconds):
+            raise subprocess.TimeoutExpired("sealed.py", seconds)
+
+    receive, speak = grade.os.pipe()
+    grade.os.close(speak)
+    heard = grade.listen(Child(), receive, "", tmp_path, grade.Limits(), grade.time.monotonic())
+    with pytest.raises(grade.Ended) as ended:
+        next(heard)
+    grade.os.close(receive)
+    assert ended.value.args == ("broken report", "it closed the grader's pipe")
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_the_grader_needs_linux(root, system):
+    grade = str(root / "assignments" / "grade.py")
+    code = (
+        f"import runpy, sys; sys.platform = {system!r}; runpy.run_path({grade!r}, {{}}, '__main__')"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.returncode == 1 and shown.stderr.count("\n") == 1
+    assert shown.stderr.startswith(f"ERROR: the grader needs Linux, not {system}; ")
+
+
 def test_what_systems_add_is_not_graded(tmp_path, grade):
     names = "a.ipynb", "b c/d.ipynb", ".ipynb_checkpoints/a-checkpoint.ipynb", "._a.ipynb"
     for name in (*names, "__MACOSX/._a.ipynb", "b c/__MACOSX/d.ipynb", "a.ipynb.txt"):

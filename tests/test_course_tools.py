@@ -111,6 +111,17 @@ def test_a_repository_that_colab_cannot_open_is_refused_in_one_sentence(root):
     assert "https://github.com/owner/name" in shown.stderr
 
 
+def test_where_the_grader_refuses_the_course_ends_with_its_status(build, monkeypatch, tmp_path):
+    (tmp_path / "tiny" / "autograder").mkdir(parents=True)
+    (tmp_path / "tiny" / "autograder" / "tiny.ipynb").touch()
+    (tmp_path / "grade.py").write_text("import sys; sys.exit(3 + ('--unsealed' in sys.argv))")
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    for unsealed in (False, True):
+        with pytest.raises(SystemExit) as ended:
+            build.run_solutions(tmp_path, ["tiny"], unsealed)
+        assert ended.value.code == 3 + unsealed
+
+
 def test_the_prose_states_the_settings_of_study_and_course(root):
     text = (root / "assignments" / "e_cluster.ipynb").read_text()
     study, course = (load_settings(name).model for name in ("movies-classic", "planted"))

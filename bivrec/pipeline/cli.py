@@ -34,6 +34,7 @@ Run it, as the Makefile and dvc.yaml do:
                                one notebook as a stage
   notebooks                    every notebook on its defaults, saved with outputs
   verify                       results/ against the committed ones
+  readme                       the tables of results/, into README.md and docs/studies.md
   summary PROFILE SINCE        the stages that ran since then (UTC)"""
 HELP = ("help", "--help", "-h")
 FORMS = dict(re.findall(r"(?m)^  (\w+)((?: \S+)*)(?:  |$)", USAGE))  # arguments by command

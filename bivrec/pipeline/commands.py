@@ -64,6 +64,13 @@ def fetch_dataset(name: str, *accept: str) -> str:
     return fetch(name, pick(check_params().datasets, name, "dataset"), "accept" in accept)
 
 
+def readme() -> None:
+    """Writes the tables of results/ into the pages."""
+    from bivrec.studies.report import write_pages
+
+    write_pages()
+
+
 # name: function, least and most arguments
 COMMANDS = {
     "check": (check, 0, 1),
@@ -74,6 +81,7 @@ COMMANDS = {
     "fetch": (fetch_dataset, 1, 2),
     "choose": (lambda *names: choose([*names]), 1, 99),
     "verify": (verify, 0, 0),
+    "readme": (readme, 0, 0),
     "summary": (summary, 2, 2),
     "store": (check_store, 0, 0),
 }

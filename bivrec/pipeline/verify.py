@@ -13,6 +13,7 @@ from bivrec.settings import project_root
 
 TESTED = ["dataset", "study", "condition", "model", "view", "split"]
 CELL = [*TESTED, "metric"]
+RUN = ["profile", "protocol", *CELL, "seed"]
 
 # Standard deviation over users of a metric's difference between two trainings of the same model
 # that differ in rounding alone: benchmarks/reruns.csv.
@@ -56,8 +57,17 @@ def _read_runs() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _mean_figures(runs: pd.DataFrame) -> pd.Series:
-    """The mean over seeds of every metric that has a cutoff."""
-    return runs[runs["metric"].str.contains("@")].groupby(CELL)["value"].mean()
+    """The mean over seeds of every metric that has a cutoff; infinite where a value is empty."""
+    figures = runs[runs["metric"].str.contains("@")].fillna({"value": np.inf})
+    return figures.groupby(CELL)["value"].mean()
+
+
+def _check_same_runs(committed: pd.DataFrame, runs: pd.DataFrame) -> None:
+    expected, found = (table.set_index(RUN).index.sort_values() for table in (committed, runs))
+    if not expected.equals(found):
+        missing, added = len(expected.difference(found)), len(found.difference(expected))
+        counts = f"{missing} committed values are missing here, {added} here are not committed"
+        raise SettingsError(f"the runs differ: {counts}; was params.yaml changed?")
 
 
 def verify() -> str:
@@ -67,6 +77,7 @@ def verify() -> str:
     beyond its tolerance, or if the two do not have the same runs."""
     try:
         committed, runs = _read_runs()
+        _check_same_runs(committed, runs)
         expected, means = _mean_figures(committed), _mean_figures(runs)
         tolerances = rerun_tolerances(committed)
     except SettingsError:
@@ -76,12 +87,9 @@ def verify() -> str:
             f"results/runs.csv is damaged ({error.__class__.__name__}); "
             f"`git checkout results/runs.csv` restores it"
         ) from None
-    if not expected.index.equals(means.index):
-        counts = f"{len(expected)} committed figures, {len(means)} here"
-        raise SettingsError(f"the runs differ: {counts}; was params.yaml changed?")
     table = (means - expected).abs().to_frame("difference")
     table = table.join(tolerances)
-    share = table["difference"] / table["tolerance"]
+    share = (table["difference"] / table["tolerance"]).fillna(np.inf)
     largest = table.loc[share.idxmax()]
     message = (
         f"{len(table)} figures compared; largest difference {largest['difference']:.6f} of "

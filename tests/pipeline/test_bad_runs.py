@@ -153,6 +153,10 @@ COMMANDS = {
         command("verify"),
         "git shows no committed results/runs.csv to compare with",
     ),
+    "tables of results that are not there": (
+        command("readme"),
+        "results/08_report/all/main.csv is missing; `make repro` makes it",
+    ),
 }
 
 
