@@ -28,7 +28,7 @@ help:  ## this list
 setup: sound  ## the virtual environment in .venv, from requirements.lock
 
 .venv/ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ERROR: bivrec needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Install a newer one, as with `uv python install 3.12`, and name it: make PYTHON=python3.12 setup")'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "ERROR: bivrec needs Python 3.11 to 3.13; this is " + sys.version.split()[0] + ". Install one of them, as with `uv python install 3.12`, and name it: make PYTHON=python3.12 setup")'
 	@echo "Setting up .venv (two to four minutes; the installer writes to .venv/install.log)"
 	@rm -f .venv/ready
 	@$(PYTHON) -m venv .venv

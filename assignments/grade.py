@@ -13,6 +13,7 @@ import argparse
 import csv
 import ctypes
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -40,6 +41,20 @@ from sealed import landlock_version, read_cases  # noqa: E402
 ROOT = HERE.parent
 COURSE = ROOT / "build" / "course"
 MiB = 1 << 20
+TABLES = {
+    "grades.csv": [
+        "submission",
+        "assignment",
+        "outcome",
+        "points",
+        "of",
+        "by hand",
+        "by hand, of",
+        "processor seconds",
+        "what happened",
+    ],
+    "tasks.csv": ["submission", "assignment", "task", "points", "of", "hint"],
+}
 
 
 @dataclass(frozen=True)
@@ -451,109 +466,108 @@ def _grade_one(job: tuple) -> Graded:
     return grade(*job)
 
 
-def points_by_hand(path: Path) -> dict[tuple[str, str], str]:
-    """What the lecturer entered in an earlier grades.csv, by submission and assignment."""
+def read_earlier(out: Path, name: str) -> list[dict[str, str]]:
+    """The rows of a table that an earlier run wrote and the lecturer may have edited."""
+    path = out / name
     if not path.is_file():
-        return {}
+        return []
     with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    if not {"submission", "assignment"} <= set(reader.fieldnames or []):
+        reader = csv.DictReader(file, restval="")
+        rows = [row for row in reader if row.get("submission")]
+    if not set(TABLES[name]) <= set(reader.fieldnames or []):
         sys.exit(f"ERROR: {path} has lost its columns; save it with commas, or remove it")
-    return {(row["submission"], row["assignment"]): row.get("by hand", "") for row in rows}
+    return rows
 
 
-def write_all(graded: list[Graded], course: Path, out: Path, entered: dict) -> None:
+def key_of(row: dict[str, str]) -> tuple[str, str]:
+    return row["submission"], row["assignment"]
+
+
+def not_graded_now(rows: list[dict[str, str]], graded: list[Graded]) -> list[dict[str, str]]:
+    """The earlier rows that stay: those of submissions that this run did not grade.
+
+    A row without an assignment, as of an unreadable file, goes once the file is graded."""
+    now = {(one.submission, one.assignment) for one in graded}
+    now |= {(one.submission, "") for one in graded}
+    return [row for row in rows if key_of(row) not in now]
+
+
+def page_of(submission: str, assignment: str) -> Path:
+    """The page of a submission in feedback/ and marking/, which depends on no other submission."""
+    name = re.sub(r"[^\w.-]+", "_", submission)[-100:]
+    if name != submission:
+        name += "-" + hashlib.sha256(submission.encode(errors="replace")).hexdigest()[:8]
+    return Path(assignment, f"{name}.md")
+
+
+def hints_of(one: Graded, task: str) -> list[str]:
+    return [hint for hint in dict.fromkeys(one.hints.get(task, [])) if hint]
+
+
+def feedback_of(one: Graded) -> list[str]:
+    """The page for the student, which reveals no hidden test."""
+    points, possible = sum(one.points.values()), sum(one.possible.values())
+    lines = [
+        f"# {one.submission}",
+        "",
+        f"{one.outcome}: {points:g} of {possible:g} points by tests; "
+        "written answers are marked by hand.",
+        "",
+        *(f"- {note}" for note in one.notes),
+    ]
+    for task in one.possible:
+        lines += ["", f"**{task}**: {one.points[task]:g} of {one.possible[task]:g}"]
+        lines += [f"- {hint}" for hint in hints_of(one, task)]
+    return lines
+
+
+def marking_of(one: Graded, rubrics: list[dict]) -> list[str]:
+    """The page for the lecturer: each written answer above its rubric."""
+    lines = [f"# {one.submission}"]
+    for number, rubric in enumerate(rubrics):
+        answer = (
+            one.answers[number]
+            if len(one.answers) == len(rubrics)
+            else "\n\n".join(one.answers) or "(no answer found)"
+        )
+        lines += ["", f"## {rubric['task']}: ____ of {rubric['points']:g}", ""]
+        lines += [*(f"> {line}" for line in answer[:20_000].splitlines()), "", rubric["text"]]
+    return lines
+
+
+def write_all(graded: list[Graded], course: Path, out: Path) -> int:
     """Writes grades.csv (a row per submission), tasks.csv (a row per task), feedback/ and marking/.
 
-    `entered` is what `points_by_hand` read from an earlier grades.csv. feedback/ is for the
-    students and reveals no hidden test; marking/ is for the lecturer and shows each written answer
-    above its rubric."""
-    out.mkdir(parents=True, exist_ok=True)
-    rows = [
-        [
-            "submission",
-            "assignment",
-            "outcome",
-            "points",
-            "of",
-            "by hand",
-            "by hand, of",
-            "processor seconds",
-            "what happened",
-        ]
-    ]
-    tasks, taken = [["submission", "assignment", "task", "points", "of", "hint"]], []
+    Keeps points entered by hand, and the earlier rows and pages of submissions that this run did
+    not grade; returns the number of these rows."""
+    earlier = read_earlier(out, "grades.csv")
+    by_hand, kept = (
+        {key_of(row): row["by hand"] for row in earlier},
+        not_graded_now(earlier, graded),
+    )
+    keys = {key_of(row) for row in kept}
+    tasks = [row for row in read_earlier(out, "tasks.csv") if key_of(row) in keys]
+    rows = {name: [[row[column] for column in TABLES[name]] for row in table]
+            for name, table in (("grades.csv", kept), ("tasks.csv", tasks))}  # fmt: skip
     for one in graded:
-        path = course / one.assignment / "rubrics.json"
+        path, key = course / one.assignment / "rubrics.json", (one.submission, one.assignment)
         rubrics = json.loads(path.read_text()) if one.assignment and path.is_file() else []
         points, possible = sum(one.points.values()), sum(one.possible.values())
-        by_hand = sum(rubric["points"] for rubric in rubrics)
-        rows.append(
-            [
-                one.submission,
-                one.assignment,
-                one.outcome,
-                f"{points:g}",
-                f"{possible:g}",
-                entered.get((one.submission, one.assignment), ""),
-                f"{by_hand:g}",
-                one.seconds,
-                "; ".join(one.notes),
-            ]
-        )
-        lines = [
-            f"# {one.submission}",
-            "",
-            f"{one.outcome}: {points:g} of {possible:g} points by tests; "
-            "written answers are marked by hand.",
-            "",
-        ]
-        lines += [f"- {note}" for note in one.notes]
-        for task in one.possible:
-            hints = [hint for hint in dict.fromkeys(one.hints.get(task, [])) if hint]
-            tasks.append(
-                [
-                    one.submission,
-                    one.assignment,
-                    task,
-                    f"{one.points[task]:g}",
-                    f"{one.possible[task]:g}",
-                    " | ".join(hints),
-                ]
-            )
-            lines += [
-                "",
-                f"**{task}**: {one.points[task]:g} of {one.possible[task]:g}",
-                *(f"- {hint}" for hint in hints),
-            ]
-        sheet = [f"# {one.submission}"]
-        for number, rubric in enumerate(rubrics):
-            answer = (
-                one.answers[number]
-                if len(one.answers) == len(rubrics)
-                else "\n\n".join(one.answers) or "(no answer found)"
-            )
-            sheet += [
-                "",
-                f"## {rubric['task']}: ____ of {rubric['points']:g}",
-                "",
-                *(f"> {line}" for line in answer[:20_000].splitlines()),
-                "",
-                rubric["text"],
-            ]
-        file = re.sub(r"[^\w.-]+", "_", one.submission)[-100:]
-        taken.append(file)
-        file += f"-{taken.count(file)}.md" if taken.count(file) > 1 else ".md"
-        for kind, text in (("feedback", lines), ("marking", sheet)):
-            (out / kind).mkdir(exist_ok=True)
-            (out / kind / file).write_text(
-                "\n".join(text) + "\n", encoding="utf-8", errors="replace"
-            )
-    for name, table in (("grades.csv", rows), ("tasks.csv", tasks)):
-        with open(out / f"{name}.part", "w", newline="") as file:
-            csv.writer(file).writerows(table)
+        written = sum(rubric["points"] for rubric in rubrics)
+        numbers = [f"{points:g}", f"{possible:g}", by_hand.get(key, ""), f"{written:g}"]
+        rows["grades.csv"].append([*key, one.outcome, *numbers, one.seconds, "; ".join(one.notes)])
+        for task, most in one.possible.items():
+            hints = " | ".join(hints_of(one, task))
+            rows["tasks.csv"].append([*key, task, f"{one.points[task]:g}", f"{most:g}", hints])
+        for kind, lines in (("feedback", feedback_of(one)), ("marking", marking_of(one, rubrics))):
+            page = out / kind / page_of(*key)
+            page.parent.mkdir(parents=True, exist_ok=True)
+            page.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="replace")
+    for name, table in rows.items():
+        with open(out / f"{name}.part", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([TABLES[name], *table])
         os.replace(out / f"{name}.part", out / name)
+    return len(kept)
 
 
 def main() -> None:
@@ -609,7 +623,9 @@ def main() -> None:
         for path in notebooks
     ]
     out = options.out or options.course / "grades"
-    graded, entered = [], points_by_hand(out / "grades.csv")
+    for name in TABLES:
+        read_earlier(out, name)  # refuses a damaged table before the work, not after it
+    graded = []
     with ProcessPoolExecutor(max(1, options.jobs)) as pool:
         for one in pool.map(_grade_one, jobs):
             graded.append(one)
@@ -618,7 +634,8 @@ def main() -> None:
                 f"{sum(one.possible.values()):g}, {one.seconds:g} s",
                 flush=True,
             )
-    write_all(graded, options.course, out, entered)
+    if kept := write_all(graded, options.course, out):
+        print(f"Earlier rows kept, of submissions that are not in {options.folder}: {kept}")
     print(
         f"Wrote {out / 'grades.csv'}, tasks.csv, feedback/ (for students), "
         "marking/ (written answers and rubrics)"

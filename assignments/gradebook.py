@@ -60,10 +60,11 @@ class Grade:
     points: float
     possible: float
     comment: str
+    is_marked: bool  # not if points by hand are missing
 
 
 def stop(message: str) -> None:
-    sys.exit(f"ERROR: {message}")
+    sys.exit(f"ERROR: {message} (nothing was written)")
 
 
 def read_table(path: Path, needed: Iterable[str]) -> tuple[list[str], list[dict[str, str]]]:
@@ -88,15 +89,17 @@ def parse_time(text: str, zone: tzinfo) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=zone)
 
 
-def read_grades(
-    folder: Path, only: str | None, late: Late | None, times: dict[str, datetime]
-) -> list[Grade]:
-    """The grades of `make grade`: points by tests and by hand, less what lateness costs.
+def read_grades(folder: Path, only: str | None) -> list[Grade]:
+    """The grades of `make grade`: points by tests and by hand.
 
     Leaves out submissions to no assignment, and those to others than `only`."""
     _, rows = read_table(folder / "grades.csv", ("submission", "assignment", "by hand"))
-    _, tasks = read_table(folder / "tasks.csv", ("submission", "task", "hint"))
-    grades = []
+    _, tasks = read_table(folder / "tasks.csv", ("submission", "assignment", "task", "hint"))
+    known, grades = sorted({row["assignment"] for row in rows} - {""}), []
+    if only not in (None, *known):
+        stop(
+            f"--assignment {only} is not in {folder / 'grades.csv'}; name one of {', '.join(known)}"
+        )
     for row in rows:
         name, lines = row["submission"], []
         possible = float(row["of"]) + float(row["by hand, of"])
@@ -105,21 +108,33 @@ def read_grades(
         points = float(row["points"]) + amount(row["by hand"], f"{name}, by hand")
         if row["outcome"] != "graded":
             lines.append(f"{row['outcome']}: {row['what happened']}")
-        for task in (task for task in tasks if task["submission"] == name):
+        own = (name, row["assignment"])
+        for task in (task for task in tasks if (task["submission"], task["assignment"]) == own):
             hint = f" ({task['hint']})" if task["hint"] else ""
             lines.append(f"{task['task']}: {task['points']} of {task['of']}{hint}")
         if float(row["by hand, of"]):
             marked = row["by hand"] or "not marked yet"
             lines.append(f"written answers: {marked} of {row['by hand, of']}")
-        if late:
-            if name not in times:
-                stop(f"the file of --times has no row for {name!r}; add its time of submission")
-            kept = late.kept(times[name])
-            if days := late.days(times[name]):
-                lines.append(f"{days} days late, {late.grace_days} free: {kept:.0%} of the points")
-            points *= kept
-        grades.append(Grade(name, row["assignment"], points, possible, "\n".join(lines)))
+        is_marked = bool(row["by hand"] or not float(row["by hand, of"]))
+        grades.append(Grade(*own, points, possible, "\n".join(lines), is_marked))
     return grades
+
+
+def charge(grades: Iterable[Grade], late: Late, times: dict[str, datetime]) -> None:
+    """Takes what lateness costs from the points of grades of one assignment."""
+    if len(names := sorted({grade.assignment for grade in grades})) > 1:
+        stop(f"--due is of one assignment, the grades of {', '.join(names)}; use --assignment")
+    for grade in grades:
+        if grade.submission not in times:
+            stop(
+                f"the file of --times has no row for {grade.submission!r}; "
+                "add its time of submission"
+            )
+        time = times[grade.submission]
+        if days := late.days(time):
+            kept = f"{late.kept(time):.0%} of the points"
+            grade.comment += f"\n{days} days late, {late.grace_days} free: {kept}"
+        grade.points *= late.kept(time)
 
 
 def amount(text: str, place: str) -> float:
@@ -152,12 +167,18 @@ def match(grades: Iterable[Grade], students: list[dict], form: str) -> dict[tupl
     for grade in grades:
         at = rows_of(grade.submission, students, form)
         if len(at) != 1:
-            print(f"{grade.submission}: no student of the roster; name the file by login or number")
+            print(
+                f"{grade.submission}: no student of the roster; "
+                "name the file by login or number alone, as anna.ipynb"
+            )
             continue
         place = (*at, grade.assignment)
         if place in found:
             both = f"{found[place].submission!r} and {grade.submission!r}"
-            stop(f"{both} are of one student and {grade.assignment}; remove one, grade again")
+            stop(
+                f"{both} are of one student and {grade.assignment}; "
+                "remove the file of one, and its row in grades.csv"
+            )
         found[place] = grade
     return found
 
@@ -166,15 +187,15 @@ def number(points: float) -> str:
     return f"{round(points, 2):g}"
 
 
-def for_canvas(columns: list[str], rows: list[dict], grades: list[Grade]) -> list[list[str]]:
+def for_canvas(columns: list[str], rows: list[dict], found: dict[tuple, Grade]) -> list[list[str]]:
     """A gradebook with one column for each assignment, under the row of points possible.
 
     Students without a submission keep what the export has."""
-    found, table = match(grades, rows, "canvas"), []
-    possible = {grade.assignment: number(grade.possible) for grade in grades}
+    most = {name: number(grade.possible) for (_, name), grade in found.items()}
+    table, possible = [], dict(sorted(most.items()))
     own = {
         name: next((x for x in columns if re.fullmatch(rf"{name}( \(\d+\))?", x)), name)
-        for name in sorted(possible)
+        for name in possible
     }
     identity = columns[: columns.index("Section") + 1]
     if not any("Points Possible" in row["Student"] for row in rows):
@@ -191,13 +212,12 @@ def for_canvas(columns: list[str], rows: list[dict], grades: list[Grade]) -> lis
     return [[*identity, *own.values()], *table]
 
 
-def for_moodle(columns: list[str], rows: list[dict], grades: list[Grade]) -> list[list[str]]:
+def for_moodle(columns: list[str], rows: list[dict], found: dict[tuple, Grade]) -> list[list[str]]:
     """The grading worksheet with the columns Grade and Feedback comments filled in."""
-    if len(names := sorted({grade.assignment for grade in grades})) > 1:
+    if len(names := sorted({name for _, name in found})) > 1:
         stop(
             f"a worksheet is of one assignment, the grades of {', '.join(names)}; use --assignment"
         )
-    found = match(grades, rows, "moodle")
     for (at, _), grade in found.items():
         most = rows[at].get("Maximum Grade") or grade.possible
         if float(most) != grade.possible:
@@ -240,13 +260,19 @@ def main(arguments: list[str] | None = None) -> None:
         late = Late(due, options.grace_days, options.percent_per_day)
         _, rows = read_table(options.times, ("submission", "time"))
         times = {row["submission"]: parse_time(row["time"], zone) for row in rows}
-    grades = read_grades(options.grades, options.assignment, late, times)
+    grades = read_grades(options.grades, options.assignment)
     columns, rows = read_table(options.roster, NEEDED[options.form])
-    table = {"canvas": for_canvas, "moodle": for_moodle}[options.form](columns, rows, grades)
+    found = match(grades, rows, options.form)
+    if late:
+        charge(found.values(), late, times)
+    table = {"canvas": for_canvas, "moodle": for_moodle}[options.form](columns, rows, found)
     out = options.out or options.grades / f"{options.form}.csv"
     with open(out, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(table)
     print(f"Wrote {out}")
+    if unmarked := sum(not grade.is_marked for grade in found.values()):
+        have = "1 submission has" if unmarked == 1 else f"{unmarked} submissions have"
+        print(f"{have} answers that are not marked yet; these count 0")
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ def test_thirty_submissions_one_of_each_hostile_kind(course, tmp_path):
     assert not [
         p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "3777"]
     ]
-    sent = "\n".join(path.read_text() for path in (tmp_path / "grades" / "feedback").iterdir())
+    sent = "\n".join(path.read_text() for path in (tmp_path / "grades" / "feedback").rglob("*.md"))
     for path in (course / name / "autograder" / "tests").glob("*.py"):
         shown = (course / name / "student" / "tests" / path.name).read_text()
         secret = [

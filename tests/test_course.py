@@ -232,7 +232,7 @@ def run_grader(root, course, submissions, *options: str) -> tuple[dict[str, dict
     with open(course / "grades" / "grades.csv", newline="") as file:
         rows = {row["submission"]: row for row in csv.DictReader(file)}
     return rows, "\n".join(
-        path.read_text() for path in sorted((course / "grades" / "feedback").iterdir())
+        path.read_text() for path in sorted((course / "grades" / "feedback").rglob("*.md"))
     )
 
 
@@ -299,7 +299,9 @@ def test_hostile_submissions_are_bounded_and_reported(root, tmp_path, grade, hos
         assert row["points"] == "3" or not one.get("keeps"), row
     assert not list(outside.iterdir())
     assert "0.0625" not in sent and "0.03125" not in sent
-    assert "> in my words" in (course / "grades" / "marking" / "honest.ipynb.md").read_text()
+    assert (
+        "> in my words" in (course / "grades" / "marking" / "tiny" / "honest.ipynb.md").read_text()
+    )
 
 
 def test_a_spreadsheet_cell_is_not_a_formula(root, grade):

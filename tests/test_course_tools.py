@@ -132,22 +132,35 @@ def test_the_prose_states_the_settings_of_study_and_course(root):
     assert study.newest == course.newest and f"`model.newest: {study.newest}`" in text
 
 
-def test_grading_again_keeps_the_points_that_were_entered(root, tmp_path):
-    grade, (first, other) = load(root, "grade"), (["a.ipynb", "tiny"], ["b.ipynb", "tiny"])
+def test_grading_another_folder_keeps_points_rows_and_pages(root, tmp_path):
+    grade, out = load(root, "grade"), tmp_path / "grades"
     make_course(tmp_path)
-    graded = [
-        grade.Graded(*names, points={"t1": 1}, possible={"t1": 3}) for names in (first, other)
-    ]
-    grade.write_all(graded, tmp_path, tmp_path / "grades", {})
-    table = tmp_path / "grades" / "grades.csv"
+
+    def write(*names, assignment="tiny"):
+        ones = [grade.Graded(name, assignment, "graded", [], {"t": 1}, {"t": 3}) for name in names]
+        kept = grade.write_all(ones, tmp_path, out)
+        tables = [grade.read_earlier(out, name) for name in grade.TABLES]
+        pages = {grade.page_of(*map(row.get, ("submission", "assignment"))) for row in tables[0]}
+        assert [grade.key_of(row) for row in tables[0]] == [grade.key_of(row) for row in tables[1]]
+        for kind in ("feedback", "marking"):
+            found = (out / kind).rglob("*.md")
+            assert pages <= {path.relative_to(out / kind) for path in found}
+        return kept, {(*grade.key_of(row), row["by hand"]) for row in tables[0]}
+
+    assert write("a.ipynb", "b c.ipynb")[0] == 0 and write("torn.ipynb", assignment="")[0] == 2
+    table = out / "grades.csv"
     table.write_text(table.read_text().replace("1,3,,3", "1,3,2.5,3", 1))
-    entered = grade.points_by_hand(table)
-    assert entered == {tuple(first): "2.5", tuple(other): ""}
-    grade.write_all(graded[::-1], tmp_path, tmp_path / "grades", entered)
-    assert grade.points_by_hand(table) == entered
+    rows = {("a.ipynb", "tiny", "2.5"), ("b c.ipynb", "tiny", ""), ("torn.ipynb", "next", "")}
+    assert write("torn.ipynb", assignment="next") == (2, rows)  # now it can be read
+    assert write("a.ipynb", assignment="next") == (3, rows | {("a.ipynb", "next", "")})
+    assert write("b c.ipynb", "a.ipynb") == (2, rows | {("a.ipynb", "next", "")})
+    lines = [line for line in table.read_text().splitlines() if not line.startswith("b c")]
+    table.write_text("\n".join(lines))  # the lecturer removes a submission
+    assert write("a.ipynb")[1] == {*rows - {("b c.ipynb", "tiny", "")}, ("a.ipynb", "next", "")}
+    assert grade.page_of("b c.ipynb", "x") != grade.page_of("b_c.ipynb", "x")
     table.write_text(table.read_text().replace(",", ";"))
     with pytest.raises(SystemExit, match="^ERROR: .*grades.csv has lost its columns; save it"):
-        grade.points_by_hand(table)
+        write("a.ipynb")
 
 
 GRADES = [
@@ -209,7 +222,26 @@ def test_grades_for_canvas(graded, gradebook, capsys):
         '"Ng, Bo",12,s12,bo,Two,20\r\n'
         '"Orr, Dee",14,s14,dee@example.org,Two,14\r\n'
     )
-    assert "Cy Li_33_assignsubmission_file_/x.ipynb: no student" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Cy Li_33_assignsubmission_file_/x.ipynb: no student" in shown
+    assert "1 submission has answers that are not marked yet" in shown  # Bo's; Cy's is left out
+
+
+def test_assignments_of_several_weeks_stay_apart(graded, gradebook):
+    """A later row of an earlier assignment; files of one name."""
+    for name, line in (
+        ("grades.csv", "dee@example.org.ipynb,a_sequences,graded,9,14,,6,3,\n"),
+        ("tasks.csv", "dee@example.org.ipynb,a_sequences,a1,9,20,\n"),
+    ):
+        (graded / name).write_text((graded / name).read_text() + line)
+    lines = CANVAS.splitlines(keepends=True)
+    (graded / "roster.csv").write_text("".join([lines[0], *lines[2:]]))
+    gradebook.main(["canvas", str(graded / "roster.csv"), "--grades", str(graded)])
+    table = list(csv.reader((graded / "canvas.csv").read_text().splitlines()))
+    assert table[0][5:] == ["a_sequences", "d_gaussian (77)"] and table[-1][5:] == ["9", "14"]
+    assert table[1][5:] == ["20", "26"]  # points possible
+    grades = gradebook.read_grades(graded, None)
+    assert "d1" not in grades[-1].comment and "a1" not in grades[-2].comment
 
 
 def test_a_new_column_for_canvas_has_its_points_possible(graded, gradebook):
@@ -236,7 +268,11 @@ def test_lateness_costs_a_share_of_the_points(graded, gradebook):
     """Due 23:59 in Berlin, 21:59 UTC; Bo and Dee: two days late and three, of which one is free."""
     late = ["--due", "2026-10-01T23:59", "--times", str(graded / "times.csv")]
     late += ["--grace-days", "1", "--percent-per-day", "10", "--zone", "Europe/Berlin"]
+    times = graded / "times.csv"
+    lines = times.read_text().splitlines(keepends=True)
+    times.write_text("".join(line for line in lines if "Cy Li" not in line))  # not in the roster
     gradebook.main(["canvas", str(graded / "roster.csv"), "--grades", str(graded), *late])
+    times.write_text("".join(lines))
     with open(graded / "canvas.csv", newline="") as file:
         points = {row["ID"]: row["d_gaussian (77)"] for row in csv.DictReader(file)}
     assert points["11"] == "21.5" and points["12"] == "18" and points["14"] == "11.2"
@@ -244,6 +280,23 @@ def test_lateness_costs_a_share_of_the_points(graded, gradebook):
     text = (graded / "moodle.csv").read_text()
     assert "3 days late, 1 free: 80% of the points" in text
     assert "19 days late, 1 free: 0% of the points" in text
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "is_found"),
+    [
+        ("canvas", "name_1001_5551_file.ipynb", True),
+        ("moodle", "Name_1001_assignsubmission_file/file.ipynb", True),
+        ("canvas", "anna.ipynb", True),
+        ("moodle", "1001.ipynb", True),
+        ("moodle", "1001/file.ipynb", True),
+        ("canvas", "anna_1001_a.ipynb", False),
+    ],
+)
+def test_the_examples_of_file_names_are_true(root, gradebook, form, name, is_found):
+    students = [{"ID": "1001", "SIS Login ID": "anna", "Identifier": "Participant 1001"}]
+    assert f"`{name}`" in (root / "assignments" / "README.md").read_text()
+    assert gradebook.rows_of(name, students, form) == ({0} if is_found else set())
 
 
 @pytest.mark.parametrize(
@@ -276,6 +329,9 @@ def test_a_day_has_24_hours_when_the_clocks_change(gradebook):
         ({"grades.csv": ("4.5", "4;5")}, ["canvas", "roster.csv"], "not a number of points"),
         ({"sheet.csv": ("26.00", "100.00")}, ["moodle", "sheet.csv"], "set it to 26 in Moodle"),
         ({"grades.csv": ("dee@example.org", "anna")}, ["canvas", "roster.csv"], "of one student"),
+        ({}, ["canvas", "roster.csv", "--assignment", "d_gauss"], "name one of d_gaussian"),
+        ({"grades.csv": ("d_gaussian,graded,17", "a_sequences,graded,17")},
+         ["canvas", "roster.csv", "--due", "2026-10-01", "--times", "times.csv"], "of one assignm"),
     ],
 )  # fmt: skip
 def test_wrong_gradebooks_end_in_one_sentence(
@@ -284,7 +340,7 @@ def test_wrong_gradebooks_end_in_one_sentence(
     monkeypatch.chdir(graded)
     for name, swap in change.items():
         (graded / name).write_text((graded / name).read_text().replace(*swap))
-    with pytest.raises(SystemExit, match=f"^ERROR: .*{message}"):
+    with pytest.raises(SystemExit, match=rf"^ERROR: .*{message}.* \(nothing was written\)$"):
         gradebook.main([*arguments, "--grades", "."])
 
 

@@ -207,7 +207,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     if not path.is_file():
         remedy = "give a folder that `export` wrote, or a dataset of params.yaml"
-        raise DataError(f"{folder} has no file {DESCRIPTION}; {remedy}")
+        problem = f"has no file {DESCRIPTION}" if folder.is_dir() else "does not exist"
+        raise DataError(f"{folder} {problem}; {remedy}")
     try:
         description = json.loads(path.read_text("utf-8"))
         known = description["format"]

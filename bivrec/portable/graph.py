@@ -30,7 +30,8 @@ def check_packages() -> None:
         import onnxscript  # noqa: F401
     except ImportError:
         problem = "ONNX needs the packages onnx and onnxscript"
-        raise DataError(f"{problem}; `pip install '.[onnx]'` installs them") from None
+        remedy = "`make .venv/onnx` installs them in the project, `pip install '.[onnx]'` elsewhere"
+        raise DataError(f"{problem}; {remedy}") from None
 
 
 def export_onnx(recommender: Recommender, path: str | Path) -> None:

@@ -42,7 +42,7 @@ def test_another_python(project):
     old.chmod(0o755)
     assert (
         make(project, f"PYTHON={old}", "setup")
-        == "ERROR: bivrec needs Python 3.11 or newer; this is 3.8.0. Install a newer one, as with "
+        == "ERROR: bivrec needs Python 3.11 to 3.13; this is 3.8.0. Install one of them, as with "
         "`uv python install 3.12`, and name it: make PYTHON=python3.12 setup"
     )
 

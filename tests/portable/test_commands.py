@@ -104,7 +104,7 @@ def test_export_and_recommend(project, capsys, tmp_path):
         (["planted", "1000", "--out", "lists.txt"], "lists.txt is neither .parquet nor .csv"),
         (["planted", "1000", "--allowed", "none"], "none cannot be read .FileNotFoundError"),
         (["nothing", "1000"], "there is no dataset 'nothing'"),
-        (["./nothing", "1000"], "nothing has no file bivrec.json"),
+        (["./nothing", "1000"], "nothing does not exist; give a folder that"),
         (["planted", "moon", "--model", "popularity"], "planted has no item 'moon'"),
     ],
 )
@@ -160,7 +160,7 @@ def test_lists_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
         ([""], "^ERROR: . is not empty and is no exported model; name a new folder"),
         (["params.yaml"], "^ERROR: params.yaml is a file; name a new folder"),
         (["params.yaml/taken"], "^ERROR: params.yaml is a file; name a new folder"),
-        (["taken", "--onnx"], "^ERROR: ONNX needs the packages onnx and onnxscript; `pip install"),
+        (["taken", "--onnx"], "^ERROR: ONNX needs the packages onnx and onnxscript; `make"),
     ],
 )
 def test_where_export_writes_nothing(refuses, monkeypatch, arguments, message):

@@ -43,5 +43,5 @@ def test_a_missing_package_or_model_is_named(bivrec, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="popularity has no weights"):
         export_onnx(load("planted", "popularity"), tmp_path / "model.onnx")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(DataError, match=r"onnx and onnxscript; `pip install '\.\[onnx\]'`"):
+    with pytest.raises(DataError, match=r"onnx and onnxscript; `make \.venv/onnx`"):
         export_onnx(bivrec, tmp_path / "model.onnx")
