@@ -92,7 +92,7 @@ def best_models_table(main: pd.DataFrame, num_models: int = 10) -> pd.DataFrame:
 
 def claims_table(claims: pd.DataFrame) -> pd.DataFrame:
     """The table of `check_claims` as the pages show it, without the family."""
-    effect = f"effect on {claims['metric'].iloc[0].upper()}"
+    effect = f"effect on {next(iter(claims['metric']), 'the metric').upper()}"
     shown = ["claim", "dataset", "ours", "theirs", effect, "detectable", "adjusted p", "verdict"]
     return claims.assign(**{effect: _intervals(claims, "mean", "+.3f")})[shown]
 

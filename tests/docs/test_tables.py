@@ -18,7 +18,7 @@ def test_every_claim_has_its_family_and_what_could_be_detected(root, monkeypatch
         ("exploratory", 0.0, np.nan, np.nan, np.nan, "open"),
     ]
     claims = pd.DataFrame(rows, columns=["family", "mean", "low", "high", "detectable", "verdict"])
-    claims = claims.assign(claim="c", dataset="d", ours="x id", theirs="y id")
+    claims = claims.assign(claim="c", dataset="d", metric="ndcg@20", ours="x id", theirs="y id")
     page = render_verdicts(claims.assign(**{"adjusted p": [0.01, 1.0]}))
     assert "2 tests: 1 holds, 0 fails, 0 negligible, 1 open" in page
     for cell in ("confirmatory", "exploratory", "+0.100 (+0.050 to +0.150)", "0.040"):

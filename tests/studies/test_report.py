@@ -11,6 +11,7 @@ from bivrec.studies.report import (
     PAGES,
     best_models_table,
     beyond_table,
+    claims_table,
     cost_table,
     side_by_side_table,
     structure_table,
@@ -104,6 +105,10 @@ def test_claims_stand_by_family_and_undecided_exploratory_tests_are_counted(proj
     assert row.format("9 the interests matter", "0.900", "open") in confirmatory
     assert exploratory.startswith("1 of 2 tests (the others: 1 negligible and 0 open).")
     assert row.format("6 robust", "0.020", "fails") in exploratory and "7 car" not in exploratory
+
+
+def test_a_report_may_decide_no_test():
+    assert len(claims_table(CLAIMS[:0])) == 0
 
 
 def test_differences_beyond_accuracy_stand_side_by_side():
