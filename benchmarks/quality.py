@@ -34,6 +34,7 @@ SETTINGS = {
 THEIRS = {  # our batches, rate and dropout; those of RecTools' defaults
     "RecTools flat SASRec, our settings": {"learning_rate": 0.002, "dropout": 0.2, "every": 150},
     "RecTools flat SASRec": {"batch_size": 128, "every": 40},
+    "RecTools SASRec": {"form": "sasrec", "batch_size": 128, "every": 40},
 }
 
 
