@@ -56,7 +56,7 @@ class Form(NamedTuple):
 
 
 def prepare_model(workload, options) -> Form:
-    """SASRecModel in one of its forms."""
+    """SASRecModel in one of its forms, with the initial weights of its trainer."""
     users, items, times = workload.interactions()
     table = pd.DataFrame(
         {
@@ -78,6 +78,7 @@ def prepare_model(workload, options) -> Form:
     )
     model._build_model_from_dataset(Dataset.construct(table))
     module, loader = model.lightning_model.train(), model.data_preparator.get_dataloader_train()
+    start_as_trained(module)
 
     def loss_of(batch):
         return module.loss_calculator(module.get_batch_logits(batch), batch["y"], batch["yw"])
@@ -90,8 +91,16 @@ def prepare_model(workload, options) -> Form:
     return Form(loss_of, loader, module.configure_optimizers(), module, items, scores)
 
 
+def start_as_trained(net: torch.nn.Module) -> None:
+    """RecTools' initial weights, which Lightning sets when a training starts."""
+    for weights in net.parameters():
+        if weights.dim() > 1:
+            torch.nn.init.xavier_normal_(weights.data)
+
+
 def prepare_flat(workload, options) -> Form:
-    """The flat SASRec; RecTools leaves its training loop to the user."""
+    """The flat SASRec; RecTools leaves its training loop to the user. The initial weights are
+    those of SASRecModel: with PyTorch's, of variance one, it hardly learns."""
     x, y, items, _ = build_sequences(
         *map(torch.from_numpy, workload.interactions()), options["max_length"]
     )
@@ -99,6 +108,7 @@ def prepare_flat(workload, options) -> Form:
     net = FlatSASRecNet(
         len(items), session_max_len=options["max_length"], dropout=dropout, **NET
     ).train()
+    start_as_trained(net)
     loader = DataLoader(SequenceBatchDataset(x, y), options["batch_size"], shuffle=True)
 
     def loss_of(batch):
