@@ -40,7 +40,7 @@ def test_a_workflow_reads_only_and_runs_make(root, name):
             make, *words = command.split()
             assert make == "make"
             for target in (word for word in words if "=" not in word):
-                assert re.search(rf"(?m)^{target}:", makefile), command
+                assert re.search(rf"(?m)^([^:\n]+ )?{re.escape(target)}:", makefile), command
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
@@ -58,7 +58,8 @@ def test_the_checks_run_under_every_python(root):
     lowest, highest = (int(version.removeprefix("3.")) for version in (versions[0], versions[-1]))
     assert project_of(root)["requires-python"] == f">=3.{lowest},<3.{highest + 1}"
     assert versions == [f"3.{minor}" for minor in range(lowest, highest + 1)]
-    assert [step["run"] for step in job["steps"] if "run" in step] == ["make lint", "make test"]
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert commands == ["make lint", "make .venv/onnx", "make test"]
 
 
 @pytest.mark.parametrize("name", ["bug", "proposal"])
