@@ -19,9 +19,9 @@ from record import HERE
 
 from bivrec.plots.style import COLOURS, set_theme
 
-BASE = {"num_items": 3000, "length": 48, "model.num_interests": 4, "training.batch_size": 32}
+BASE = {"num_items": 3000, "length": 48, "model.num_interests": 2, "training.batch_size": 32}
 GROWING = {
-    "num_items": [3_000, 10_000, 30_000, 100_000, 300_000],
+    "num_items": [3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000],
     "length": [20, 48, 100, 200, 500],
     "model.num_interests": [1, 2, 4, 8],
     "training.batch_size": [8, 32, 128, 512],
@@ -52,7 +52,6 @@ def measure(sizes: dict, num_negatives: int) -> dict:
     """One point, in a process of its own."""
     length = -(-sizes["length"] // 4) * 4  # a multiple of the largest scale
     changes = {key: value for key, value in sizes.items() if "." in key}
-    changes["model.num_nearest"] = min(2, sizes["model.num_interests"])
     MEASURES["point"] = (
         "ours",
         "train",
