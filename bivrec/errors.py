@@ -11,6 +11,10 @@ class LeftOut(SettingsError):
     """A study that needs features which the dataset lacks."""
 
 
+class Diverged(ValueError):
+    """A training whose loss is not finite."""
+
+
 class DataError(ValueError):
     """Data that cannot be used."""
 

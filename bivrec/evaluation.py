@@ -116,15 +116,15 @@ def rank_cases(
 
     Appends the users' lists to `lists`, if given: `list_items` with the columns view and fold."""
     by_length = np.argsort([len(history) for history in cases.histories], kind="stable")
+    masked = cases.masked
     ranks: dict[str, list] = {}
     for start in range(0, len(cases), batch_size):
         chosen = by_length[start : start + batch_size]  # like lengths, little padding
         histories = [cases.histories[case] for case in chosen]
         targets = [cases.targets[case] for case in chosen]
-        masked = histories if cases.mask_history else [history[:0] for history in histories]
         views, interests, tables = score_histories(model, histories)
         for view, scores in views.items():
-            scores = mask_items(scores, masked)
+            scores = mask_items(scores, [masked[case] for case in chosen])
             if lists is not None:
                 own = interests.get(view), tables.get(view)
                 table = list_items(scores, cases.users[chosen], *own)

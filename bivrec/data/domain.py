@@ -256,21 +256,43 @@ class Domain:
             folder, stored = raw_folder(self.dataset.source_settings.folder) / "images", None
         return image_features(self.sequences, settings, folder, stored)
 
-    def features(self, seed: int, basis: "Domain | None" = None) -> Features:
-        """Reduced features and masks, by modality; with `basis`, in the space of that domain."""
-        features, num_components = {}, self.settings.features.num_components
+    def features(
+        self, seed: int, basis: "Domain | None" = None, fold: Fold | None = None
+    ) -> Features:
+        """Reduced features and masks, by modality; with `basis`, in the space of that domain; with
+        `fold`, the tags in the text are those of its training, not of the seed's fold."""
+        features = {}
         for modality in self.settings.features.modalities:
-            fold = seed if modality == "text" else None
-            key = (modality, fold, basis.name if basis else self.name)
+            if fold is not None and self.varies_with_fold(modality):
+                encoded = self._with_tags_of(fold, self.item_features(modality, seed), seed)
+                features[modality] = self._reduce(modality, encoded, seed, basis)
+                continue
+            key = (modality, seed if modality == "text" else None, (basis or self).name)
             if key not in self._reduced:
                 encoded = self.item_features(modality, seed)
-                origin = basis and basis.item_features(modality, seed)
-                values = reduce_features(
-                    encoded, num_components, origin, f"{(basis or self).name}, {modality}"
-                )
-                self._reduced[key] = values, torch.from_numpy(encoded.mask)
+                self._reduced[key] = self._reduce(modality, encoded, seed, basis)
             features[modality] = self._reduced[key]
         return features
+
+    def _reduce(
+        self, modality: Modality, encoded: ItemFeatures, seed: int, basis: "Domain | None"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        origin, name = basis and basis.item_features(modality, seed), (basis or self).name
+        num_components = self.settings.features.num_components
+        values = reduce_features(encoded, num_components, origin, f"{name}, {modality}")
+        return values, torch.from_numpy(encoded.mask)
+
+    def _with_tags_of(self, fold: Fold, encoded: ItemFeatures, seed: int) -> ItemFeatures:
+        """The seed's text features, those of items with other tags in `fold` encoded again."""
+        before, after = (describe_items(self.sequences, part) for part in (self.fold(seed), fold))
+        changed = [item for item, text in enumerate(after) if text != before[item]]
+        values, mask = encoded.values.copy(), encoded.mask.copy()
+        values[changed], mask[changed] = 0, False
+        if named := [item for item in changed if after[item].strip()]:
+            texts = [after[item] for item in named]
+            again = text_features([texts], self.settings.features, self.name)[0]
+            values[named], mask[named] = again.values, True
+        return ItemFeatures(values, mask, encoded.source)
 
     def variant(self, name: str) -> Variant:
         """A model or ablation by its name in params.yaml; raises LeftOut if it reads features that

@@ -74,7 +74,7 @@ def describe_items(sequences: Sequences, fold: Fold) -> list[str]:
     """
     num_items, tags, words = sequences.num_items, sequences.tags, defaultdict(set)
     users = np.repeat(fold.train_users, [len(row) for row in fold.train])
-    trained = users * num_items + np.concatenate(fold.train)
+    trained = users * num_items + np.concatenate([np.empty(0, "int64"), *fold.train])
     pairs = tags["user"].to_numpy(dtype="int64") * num_items + tags["item"].to_numpy(dtype="int64")
     counts = np.isin(pairs, trained)
     if fold.end is not None:

@@ -1,6 +1,6 @@
 """The data's types: raw tables, sequences, evaluation cases and folds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -60,17 +60,30 @@ class Sequences:
 @dataclass(frozen=True)
 class EvalCases:
     """What a model is evaluated on: each user's history, and the items that follow it as targets.
-    With `mask_history` the items of the history are not ranked. `fold`: its number, 0 where the
-    protocol has no folds."""
+    With `mask_history` the items of the history are not ranked; `whole` holds the true histories
+    where the model reads others. `fold`: its number, 0 where the protocol has no folds."""
 
     users: Int64[ndarray, "case"]
     histories: tuple[Int64[ndarray, "_"], ...]
     targets: tuple[Int64[ndarray, "_"], ...]
     mask_history: bool = True
     fold: int = 0
+    whole: tuple[Int64[ndarray, "_"], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.users)
+
+    @property
+    def masked(self) -> tuple[Int64[ndarray, "_"], ...]:
+        """The items of each case that are not ranked."""
+        rows = self.histories if self.whole is None else self.whole
+        return rows if self.mask_history else tuple(row[:0] for row in rows)
+
+    def reading(self, histories: tuple[Int64[ndarray, "_"], ...]) -> "EvalCases":
+        """The same cases with noisy or cut histories as the model's input: the items that are
+        ranked stay the same, so that only the input changes."""
+        whole = self.histories if self.whole is None else self.whole
+        return replace(self, histories=histories, whole=whole)
 
 
 @dataclass(frozen=True)

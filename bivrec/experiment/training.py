@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from bivrec.data.domain import Domain, Features, check_variants
 from bivrec.data.types import Fold
-from bivrec.errors import SettingsError
+from bivrec.errors import Diverged, SettingsError
 from bivrec.experiment.checkpoints import SECTIONS, load_checkpoint
 from bivrec.experiment.code import training_code
 from bivrec.experiment.own import errors_of, own_code
@@ -45,7 +45,8 @@ def train_model(
     except SettingsError:
         raise
     except ValueError as error:
-        raise ValueError(f"{name}, seed {seed}: {error}") from error
+        kind = Diverged if isinstance(error, Diverged) else ValueError
+        raise kind(f"{name}, seed {seed}: {error}") from error
     return Trained(name, seed, model, record)
 
 
@@ -70,14 +71,15 @@ def resume_fit(
 def describe_fit(
     model: SequentialModel, settings: Settings, fold: Fold, seed: int, num_steps: int | None
 ) -> str:
-    """The SHA-256 of all that determines a training: code, settings, initial weights and which of
-    them are trained, features, users and random state."""
+    """The SHA-256 of all that determines a training: code, settings, device type, initial weights
+    and which of them are trained, features, users and random state."""
     ours = type(model).__module__.startswith("bivrec.")
     code = [training_code(), type(model).__name__, "" if ours else own_code()]
     read = TypeAdapter(Settings).dump_python(settings, mode="json")
     read = {key: read[key] for key in SECTIONS} | {"kernels": settings.machine.kernels}
     trained = [name for name, weights in model.named_parameters() if weights.requires_grad]
     run = [code, read, settings.studies.primary_metric, seed, num_steps, trained]
+    run.append(model.device.type)  # a training saved on a CPU holds no random state of a GPU
     tensors = [*model.parameters(), *model.buffers(), torch.get_rng_state()]
     cases = [*fold.validation.histories, *fold.validation.targets]
     digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode())

@@ -8,7 +8,7 @@ import optuna
 import pandas as pd
 
 from bivrec.data.domain import Domain, check_variants
-from bivrec.errors import SettingsError
+from bivrec.errors import Diverged, SettingsError
 from bivrec.experiment.registry import check_own
 from bivrec.experiment.training import train_model
 from bivrec.experiment.workers import run_jobs
@@ -83,7 +83,8 @@ def _tuning_work(job: tuple[Domain, str]) -> pd.DataFrame:
 
 
 def _try(domain: Domain, name: str, number: int, chosen: dict[str, float]) -> pd.DataFrame:
-    """One training per seed under the chosen settings and, otherwise, the model's own."""
+    """One training per seed under the chosen settings and, otherwise, the model's own; one that
+    diverges has a row with the value 0, without a step or a view."""
     tuning, metric, rows = domain.settings.tuning, domain.settings.studies.primary_metric, []
     variant = domain.variant(name)
     settings = variant.settings | chosen | {"training.patience": tuning.patience}
@@ -92,10 +93,14 @@ def _try(domain: Domain, name: str, number: int, chosen: dict[str, float]) -> pd
     changes["models"] = {key: asdict(model) for key, model in models.items()}
     changed = replace(domain, changes=changes)
     for seed in tuning.seeds:
-        record = train_model(changed, name, seed).record
+        row = {"dataset": domain.name, "model": name, "trial": number, **chosen, "seed": seed}
+        try:
+            record = train_model(changed, name, seed).record
+        except Diverged:
+            rows.append(row | {"best_step": 0, "metric": metric, "view": "", "value": 0.0})
+            continue
         curve = record.curve
         best = curve[(curve["step"] == record.best_step) & (curve["metric"] == metric)]
-        row = {"dataset": domain.name, "model": name, "trial": number, **chosen, "seed": seed}
         row |= {"best_step": record.best_step, "metric": metric}
         rows += [row | {"view": view, "value": value} for view, value in zip(best.view, best.value)]
     return pd.DataFrame(rows)

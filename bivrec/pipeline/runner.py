@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -54,10 +55,10 @@ def running_folder() -> Iterator[Path]:
     """A folder for one run, on the disk of the results; removes those of killed runs first."""
     build = project_root() / "build"
     build.mkdir(exist_ok=True)
-    for left in build.glob(".running-*"):
+    for left in build.glob(f".running-*-{platform.node()}-*"):  # another machine may share the disk
         if not Path("/proc", left.name.split("-")[1]).exists():
             shutil.rmtree(left, ignore_errors=True)
-    prefix = f".running-{os.getpid()}-"
+    prefix = f".running-{os.getpid()}-{platform.node()}-"
     with tempfile.TemporaryDirectory("", prefix, build, ignore_cleanup_errors=True) as temporary:
         yield Path(temporary)
 

@@ -11,9 +11,9 @@ from bivrec.outputs import read_csv
 from bivrec.pipeline.provenance import GIT
 from bivrec.settings import project_root
 
-TESTED = ["dataset", "study", "condition", "model", "view", "split"]
+TESTED = ["protocol", "dataset", "study", "condition", "model", "view", "split"]
 CELL = [*TESTED, "metric"]
-RUN = ["profile", "protocol", *CELL, "seed"]
+RUN = ["profile", *CELL, "seed"]
 
 # Standard deviation over users of a metric's difference between two trainings of the same model
 # that differ in rounding alone: benchmarks/reruns.csv.

@@ -85,7 +85,7 @@ class Planted(Section):
     items_per_kind: Count
     num_users: Annotated[int, Field(ge=20)]
     mean_length: Annotated[int, Field(ge=8)]
-    seed: int
+    seed: Whole
     alternating: bool = False
 
 
@@ -393,6 +393,12 @@ class Settings(Section):
                 )
             if name in self.models:
                 raise ValueError(f"ensembles.{name} is also a model; rename the ensemble")
+        if both := sorted(self.ablations.keys() & self.models.keys()):
+            raise ValueError(f"ablations.{both[0]} is also a model; rename the ablation")
+        for name, choices in self.grids.items():
+            if len(choices) > 2:
+                problem = f"grids.{name} varies {len(choices)} settings"
+                raise ValueError(f"{problem}, and a figure shows two; split it into two grids")
         if self.profiles.get("default") != {}:
             rule = "the file as it stands is the default"
             raise ValueError(f"profiles must hold `default: {{}}`: {rule}")

@@ -65,7 +65,7 @@ def rank_cut(domain: Domain, models: Sequence[Trained]) -> pd.DataFrame:
     for trained in models:
         cases = domain.fold(trained.seed).test
         for length in domain.settings.cold_start.history_cuts:
-            cut = replace(cases, histories=tuple(row[-length:] for row in cases.histories))
+            cut = cases.reading(tuple(row[-length:] for row in cases.histories))
             ranks = rank_cases(trained.model, cut).assign(model=trained.name, seed=trained.seed)
             tables.append(ranks.assign(kind=kind, group=str(length)))
     return pd.concat(tables, ignore_index=True).assign(split="test")
@@ -89,23 +89,23 @@ def new_items(domain: Domain) -> Bool[ndarray, "catalogue"]:
 def _select_targets(
     cases: EvalCases, new: Bool[ndarray, "catalogue"], wanted: Bool[ndarray, "catalogue"]
 ) -> EvalCases:
-    """Removes new items from the histories and unwanted items from the targets; drops users left
-    without a history or without targets."""
+    """Removes new items from the histories that the model reads, and unwanted items from the
+    targets; drops users left without a history or without targets."""
     rows = [
-        (user, history[~new[history]], targets[wanted[targets]])
+        (user, history[~new[history]], targets[wanted[targets]], history)
         for user, history, targets in zip(cases.users, cases.histories, cases.targets)
     ]
     rows = [row for row in rows if len(row[1]) and len(row[2])]
     users = np.array([user for user, *_ in rows], dtype="int64")
-    histories, chosen = (tuple(row[column] for row in rows) for column in (1, 2))
-    return replace(cases, users=users, histories=histories, targets=chosen)
+    histories, chosen, whole = (tuple(row[column] for row in rows) for column in (1, 2, 3))
+    return replace(cases, users=users, histories=histories, targets=chosen, whole=whole)
 
 
 def without_new_items(fold: Fold, new: Bool[ndarray, "catalogue"]) -> Fold:
     """The fold as it is before the new items exist.
 
     They are in no training sequence, no history and no validation target; the test targets are
-    new items only."""
+    new items only, without those that the user has seen."""
     return replace(
         fold,
         train=tuple(row[~new[row]] for row in fold.train),
@@ -130,7 +130,7 @@ def _renumber(fold: Fold, number: ndarray) -> Fold:
         tuple(number[row] for row in rows)
         for rows in (fold.train, fold.validation.histories, fold.validation.targets)
     )
-    validation = replace(fold.validation, histories=histories, targets=targets)
+    validation = replace(fold.validation, histories=histories, targets=targets, whole=None)
     return replace(fold, train=train, validation=validation)
 
 
@@ -138,15 +138,14 @@ def train_before(domain: Domain, name: str, seed: int, new: Bool[ndarray, "catal
     """A model trained before the new items existed, then given the whole catalogue.
 
     Training has them in no sequence and in no softmax, so that nothing pushes them down. The
-    grown model reads their features like any other's; their ID vectors are as initialised."""
+    grown model reads their features like any other's, without tags, which nobody has given them;
+    their ID vectors are as initialised."""
     known, varied = np.flatnonzero(~new), vary(domain.settings, domain.variant(name), name)
-    fold = _renumber(without_new_items(domain.fold(seed), new), np.cumsum(~new) - 1)
-    features = {
-        modality: (values[known], mask[known])
-        for modality, (values, mask) in domain.features(seed).items()
-    }
-    small = build_model(domain, name, seed, features, len(known))
-    whole = build_model(domain, name, seed)
+    before = without_new_items(domain.fold(seed), new)
+    fold, features = _renumber(before, np.cumsum(~new) - 1), domain.features(seed, fold=before)
+    of_known = {key: (values[known], mask[known]) for key, (values, mask) in features.items()}
+    small = build_model(domain, name, seed, of_known, len(known))
+    whole = build_model(domain, name, seed, features)
     torch.manual_seed(derive_seed(seed, name, "noise"))
     record = resume_fit(small, varied, fold, derive_seed(seed, "batches"))
     state = whole.state_dict()
@@ -220,7 +219,7 @@ def interest_use(domain: Domain, models: Sequence[Trained], edges: Sequence[int]
             shares, mask = read["allocation"], read["mask"]  # [scale case position interest]
             weights = mask[None, :, :, None] / mask.sum(1)[None, :, None, None] / len(shares)
             used = (shares * weights).sum((0, 2))  # [case interest]
-            in_use = (-(used * used.log()).sum(-1)).exp().cpu()
+            in_use = torch.special.entr(used).sum(-1).exp().cpu()
             table = pd.DataFrame({"group": groups, "interests in use": in_use})
             table["clearest share"] = (shares.amax(-1) * weights[..., 0]).sum((0, 2)).cpu()
             tables.append(table.assign(model=trained.name, view=view, seed=trained.seed))

@@ -1,7 +1,5 @@
 """Signatures of failure of one trained model."""
 
-from dataclasses import replace
-
 import pandas as pd
 import torch
 
@@ -77,7 +75,7 @@ def diagnose(domain: Domain, trained: Trained, metric: str = "ndcg@20") -> pd.Da
     interests, how a user's interests differ (`interest_structure`). Prints a warning where these
     have collapsed."""
     cases = domain.fold(trained.seed).test
-    newest = replace(cases, histories=tuple(history[-3:] for history in cases.histories))
+    newest = cases.reading(tuple(history[-3:] for history in cases.histories))
     inputs = {
         "clean": (trained, cases),
         "remaining with the newest 3 items": (trained, newest),

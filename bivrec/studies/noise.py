@@ -107,8 +107,8 @@ def add_noise_to_fold(
 ) -> tuple[Fold, Features]:
     """A seed's fold and features with one kind of noise (or two, as `replace_and_swap`).
 
-    History noise is on the test histories and, if `training`, on all training sequences; targets
-    and validation stay clean."""
+    History noise is on the test histories and, if `training`, on the training sequences, whose
+    items are both inputs and targets; validation and test targets stay clean."""
     fold, features = domain.fold(seed), domain.features(seed)
     num_items = domain.sequences.num_items
     for part in kind.split("_and_"):
@@ -117,7 +117,7 @@ def add_noise_to_fold(
             continue
         test = fold.test
         noisy = add_history_noise(test.histories, part, level, num_items, seed, test.targets)
-        fold = replace(fold, test=replace(test, histories=noisy))
+        fold = replace(fold, test=test.reading(noisy))
         if training:
             train = add_history_noise(fold.train, part, level, num_items, seed)
             fold = replace(fold, train=train)

@@ -10,7 +10,7 @@ import pandas as pd
 from bivrec.errors import SettingsError
 from bivrec.evaluation import interval_table
 from bivrec.experiment.runs import combined_views
-from bivrec.outputs import read_output
+from bivrec.outputs import read_output, write_atomically
 from bivrec.settings import project_root
 
 PAGES = ("README.md", "docs/studies.md")
@@ -181,4 +181,4 @@ def write_pages() -> None:
             f"put them back where the table belongs"
         )
     for path, text in zip(paths, texts):
-        path.write_text(MARKED.sub(lambda mark: _fill(mark, tables), text), "utf-8")
+        write_atomically(path, MARKED.sub(lambda mark: _fill(mark, tables), text))

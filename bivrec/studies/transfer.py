@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bivrec.data.domain import Domain
+from bivrec.data.domain import Domain, Features
+from bivrec.data.types import Fold
 from bivrec.errors import LeftOut
 from bivrec.experiment.registry import Trained, build_model
 from bivrec.experiment.runs import rank_models, require_both_views
@@ -107,14 +108,39 @@ def _list(modalities: Sequence[str]) -> str:
     return " and ".join(modalities) or "no features"
 
 
+def share_of_users(target: Domain, seed: int, share: float) -> Fold:
+    """The seed's fold with a share of its training users: none at 0, otherwise at least one; the
+    same users for every start."""
+    fold = target.fold(seed)
+    long = [row for row, items in enumerate(fold.train) if len(items) > 1]
+    generator = np.random.Generator(np.random.PCG64(derive_seed(seed, "adapt")))
+    chosen = generator.permutation(long)[: max(1, round(share * len(long))) if share else 0]
+    rows = sorted(chosen.tolist())
+    train = tuple(fold.train[row] for row in rows)
+    return replace(fold, train=train, train_users=fold.train_users[rows])
+
+
+def target_features(source: Domain, target: Domain, seed: int, share: float) -> Features:
+    """The target's features in the source's principal components. Of the target's users, only that
+    share is known, so that texts have the tags of these users alone."""
+    return target.features(seed, basis=source, fold=share_of_users(target, seed, share))
+
+
 def carry_view(
-    source: Domain, target: Domain, name: str, seed: int, into: str = "pure-mm"
+    source: Domain,
+    target: Domain,
+    name: str,
+    seed: int,
+    into: str = "pure-mm",
+    features: Features | None = None,
 ) -> Trained:
     """The multimodal view of the source's model `name`, in the target's model `into`.
 
-    All its weights are copied; none depends on item ids. It reads the target's features in the
-    source's principal components. In `bivrec` an untrained ID view stands beside it."""
-    model = build_model(target, into, seed, target.features(seed, basis=source))
+    All its weights are copied; none depends on item ids. It reads the target's `features`, by
+    default those before any user of the target is known. In `bivrec` an untrained ID view stands
+    beside it."""
+    features = features or target_features(source, target, seed, 0.0)
+    model = build_model(target, into, seed, features)
     donor = train_models(source, [name], [seed])[0].model
     view = {key: value for key, value in donor.state_dict().items() if ".multimodal." in key}
     model.load_state_dict(model.state_dict() | view)
@@ -122,14 +148,10 @@ def carry_view(
 
 
 def adapt(target: Domain, trained: Trained, share: float, num_steps: int) -> Trained:
-    """The model after `num_steps` of training on a share of the target's training users (at least
-    one). All models of a seed train on the same users, each with its own settings."""
-    fold, seed, settings = target.fold(trained.seed), trained.seed, trained.model.settings
-    train = [row for row in fold.train if len(row) > 1]
-    model = copy.deepcopy(trained.model)
-    generator = np.random.Generator(np.random.PCG64(derive_seed(seed, "adapt")))
-    users = generator.permutation(len(train))[: max(1, round(share * len(train)))]
-    few = replace(fold, train=tuple(train[user] for user in sorted(users)))
+    """The model after `num_steps` of training on a share of the target's training users. All models
+    of a seed train on the same users, each with its own settings."""
+    seed, settings = trained.seed, trained.model.settings
+    few, model = share_of_users(target, seed, share), copy.deepcopy(trained.model)
     torch.manual_seed(derive_seed(seed, "adapt", "noise"))
     record = resume_fit(model, settings, few, derive_seed(seed, "adapt", "batches"), num_steps)
     return replace(trained, model=model, record=record)
@@ -137,11 +159,10 @@ def adapt(target: Domain, trained: Trained, share: float, num_steps: int) -> Tra
 
 def _rank_start(job: tuple[Domain, Domain, str, int, float]) -> pd.DataFrame:
     source, target, name, seed, share = job
-    start = STARTS[name]
+    start, features = STARTS[name], target_features(source, target, seed, share)
     if start.donor:
-        trained = carry_view(source, target, start.donor, seed, start.model)
+        trained = carry_view(source, target, start.donor, seed, start.model, features)
     else:
-        features = target.features(seed, basis=source)
         trained = Trained(name, seed, build_model(target, start.model, seed, features))
     for view in trained.model.views.values():
         view.clusters.tokens.requires_grad_(not start.fixed_tokens)

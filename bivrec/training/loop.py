@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from bivrec.data.types import EvalCases, Fold
+from bivrec.errors import Diverged
 from bivrec.evaluation import mean_metrics, rank_cases
 from bivrec.kernels.cuda_graphs import record_encoders
 from bivrec.model.base import Batch, SequentialModel
@@ -180,9 +181,8 @@ class Run:
         record["num_targets"] += int(torch.stack(self.counts).sum())
         self.losses, self.counts = [], []
         if not np.isfinite(mean_loss):
-            raise ValueError(
-                f"training diverged before step {step}; lower training.learning_rate in params.yaml"
-            )
+            problem = f"training diverged before step {step}"
+            raise Diverged(f"{problem}; lower training.learning_rate in params.yaml")
         with self.averaged():
             table = mean_metrics(rank_cases(self.model, cases))
         record["step"], record["seconds"] = step, time.perf_counter() - self.started

@@ -10,6 +10,7 @@ from hypothesis import settings as budget
 from hypothesis import strategies as st
 
 from bivrec.data.readers.amazon import read_amazon
+from bivrec.data.readers.common import read_table
 from bivrec.data.readers.mmrec import read_mmrec
 from bivrec.data.readers.movielens import read_movielens, read_movielens_dat
 from bivrec.data.readers.plain import read_plain
@@ -164,3 +165,10 @@ def test_a_damaged_file_gives_data_or_one_sentence(form, request):
             assert (raw.interactions >= 0).all().all() and raw.interactions.dtypes.eq("int64").all()
 
     damage()
+
+
+def test_a_bad_value_after_blank_lines_is_named_by_its_line(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("a,b\n1,2\n\n\n3,x\n")
+    with pytest.raises(DataError, match="line 5: b 'x' is not a number"):
+        read_table(path, {"a": "number", "b": "number"})

@@ -1,5 +1,7 @@
 """Protocols and folds."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from bivrec.data.splits import split_sequences
@@ -26,6 +28,16 @@ def test_every_user_tests_once_and_nobody_twice(planted):
     assert sorted(seen) == list(range(sequences.num_users))
 
 
+def test_a_share_of_a_history_is_rounded_down_as_in_decimals(planted):
+    """Not as in binary, where .29 * 100 is below 29."""
+    sequences = planted.sequences
+    items = np.concatenate([np.arange(100) % sequences.num_items] * 20)
+    even = {"items": items, "times": items, "starts": np.arange(21) * 100, "users": np.arange(20)}
+    split = replace(planted.settings.split, history_share=0.29)
+    cases = split_sequences(replace(sequences, **even), split, 0).test
+    assert [len(row) for row in cases.histories] == [29] * len(cases)
+
+
 def test_a_user_is_in_the_same_fold_of_every_domain():
     from bivrec.data.splits import fold_of_users
 
@@ -35,8 +47,6 @@ def test_a_user_is_in_the_same_fold_of_every_domain():
 
 
 def test_leave_one_out(planted):
-    from dataclasses import replace
-
     parts = split_sequences(
         planted.sequences, replace(planted.settings.split, protocol="leave_one_out"), 0
     )
@@ -49,8 +59,6 @@ def test_leave_one_out(planted):
 
 
 def test_by_time_learns_nothing_from_the_future(planted):
-    from dataclasses import replace
-
     sequences = planted.sequences
     parts = split_sequences(sequences, replace(planted.settings.split, protocol="by_time"), 0)
     whole = [
@@ -92,7 +100,6 @@ def test_by_time_learns_nothing_from_the_future(planted):
 def test_by_interactions_cuts_as_the_authors_code(planted):
     """Users shuffled, each part ended by the first user with whom 80 % and 90 % of all interactions
     are reached."""
-    from dataclasses import replace
 
     sequences, split = (
         planted.sequences,

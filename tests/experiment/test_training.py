@@ -10,7 +10,7 @@ from bivrec.data.domain import Domain
 from bivrec.errors import SettingsError
 from bivrec.experiment.registry import build_model
 from bivrec.experiment.runs import compare, rank_models
-from bivrec.experiment.training import train_model, train_models
+from bivrec.experiment.training import describe_fit, train_model, train_models
 
 SHORT = {"training.num_steps": 12, "training.warmup_steps": 4, "training.evaluate_every": 6}
 
@@ -79,3 +79,12 @@ def test_shuffled_features_are_those_of_other_items(planted):
 def test_an_unknown_model_is_reported(planted):
     with pytest.raises(SettingsError, match="there is no model 'gru'"):
         build_model(planted, "gru", 0)
+
+
+def test_what_a_cpu_saved_of_a_training_is_not_continued_on_a_gpu(planted, monkeypatch):
+    """It holds no random state of a GPU."""
+    model, settings = build_model(planted, "sasrec", 0), planted.settings
+    described = [describe_fit(model, settings, planted.fold(0), 0, None)]
+    monkeypatch.setattr(type(model), "device", property(lambda _: torch.device("cuda")))
+    described.append(describe_fit(model, settings, planted.fold(0), 0, None))
+    assert len(set(described)) == 2

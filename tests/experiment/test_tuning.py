@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+import torch
 
 from bivrec.data.domain import Domain
 from bivrec.data.types import Fold
@@ -40,6 +41,25 @@ def test_a_search_that_was_interrupted_continues(trials, tmp_path, monkeypatch):
     assert len(steps) == 4
     expected = trials[trials["model"] == "mmsrec"].reset_index(drop=True)
     pd.testing.assert_frame_equal(again, expected[again.columns], check_exact=True)
+
+
+def test_a_trial_that_diverges_ends_no_search(trials, monkeypatch):
+    """Its value is 0, so that the search goes on elsewhere."""
+    train_step, steps = Run.train_step, []
+
+    def diverge(run, *step):
+        steps.append(step)
+        train_step(run, *step)
+        if len(steps) == 1:
+            run.losses.append(torch.tensor(torch.nan))
+
+    monkeypatch.setattr(Run, "train_step", diverge)
+    found = tune(Domain("planted", SHORT), ["sasrec"])
+    first, others = found[found["trial"] == 0], found[found["trial"] > 0]
+    assert first["value"].eq(0).all() and first["best_step"].eq(0).all() and len(first) == 1
+    expected = trials[trials["model"].eq("sasrec") & trials["trial"].eq(1)]
+    key = "training.learning_rate"  # the second draw is random whatever the first one gave
+    assert others["value"].gt(0).all() and others[key].iloc[0] == expected[key].iloc[0]
 
 
 def test_a_model_whose_name_has_a_dot_is_tuned():

@@ -46,6 +46,22 @@ def test_verify_compares_and_says_what_moved(small, capsys):
     assert main(["verify"]) == 1 and "is missing; `make repro` makes it" in capsys.readouterr().err
 
 
+def test_protocols_are_compared_each_on_its_own(small, capsys):
+    """Opposite changes do not cancel."""
+    same = dict(profile="default", dataset="d", study="protocols", condition="", model="m")
+    same |= dict(view="id", split="test", seed=0)
+    rows = [
+        same | dict(protocol=protocol, metric=metric, value=value)
+        for protocol in ("by_time", "leave_one_out")
+        for metric, value in (("ndcg@20", 0.2), ("users", 10_000))
+    ]
+    table = pd.DataFrame(rows)
+    write = committed(small.root, table)
+    moved = table["protocol"].map({"by_time": 0.1, "leave_one_out": -0.1})
+    write(table.assign(value=table["value"] + moved * (table["metric"] == "ndcg@20")))
+    assert main(["verify"]) == 1 and "2 of 2 figures compared" in capsys.readouterr().err
+
+
 def test_figures_without_their_number_of_users_have_no_tolerance(small, refuses):
     same = dict(profile="default", dataset="d", protocol="by_user", study="training", condition="")
     same |= dict(model="m", view="id", seed=0, split="test", metric="ndcg@20", value=0.2)
@@ -73,7 +89,7 @@ def test_a_model_that_is_a_tenth_worse_is_seen(root, small, dataset, capsys):
     changed &= (runs["condition"] == "") & (runs["model"] == "bivrec") & (runs["view"] == "both")
     write(runs.assign(value=runs["value"].where(~changed, 0.9 * runs["value"])))
     assert main(["verify"]) == 1
-    assert f"({dataset}, training, bivrec, both, test, ndcg@20)" in capsys.readouterr().err
+    assert f"(by_user, {dataset}, training, bivrec, both, test, ndcg@20)" in capsys.readouterr().err
 
 
 @pytest.mark.slow

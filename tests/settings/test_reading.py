@@ -143,6 +143,13 @@ def params(root, tmp_path):
             "ensembles.pure-sum: pure-m is not among `models`",
         ),
         ("  pure-sum: [", "  bivrec: [", "ensembles.bivrec is also a model; rename the ensemble"),
+        ("  hard-readout: {", "  sasrec: {", "ablations.sasrec is also a model; rename the"),
+        (
+            "  temperature: {model.temperature",
+            "  temperature: {model.newest: [all, none], model.temperature",
+            "grids.temperature varies 3 settings, and a figure shows two; split it into two grids",
+        ),
+        ("mean_length: 24, seed: 1}", "mean_length: 24, seed: -1}", "planted.seed"),
         (
             "studies.datasets: [planted]",
             "studies.datasets: [plantd]",

@@ -1,14 +1,18 @@
 """Cold start: groups that lose nobody, items held out of training, vectors lent to them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import torch
 
 from bivrec.data.domain import Domain
+from bivrec.data.features import describe_items
 from bivrec.evaluation import rank_cases
 from bivrec.experiment.registry import build_model
 from bivrec.experiment.runs import rank_models
 from bivrec.experiment.training import train_models
+from bivrec.studies import cold_start
 from bivrec.studies.cold_start import (
     group_by_history,
     group_by_popularity,
@@ -55,6 +59,14 @@ def test_histories_are_cut_to_their_newest_items(planted):
     assert not np.array_equal(cut.loc[cut["group"] == "1", "rank"].to_numpy(), uncut)
 
 
+def test_a_cut_changes_nothing_for_a_model_that_reads_no_history(planted):
+    """What is cut off does not return to the ranking."""
+    models = train_models(planted, ["popularity"])
+    whole = rank_models(planted, models)["rank"].to_numpy()
+    for _, cut in rank_cut(planted, models).groupby("group"):
+        assert np.array_equal(cut["rank"].to_numpy(), whole)
+
+
 def test_new_items_are_met_by_nobody(planted):
     new, fold = new_items(planted), planted.fold(0)
     assert 0.03 < new.mean() < 0.2
@@ -66,6 +78,36 @@ def test_new_items_are_met_by_nobody(planted):
     whole = {user: set(targets) for user, targets in zip(fold.test.users, fold.test.targets)}
     for user, targets in zip(held.test.users, held.test.targets):
         assert set(targets) <= whole[user]
+    seen = dict(zip(fold.test.users, fold.test.histories))
+    assert all(seen[user] is row for user, row in zip(held.test.users, held.test.masked))
+
+
+def test_new_items_have_no_tags():
+    """A new item's tags would be from training users who know it, and say that it is popular."""
+    domain = Domain("planted")
+    new, sequences = new_items(domain), domain.sequences
+    pairs = [(user, item) for user in range(sequences.num_users) for item in sequences.of(user)]
+    tags = pd.DataFrame(pairs, columns=["user", "item"]).assign(tag="fine", time=0)
+    vars(domain)["sequences"] = replace(sequences, tags=tags)
+    before = without_new_items(domain.fold(0), new)
+    texts = describe_items(domain.sequences, before)
+    assert all(text.endswith(". fine") != is_new for text, is_new in zip(texts, new))
+    encoded = domain._with_tags_of(before, domain.item_features("text", 0), 0)
+    untagged = Domain("planted").item_features("text", 0).values
+    assert np.allclose(encoded.values[new], untagged[new])
+    tagged = domain.item_features("text", 0).values
+    assert np.array_equal(encoded.values[~new], tagged[~new])
+    assert not np.allclose(encoded.values[new], tagged[new])
+    ours, theirs = (domain.features(0, fold=fold)["text"][0] for fold in (before, None))
+    assert not torch.equal(ours, theirs)
+
+
+def test_an_interest_without_any_share_counts_as_unused(planted, trained, monkeypatch):
+    shares = torch.zeros(1, len(planted.fold(0).test), 3, 4)
+    shares[..., 0] = 1.0
+    read = {"allocation": shares, "mask": torch.ones(shares.shape[1:3], dtype=torch.bool)}
+    monkeypatch.setattr(cold_start, "read_interests", lambda *_: {"id": read})
+    assert (interest_use(planted, [trained], [10])["interests in use"] == 1).all()
 
 
 def test_a_catalogue_grows_by_new_items(planted):

@@ -7,6 +7,8 @@ import torch
 
 from bivrec.data.domain import Domain
 from bivrec.errors import SettingsError
+from bivrec.evaluation import rank_cases
+from bivrec.experiment.training import train_models
 from bivrec.settings import load_settings
 from bivrec.studies.noise import (
     MAX_SHIFT,
@@ -46,6 +48,15 @@ def test_history_noise(planted, kind):
     assert same(add_noise_to_fold(planted, 0, kind, 0.0)[0].test.histories, cases.histories)
     every = add_noise_to_fold(planted, 0, kind, 1.0, training=True)[0]
     assert all(len(history) >= 1 for history in (*every.test.histories, *every.train))
+
+
+@pytest.mark.parametrize("kind", ["replace", "insert", "delete", "shuffle"])
+def test_history_noise_changes_nothing_for_a_model_that_reads_no_history(planted, kind):
+    """The same items are ranked: a lost item does not return, a false one is not missing."""
+    model = train_models(planted, ["popularity"])[0].model
+    noisy, clean = add_noise_to_fold(planted, 0, kind, 0.5)[0].test, planted.fold(0).test
+    ranks = [rank_cases(model, cases)["rank"].to_numpy() for cases in (noisy, clean)]
+    assert np.array_equal(*ranks) and not same(noisy.histories, clean.histories)
 
 
 def test_training_has_noise_on_request_only(planted):

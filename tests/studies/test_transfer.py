@@ -2,15 +2,24 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from bivrec.data.domain import Domain
+from bivrec.data.features import describe_items
 from bivrec.errors import LeftOut
 from bivrec.experiment.runs import rank_models
 from bivrec.experiment.training import train_models
-from bivrec.studies.transfer import adapt, carry_view, shared_items, transfer
+from bivrec.studies.transfer import (
+    adapt,
+    carry_view,
+    share_of_users,
+    shared_items,
+    target_features,
+    transfer,
+)
 
 TOKENS = "views.multimodal.clusters.tokens"
 
@@ -43,6 +52,29 @@ def test_an_id_view_stands_beside_it(domains, donor):
     adapted = adapt(target, whole, 0.5, 20).model.state_dict()
     assert torch.equal(adapted[TOKENS], donor[TOKENS])
     assert not torch.equal(adapted["items.id.ids"], whole.model.items["id"].ids)
+
+
+def test_a_target_has_the_tags_of_the_users_who_train(domains):
+    """Before any of them trains, it has none."""
+    source, target = domains[0], Domain("planted-other")
+    sequences = target.sequences
+    pairs = [(user, item) for user in range(sequences.num_users) for item in sequences.of(user)]
+    tags = pd.DataFrame(pairs, columns=["user", "item"]).assign(tag="fine", time=0)
+    vars(target)["sequences"] = replace(sequences, tags=tags)
+    tagged = []
+    for share in (0.0, 0.01, 1.0):
+        fold = share_of_users(target, 0, share)
+        items = set(np.concatenate([np.empty(0, int), *fold.train]).tolist())
+        texts = describe_items(target.sequences, fold)
+        assert {item for item, text in enumerate(texts) if text.endswith(". fine")} == items
+        tagged.append(len(items))
+        if share < 1:
+            values = target_features(source, target, 0, share)["text"][0]
+            known = target.features(0, basis=source)["text"][0]
+            assert not torch.equal(values, known)
+    assert tagged[0] == 0 < tagged[1] < tagged[2] == sequences.num_items
+    bare = Domain("planted-other").features(0, basis=source)["text"][0]
+    assert torch.allclose(target_features(source, target, 0, 0.0)["text"][0], bare, atol=1e-6)
 
 
 def test_items_are_shared_if_their_ids_and_titles_are():

@@ -182,13 +182,19 @@ def read_table(
     if (table[:, -1] == "").any():  # polars fills short rows
         if ", line" in (problem := _parse_error(path, columns, separator, content)):
             raise DataError(f"{name}{problem}; fix the line or {remedy}")
+    lines = np.arange(len(table)) + 1 + header
     if len(table):
-        table = table.filter(~pl.all_horizontal(pl.all() == ""))  # blank lines
-    return _parse_values(table, columns, name, 1 + header, remedy)
+        filled = ~table.select(pl.all_horizontal(pl.all() == "")).to_series()
+        table, lines = table.filter(filled), lines[filled.to_numpy()]
+    return _parse_values(table, columns, name, lines, remedy)
 
 
 def _parse_values(
-    table: pl.DataFrame, columns: Mapping[str, str], name: str, first_line: int, remedy: str
+    table: pl.DataFrame,
+    columns: Mapping[str, str],
+    name: str,
+    lines: Int64[ndarray, "row"],
+    remedy: str,
 ) -> pl.DataFrame:
     """The table with its numbers and times as such; raises DataError for the first other value."""
     for column, expected in columns.items():
@@ -198,7 +204,7 @@ def _parse_values(
         if not valid.all():
             row, fix = int(valid.argmin()), f"fix the line or {remedy}"
             wrong = wrong_number(table[column][row], expected, fix, "time" in column)
-            raise DataError(f"{name}, line {row + first_line}: {column} {wrong}")
+            raise DataError(f"{name}, line {lines[row]}: {column} {wrong}")
         table = table.with_columns(values.alias(column))
     return table
 
