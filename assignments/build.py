@@ -28,7 +28,7 @@ if "google.colab" in sys.modules:  # on Colab only: fetches the project and inst
         clone = "git clone --quiet --depth 1 --branch course REPOSITORY /content/bivrec"
         subprocess.run(clone.split(), check=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, "/content/bivrec[course]"], check=True)
+    subprocess.run([*pip, "/content/bivrec[study,course]"], check=True)
     os.environ["BIVREC_ROOT"] = "/content/bivrec"
     os.chdir("/content/bivrec/course/ASSIGNMENT")  # the tests are files next to the notebook
     sys.path.insert(0, os.getcwd())"""

@@ -471,9 +471,12 @@ def read_earlier(out: Path, name: str) -> list[dict[str, str]]:
     path = out / name
     if not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, restval="")
-        rows = [row for row in reader if row.get("submission")]
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            rows = [row for row in reader if row.get("submission")]
+    except UnicodeDecodeError:
+        sys.exit(f"ERROR: {path} is not in UTF-8; save it as CSV UTF-8")
     if not set(TABLES[name]) <= set(reader.fieldnames or []):
         sys.exit(f"ERROR: {path} has lost its columns; save it with commas, or remove it")
     return rows

@@ -68,12 +68,17 @@ def stop(message: str) -> None:
 
 
 def read_table(path: Path, needed: Iterable[str]) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and rows of a CSV; ends with one sentence if the file or a column is missing."""
+    """Columns and rows of a CSV.
+
+    Ends with one sentence if the file or a column is missing, or the file is not in UTF-8."""
     if not path.is_file():
         stop(f"{path} is not a file; name one that exists")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, restval="")
-        rows, columns = list(reader), list(reader.fieldnames or [])
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            rows, columns = list(reader), list(reader.fieldnames or [])
+    except UnicodeDecodeError:
+        stop(f"{path} is not in UTF-8; save it as CSV UTF-8")
     for name in needed:
         if name not in columns:
             stop(f"{path} has no column {name!r}; export it again, in English, with commas")
@@ -105,7 +110,7 @@ def read_grades(folder: Path, only: str | None) -> list[Grade]:
         possible = float(row["of"]) + float(row["by hand, of"])
         if not possible or only not in (None, row["assignment"]):
             continue
-        points = float(row["points"]) + amount(row["by hand"], f"{name}, by hand")
+        points = float(row["points"]) + points_by_hand(row)
         if row["outcome"] != "graded":
             lines.append(f"{row['outcome']}: {row['what happened']}")
         own = (name, row["assignment"])
@@ -137,12 +142,29 @@ def charge(grades: Iterable[Grade], late: Late, times: dict[str, datetime]) -> N
         grade.points *= late.kept(time)
 
 
-def amount(text: str, place: str) -> float:
-    """A number of points; an empty cell is 0."""
+def parse_number(text: str) -> float:
+    """The number that a cell holds, nan if it holds none."""
     try:
-        return float(text or 0)
+        return float(text)
     except ValueError:
-        stop(f"{place}: {text!r} is not a number of points; write it as 2.5")
+        return math.nan
+
+
+def points_by_hand(row: dict[str, str]) -> float:
+    """The points entered by hand; an empty cell is 0.
+
+    Prints a warning for more points than are possible, which may be a bonus."""
+    text, place, most = row["by hand"], f"{row['submission']}, by hand", row["by hand, of"]
+    points = parse_number(text or "0")
+    if not 0 <= points < math.inf:
+        stop(f"{place}: {text!r} is not a number of points, 0 or more; write it as 2.5")
+    if points > float(most):
+        print(
+            f"WARNING: {place}: {text} points are more than the {most} possible; "
+            "correct them in grades.csv unless they are a bonus",
+            file=sys.stderr,
+        )
+    return points
 
 
 def rows_of(submission: str, students: list[dict], form: str) -> set[int]:
@@ -219,8 +241,8 @@ def for_moodle(columns: list[str], rows: list[dict], found: dict[tuple, Grade]) 
             f"a worksheet is of one assignment, the grades of {', '.join(names)}; use --assignment"
         )
     for (at, _), grade in found.items():
-        most = rows[at].get("Maximum Grade") or grade.possible
-        if float(most) != grade.possible:
+        most = rows[at].get("Maximum Grade") or number(grade.possible)
+        if parse_number(most.replace(",", ".")) != grade.possible:
             stop(
                 f"Maximum Grade is {most}; set it to {number(grade.possible)} in Moodle, export again"
             )

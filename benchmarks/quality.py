@@ -42,6 +42,7 @@ def write_workload(dataset: str) -> Path:
     rows = [sequences.of(user) for user in range(sequences.num_users)]
     starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
     path = HERE / "envs" / f"{dataset}.npz"
+    path.parent.mkdir(exist_ok=True)
     save(Workload(dataset, np.concatenate(rows), starts, sequences.num_items, ()), path)
     return path
 

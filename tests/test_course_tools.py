@@ -2,8 +2,10 @@
 
 import csv
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import types
 from datetime import UTC, datetime, timedelta
 
@@ -100,8 +102,16 @@ def test_the_cell_for_colab_installs_the_project_and_goes_to_the_tests(
         exec(code, {})
         assert os.getcwd() == sys.path[0] == str(project / "course" / "tiny")
         assert os.path.isfile("teaching.py") and os.environ["BIVREC_ROOT"] == str(project)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", f"{project}[course]"]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", f"{project}[study,course]"]
     assert installed == [pip, pip]
+
+
+def test_the_cell_for_colab_installs_what_the_assignments_import(root, build):
+    extras = re.search(r"/content/bivrec\[([\w,]+)\]", build.COLAB)[1].split(",")
+    known = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    known = [known["dependencies"], *map(known["optional-dependencies"].get, extras)]
+    installed = {re.match(r"[\w-]+", package)[0] for part in known for package in part}
+    assert {"torch", "numpy", "jaxtyping", "matplotlib", "seaborn", "otter-grader"} <= installed
 
 
 def test_a_repository_that_colab_cannot_open_is_refused_in_one_sentence(root):
@@ -264,6 +274,30 @@ def test_grades_for_moodle(graded, gradebook):
     )
 
 
+def test_moodle_writes_a_decimal_comma(graded, gradebook):
+    (graded / "sheet.csv").write_text(MOODLE.replace("26.00", '"26,00"'))
+    gradebook.main(["moodle", str(graded / "sheet.csv"), "--grades", str(graded)])
+    assert 'Submitted,14,"26,00",Yes' in (graded / "moodle.csv").read_text()
+
+
+def test_more_points_by_hand_than_possible_are_a_bonus_with_a_warning(graded, gradebook, capsys):
+    table = graded / "grades.csv"
+    table.write_text(table.read_text().replace("4.5", "60"))
+    gradebook.main(["canvas", str(graded / "roster.csv"), "--grades", str(graded)])
+    assert "anna,One,77" in (graded / "canvas.csv").read_text()
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and "bonus" in shown  # Dee has 6 of 6
+    assert "anna_11_901_d_gaussian.ipynb, by hand: 60 points are more than the 6" in shown
+
+
+def test_a_table_in_another_encoding_ends_in_one_sentence(root, graded, gradebook):
+    table, grade = graded / "grades.csv", load(root, "grade")
+    table.write_text(table.read_text().replace("torn", "Müller"), encoding="cp1252")  # Excel's
+    for read, name in ((gradebook.read_grades, None), (grade.read_earlier, "grades.csv")):
+        with pytest.raises(SystemExit, match="^ERROR: .*grades.csv is not in UTF-8; save it as "):
+            read(graded, name)
+
+
 def test_lateness_costs_a_share_of_the_points(graded, gradebook):
     """Due 23:59 in Berlin, 21:59 UTC; Bo and Dee: two days late and three, of which one is free."""
     late = ["--due", "2026-10-01T23:59", "--times", str(graded / "times.csv")]
@@ -327,7 +361,10 @@ def test_a_day_has_24_hours_when_the_clocks_change(gradebook):
         ({"grades.csv": ("bo_", "mo_")},
          ["canvas", "roster.csv", "--due", "2026-10-01", "--times", "times.csv"], "no row for"),
         ({"grades.csv": ("4.5", "4;5")}, ["canvas", "roster.csv"], "not a number of points"),
+        *(({"grades.csv": ("4.5", text)}, ["canvas", "roster.csv"], f"'{text}' is not a number")
+          for text in ("nan", "inf", "-1")),
         ({"sheet.csv": ("26.00", "100.00")}, ["moodle", "sheet.csv"], "set it to 26 in Moodle"),
+        ({"sheet.csv": ("26.00", "-")}, ["moodle", "sheet.csv"], "is -; set it to 26 in Moodle"),
         ({"grades.csv": ("dee@example.org", "anna")}, ["canvas", "roster.csv"], "of one student"),
         ({}, ["canvas", "roster.csv", "--assignment", "d_gauss"], "name one of d_gaussian"),
         ({"grades.csv": ("d_gaussian,graded,17", "a_sequences,graded,17")},

@@ -141,3 +141,12 @@ def test_a_parquet_table_is_read_as_it_was_saved(project, monkeypatch):
     (folder / "lists.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(SettingsError, match=r"03_training/mine/lists\.parquet is damaged"):
         read_output("03_training", "mine", "lists.parquet")
+
+
+def test_the_time_to_quality_starts_on_a_fresh_clone(root, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    import quality
+
+    monkeypatch.setattr(quality, "HERE", tmp_path)
+    assert quality.write_workload("planted") == tmp_path / "envs" / "planted.npz"
+    assert (tmp_path / "envs" / "planted.npz").is_file()

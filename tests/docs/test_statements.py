@@ -1,9 +1,15 @@
 """What the pages say in words of the committed figures."""
 
 import io
+import json
+import re
 import subprocess
 
 import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+from bivrec.settings import load_settings
 
 
 def committed(root, name: str) -> pd.DataFrame:
@@ -142,3 +148,22 @@ def test_bivrec_paper_ranks_about_as_popularity(root):
         popularity = main.loc[("popularity", "id", film)]
         ours = main.loc[("bivrec-paper", "both", film), "ndcg@20"]
         assert popularity["low"] < ours < popularity["high"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "steps"),
+    [
+        ("amazon-baby", "`source: plain`, `plain: {folder: amazon-baby}`, and the lines of", 400),
+        ("ml-1m", "must replace those under `settings` of the entry `ml-1m`", 800),
+    ],
+)
+def test_the_settings_of_a_private_dataset_load_as_its_page_says(root, project, name, said, steps):
+    folder, yaml = root / "benchmarks" / name, YAML(typ="safe")
+    assert said in " ".join((folder / "README.md").read_text().split())
+    tree = yaml.load(project.root / "params.yaml")
+    entry = tree["datasets"].setdefault(name, {})
+    for line in re.findall(r"`(\w+: [^`]+)`", said):
+        entry |= yaml.load(line)
+    entry["settings"] = yaml.load(folder / "settings.yaml")
+    project.write("params.yaml", json.dumps(tree))
+    assert load_settings(name).training.num_steps == steps
