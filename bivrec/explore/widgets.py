@@ -42,6 +42,7 @@ class Explorer(widgets.VBox):
 
     def __init__(self, dataset: str = "planted", profile: str = "default"):
         self.profile, self.loaded, self.quiet = profile, {}, False
+        self.recommender: Recommender | None = None  # where none can be loaded
         names = Domain("planted", profile=profile).settings.datasets
         self.saved = {name: saved_models(Domain(name, profile=profile)) for name in names}
         datasets = ["planted", dataset, *(name for name, models in self.saved.items() if models)]
@@ -133,9 +134,10 @@ class Explorer(widgets.VBox):
             try:
                 self.loaded[key] = load(*key, profile=self.profile)
             except (SettingsError, ValueError) as error:
+                self.clear()
                 self.status.value = f"<b>{escape(str(error))}</b>"
                 return
-        self.recommender: Recommender = self.loaded[key]
+        self.recommender = self.loaded[key]
         sequences = self.recommender.domain.sequences
         self.cases = self.recommender.domain.fold(self.recommender.trained.seed).test
         titles = html.name_items(item_table(self.recommender, np.arange(sequences.num_items)))
@@ -150,8 +152,19 @@ class Explorer(widgets.VBox):
         self.fill(self.user, users, same)
         self.choose_user()
 
+    def clear(self) -> None:
+        """Shows nothing, as no model is loaded."""
+        self.recommender, self.items = None, {}
+        self.addition.options, self.addition.value = [], ""
+        for choice in (self.user, self.removal):
+            self.fill(choice, [], None)
+        for part in (self.lists, self.patches, self.interests, self.past):
+            part.value = ""
+
     def choose_user(self) -> None:
         """Takes the chosen user's history and targets."""
+        if self.recommender is None:
+            return
         self.history = self.cases.histories[self.user.value]
         self.targets = self.cases.targets[self.user.value]
         self.show()
@@ -165,6 +178,8 @@ class Explorer(widgets.VBox):
 
     def remove_item(self) -> None:
         """Takes the chosen item out of the history, unless it is the last one."""
+        if self.recommender is None:
+            return
         if len(self.history) == 1:
             note = "A history without items cannot be continued; add another item first."
             self.status.value = f"<b>{note}</b>"
@@ -182,6 +197,8 @@ class Explorer(widgets.VBox):
 
     def show(self) -> None:
         """Redraws everything below the choices."""
+        if self.recommender is None:
+            return
         started = time.perf_counter()
         model, history = self.noisy()
         table = item_table(model, history)

@@ -46,11 +46,14 @@ def recommend_command(*arguments: str) -> str:
     if lists.empty:
         among = chosen.allowed or recommender.dataset
         raise DataError(f"nothing is left to recommend: the history has every item of {among}")
+    listed = lists["user"].nunique()
+    without = histories["user"].nunique() - listed
     lists = lists if chosen.users else lists.drop(columns="user")
     if not chosen.out:
         return lists.to_string(index=False)
     write_lists(lists, chosen.out)
-    return f"{chosen.out}: {histories['user'].nunique():,} lists of {recommender.dataset}"
+    rest = f"; users with nothing left to recommend: {without:,}" if without else ""
+    return f"{chosen.out}: {listed:,} lists of {recommender.dataset}{rest}"
 
 
 def export_command(*arguments: str) -> str:

@@ -1,7 +1,8 @@
 """Histories and lists of recommendations in tables and files."""
 
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,13 @@ def check_histories(histories: Any, name: str) -> None:
 
 
 def check_columns(columns: list, name: str) -> None:
-    """Raises DataError for a table without the columns user and item."""
+    """Raises DataError for a table without the columns user and item, or with two of a name."""
     if not {"user", "item"} <= {*columns}:
         has = ", ".join(map(str, columns)) or "none"
         raise DataError(f"{name} has the columns {has}; it needs user and item")
+    for column in ("user", "item"):
+        if (count := columns.count(column)) > 1:
+            raise DataError(f"{name} has {count} columns {column}; keep one of them")
 
 
 def check_gaps(gaps: Any, name: str, column: str) -> None:
@@ -79,7 +83,8 @@ def read_times(times: pl.Series, name: str) -> ndarray:
     try:
         numbers = times.cast(pl.Float64, strict=False)
         if numbers.is_null().all():
-            numbers = times.str.to_datetime(strict=False, time_zone="UTC").cast(pl.Float64)
+            dates = times.str.extract(r"^(\d{4}-\d\d-\d\d.*)")
+            numbers = dates.str.to_datetime(strict=False, time_zone="UTC").cast(pl.Float64)
     except pl.exceptions.PolarsError:
         numbers = pl.Series([None] * len(times), dtype=pl.Float64)
     if wrong := (~numbers.is_finite().fill_null(False)).arg_true().to_list():
@@ -121,17 +126,26 @@ def check_suffix(path: str | Path) -> None:
         raise DataError(f"{path} is neither .parquet nor .csv; name the file with one of them")
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file that takes a file's place once it is written."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_lists(lists: pd.DataFrame, path: str | Path) -> None:
     """Writes a table as Parquet or CSV, by the file's suffix, whole or not at all; raises DataError
     for another suffix and a place that cannot be written."""
     check_suffix(path)
     path = Path(path).resolve()  # a link stays one
-    part = path.with_name(f".{path.name}.part")
     table = pl.DataFrame({name: column.to_list() for name, column in lists.items()})
     try:
-        table.write_parquet(part) if path.suffix == ".parquet" else table.write_csv(part)
-        os.replace(part, path)
+        with replacing(path) as part:
+            table.write_parquet(part) if path.suffix == ".parquet" else table.write_csv(part)
     except (OSError, pl.exceptions.PolarsError) as error:
-        part.unlink(missing_ok=True)
         reason = " ".join(str(error).split())
         raise DataError(f"{path} cannot be written ({reason}); write elsewhere") from None

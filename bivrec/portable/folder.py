@@ -9,7 +9,8 @@ import pandas as pd
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save
 
 from bivrec.data.domain import Features
 from bivrec.data.download import file_hash
@@ -18,12 +19,16 @@ from bivrec.errors import DataError, SettingsError
 from bivrec.experiment.registry import FAMILIES, Trained
 from bivrec.model.base import SequentialModel
 from bivrec.model.embedding import ItemTable
+from bivrec.outputs import write_atomically
 from bivrec.portable.card import write_card
+from bivrec.portable.files import replacing
 from bivrec.portable.recommender import ITEM_COLUMNS, Recommender, check_recommender, load_trained
 from bivrec.settings import CrossView, Settings, Training, project_root
 
 FORMAT = 1  # of the folder; another one is refused
 DESCRIPTION, ITEMS, WEIGHTS = "bivrec.json", "items.parquet", "model.safetensors"
+CARD = "README.md"
+GRAPH = ("model.onnx", "model.onnx.data")  # the second for a large model
 SECTIONS = ("model", "baseline")  # of the settings: what a model reads to score
 # values of the keys that older exports lack, by section
 ADDED: dict[str, dict[str, Any]] = {"model": {"information_within": "history"}, "baseline": {}}
@@ -85,7 +90,7 @@ def find_folder(source: str | Path) -> Path:
         remedy = "`pip install huggingface_hub`, or download the folder and give its path"
         raise DataError(f"{source} needs the package huggingface_hub; {remedy}") from None
     name, _, revision = str(source).removeprefix(HUB).partition("@")
-    files = [DESCRIPTION, ITEMS, WEIGHTS]
+    files = [DESCRIPTION, ITEMS, WEIGHTS, CARD]
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=files))
     except (OSError, ValueError) as error:
@@ -95,7 +100,8 @@ def find_folder(source: str | Path) -> Path:
 
 def export(recommender: Recommender, folder: str | Path) -> None:
     """Writes a trained model into a folder: weights and the features it reads, settings, items, and
-    a model card. Any code that reads this format (`FORMAT`) loads it.
+    a model card; removes the model.onnx of an earlier export. Any code that reads this format
+    (`FORMAT`) loads it.
 
     Raises DataError for a model that only counts interactions, for a class in own/, and for a
     folder with other files."""
@@ -112,9 +118,12 @@ def export(recommender: Recommender, folder: str | Path) -> None:
     tensors = model.state_dict()
     for name, (values, mask) in features_of(model).items():
         tensors |= {f"features.{name}.values": values, f"features.{name}.mask": mask}
-    weights = save({name: x.contiguous().cpu() for name, x in tensors.items()})
-    (folder / WEIGHTS).write_bytes(weights)
-    save_table(recommender.items, folder / ITEMS)
+    for name in GRAPH:
+        (folder / name).unlink(missing_ok=True)
+    with replacing(folder / WEIGHTS) as part:
+        part.write_bytes(save({name: x.contiguous().cpu() for name, x in tensors.items()}))
+    with replacing(folder / ITEMS) as part:
+        save_table(recommender.items, part)
     description = {
         "format": FORMAT,
         "dataset": recommender.dataset,
@@ -128,8 +137,8 @@ def export(recommender: Recommender, folder: str | Path) -> None:
         },
         "sha256": {name: file_hash(folder / name) for name in (ITEMS, WEIGHTS)},
     }
-    (folder / "README.md").write_text(write_card(recommender), "utf-8")
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", "utf-8")
+    write_atomically(folder / CARD, write_card(recommender))
+    write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1) + "\n")
 
 
 def check_folder(folder: str | Path) -> Path:
@@ -138,6 +147,8 @@ def check_folder(folder: str | Path) -> Path:
         raise DataError(f"folder is {folder!r:.60}; name a new folder")
     folder = Path(folder)
     for part in (folder, *folder.parents):
+        if part.is_symlink() and not part.exists():
+            raise DataError(f"{part} is a link that leads nowhere; remove it, or name a new folder")
         if part.exists() and not part.is_dir():
             raise DataError(f"{part} is a file; name a new folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / DESCRIPTION).is_file():
@@ -174,7 +185,7 @@ def load_folder(folder: Path) -> Recommender:
             raise DataError(describe_damage(folder / name, "its sha256 differs"))
     try:
         items = load_table(folder / ITEMS, {*ITEM_COLUMNS})
-        tensors = load_file(folder / WEIGHTS)
+        tensors = read_tensors((folder / WEIGHTS).read_bytes())  # a map would follow the file
         features = {}
         for name in ("text", "image"):
             if f"features.{name}.values" in tensors:
@@ -182,11 +193,13 @@ def load_folder(folder: Path) -> Recommender:
                 features[name] = tuple(parts)
         model = FAMILIES[description["family"]](settings, len(items), features)
         model.load_state_dict(tensors)
+        card = folder / CARD
+        text = card.read_text("utf-8", errors="replace") if card.is_file() else ""
     except (SafetensorError, RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(describe_damage(folder, type(error).__name__)) from None
     check_items(items, folder / ITEMS)
     trained = Trained(description["model"], description["seed"], model.eval())
-    return Recommender(description["dataset"], trained, items)
+    return Recommender(description["dataset"], trained, items, card=text)
 
 
 def check_items(items: pd.DataFrame, path: Path) -> None:

@@ -26,12 +26,14 @@ ITEM_COLUMNS = ["item", "title", "year", "genres"]
 @dataclass(frozen=True)
 class Recommender:
     """A trained model and the items that it knows: row i of `items` has the id, title, year and
-    genres of item i. `domain` is the dataset with its users; None for an exported model."""
+    genres of item i. `domain` is the dataset with its users; None for an exported model, which has
+    its `card` instead."""
 
     dataset: str
     trained: Trained
     items: pd.DataFrame
     domain: Domain | None = None
+    card: str = ""
 
     @cached_property
     def ids(self) -> list[int | str]:

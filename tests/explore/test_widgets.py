@@ -6,6 +6,8 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
+from bivrec.errors import SettingsError
+from bivrec.explore import widgets as module
 from bivrec.explore.widgets import Explorer
 
 
@@ -68,6 +70,41 @@ def test_the_explorer_with_models_without_interests(explorer):
     assert "no interests" in explorer.patches.value and "ID view" in explorer.lists.value
     explorer.model.value = "bivrec"
     assert "patches of 1" in explorer.patches.value
+
+
+def lack(*_, **__):
+    raise SettingsError("the checkpoint is missing")
+
+
+def touch(explorer) -> None:
+    """Uses everything but dataset and model."""
+    explorer.noise.value, explorer.view.value = "items replaced", "multimodal"
+    explorer.noise.value, explorer.view.value = "none", "id"
+    for act in (explorer.add_item, explorer.remove_item, explorer.choose_user, explorer.show):
+        act()
+
+
+def test_the_explorer_shows_nothing_of_an_earlier_model(explorer, monkeypatch):
+    explorer.user.value, explorer.view.value = 0, "id"
+    before = explorer.lists.value
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "load", lack)
+        explorer.model.value = "pure-mm"
+    touch(explorer)
+    assert explorer.status.value == "<b>the checkpoint is missing</b>"
+    for part in (explorer.lists, explorer.patches, explorer.interests, explorer.past):
+        assert part.value == ""
+    assert explorer.recommender is None and not explorer.addition.options
+    assert explorer.user.options == explorer.removal.options == ()
+    explorer.model.value = "bivrec"
+    assert explorer.lists.value == before
+
+
+def test_the_explorer_that_can_load_nothing(monkeypatch):
+    monkeypatch.setattr(module, "load", lack)
+    explorer = Explorer("movies-classic")
+    touch(explorer)
+    assert explorer.status.value == "<b>the checkpoint is missing</b>"
 
 
 def test_the_explorer_leaves_no_bar_that_has_gone(root, monkeypatch):

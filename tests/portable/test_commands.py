@@ -47,6 +47,15 @@ def test_lists_for_a_file_of_users(folder, tmp_path, capsys, users, suffix):
     assert lists["item"].to_list()[:4] == wanted
 
 
+def test_users_without_a_list_are_counted(folder, project, capsys):
+    users = project.write("users.csv", "user,item\na,1000\na,1001\nb,1000\n")
+    allowed = project.write("ids", "1000\n1001\n")
+    command = ["recommend", str(folder), "--users", str(users), "--out", "lists.csv"]
+    assert main([*command, "--allowed", str(allowed)]) == 0
+    told = "lists.csv: 1 lists of planted; users with nothing left to recommend: 1\n"
+    assert capsys.readouterr().out == told
+
+
 @pytest.mark.parametrize(
     "times",
     [
@@ -82,6 +91,7 @@ def test_export_and_recommend(project, capsys, tmp_path):
         (["planted", "--users", "date.csv"], "row 2: its time '2020-01-01' cannot be ordered with"),
         (["planted", "--users", "nan.csv"], "row 2: its time 'NaN' cannot be ordered with the"),
         (["planted", "--users", "word.csv"], "row 2: its time 'soon' cannot be ordered with the"),
+        (["planted", "--users", "us.csv"], "row 1: its time '01/12/2026' cannot be ordered with"),
         (["planted", "--users", "late.csv"], "late.csv, row 1 has no time; write it there"),
         (["planted", "--users", "none.parquet"], "none.parquet cannot be read"),
         (["planted", "--users", "head.csv"], "head.csv has no rows; give at least one user"),
@@ -115,6 +125,7 @@ def test_what_is_refused(project, refuses, arguments, message):
     project.write("date.csv", "user,item,time\nu1,1001,2\nu1,1000,2020-01-01\n")
     project.write("nan.csv", "user,item,time\nu1,1001,2\nu1,1000,NaN\n")
     project.write("word.csv", "user,item,time\nu1,1001,2020-01-01\nu1,1000,soon\n")
+    project.write("us.csv", "user,item,time\nu1,1001,01/12/2026\nu1,1000,02/11/2026\n")
     project.write("late.csv", "user,item,time\nu1,1000,\nu1,1001,1\n")
     project.write("head.csv", "user,item\n")
     project.write("empty", "\ufeff \n")

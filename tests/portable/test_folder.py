@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save
 
 from bivrec.data.download import file_hash
 from bivrec.errors import DataError
-from bivrec.portable.folder import ADDED, DESCRIPTION, ITEMS, WEIGHTS, export, load
+from bivrec.portable.folder import ADDED, CARD, DESCRIPTION, GRAPH, ITEMS, WEIGHTS, export, load
 from bivrec.portable.lists import recommend
 
 HERE = Path(__file__).parent
@@ -109,9 +110,12 @@ def test_arguments_of_a_wrong_type(any_types, given, message):
 
 def test_export_keeps_what_is_there(bivrec, folder, tmp_path, any_types):
     (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "link").symlink_to("gone")
     for place, message in (
         (tmp_path, "is not empty and is no exported model; name a new folder"),
         (tmp_path / "README.md", "README.md is a file; name a new folder"),
+        (tmp_path / "link", "link is a link that leads nowhere; remove it, or name a new folder"),
+        (tmp_path / "link" / "new", "link is a link that leads nowhere; remove it, or name a new"),
         (5, "folder is 5; name a new folder"),
     ):
         with pytest.raises(DataError, match=message):
@@ -119,11 +123,33 @@ def test_export_keeps_what_is_there(bivrec, folder, tmp_path, any_types):
     assert (tmp_path / "README.md").read_text() == "mine"
     with pytest.raises(DataError, match="recommender is of the type str; give a trained model"):
         export("planted", tmp_path / "new")
-    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "taken"}
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "taken", "link"}
     (tmp_path / "new").mkdir()
     export(bivrec, tmp_path / "new")
     export(bivrec, folder)
     assert_equal_scores(load(folder), load(tmp_path / "new"))
+
+
+def test_a_loaded_model_stays_when_its_file_changes(bivrec, folder):
+    loaded = load(folder)
+    (folder / WEIGHTS).write_bytes(bytes((folder / WEIGHTS).stat().st_size))
+    assert_equal_scores(bivrec, loaded)
+
+
+def test_files_are_replaced_whole_and_the_description_last(bivrec, folder, monkeypatch):
+    """The graph of an earlier export goes."""
+    placed, replace = [], os.replace
+
+    def record(part, path):
+        placed.append(Path(path).name)
+        replace(part, path)
+
+    for name in GRAPH:
+        (folder / name).write_text("of an earlier model")
+    monkeypatch.setattr(os, "replace", record)
+    export(bivrec, folder)
+    assert {*placed} == {WEIGHTS, ITEMS, CARD, DESCRIPTION} and placed[-1] == DESCRIPTION
+    assert {path.name for path in folder.iterdir()} == {*placed}
 
 
 def test_models_that_only_count_stay(tmp_path):
@@ -238,7 +264,7 @@ def test_a_model_of_the_hub(folder, bivrec, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert_equal_scores(bivrec, load("hf://user/name"))
     assert load("hf://user/name@v1").ids == load(links).ids == bivrec.ids
-    files = [DESCRIPTION, ITEMS, WEIGHTS]
+    files = [DESCRIPTION, ITEMS, WEIGHTS, CARD]
     assert asked == [("user/name", None, files), ("user/name", "v1", files)]
 
 
@@ -270,12 +296,13 @@ def test_the_card_is_that_of_the_hub(bivrec, folder, tmp_path, monkeypatch):
     assert len(recommend(load(folder), history, k=3)) == 3
     head = "profile,dataset,protocol,study,condition,model,view,seed,split,metric,value\n"
     rows = [
-        f"default,planted,by_user,{study},,bivrec,both,{seed},test,{metric},{value}\n"
-        for study, seed, metric, value in (
-            ("training", 0, "ndcg@20", 0.25),
-            ("training", 1, "ndcg@20", 0.75),
-            ("noise", 0, "ndcg@20", 0.5),
-            ("training", 0, "users", 9),
+        f"default,planted,by_user,{study},{condition},bivrec,both,{seed},test,{metric},{value}\n"
+        for study, condition, seed, metric, value in (
+            ("training", "", 0, "ndcg@20", 0.25),
+            ("training", "", 1, "ndcg@20", 0.75),
+            ("training", "interests merged", 0, "ndcg@20", 0.125),
+            ("noise", "", 0, "ndcg@20", 0.5),
+            ("training", "", 0, "users", 9),
         )
     ]
     (tmp_path / "results").mkdir()
@@ -283,10 +310,17 @@ def test_the_card_is_that_of_the_hub(bivrec, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
     export(bivrec, folder)
     card = ModelCard.load(folder / "README.md")
-    assert "| both | ndcg@20 | 0.2500 |" in card.text and "0.75" not in card.text
+    assert "| both | ndcg@20 | 0.2500 |" in card.text and card.text.count("ndcg@20") == 1
     (result,) = card.data.eval_results
     assert (result.dataset_name, result.metric_type, result.metric_value) == (
         "planted",
         "ndcg@20",
         0.25,
     )
+    card = (folder / CARD).read_text()
+    for place in (tmp_path / "again", folder):
+        export(load(folder), place)
+        assert (place / CARD).read_text() == card
+    (folder / CARD).unlink()
+    export(load(folder), folder)
+    assert "No figures are recorded" in (folder / CARD).read_text()

@@ -114,6 +114,10 @@ def test_ids_may_be_text_and_rows_of_users_may_mix(bivrec, histories):
         ({"histories": pl.DataFrame({"user": [1]})}, "of the type DataFrame; give a pandas Data"),
         ({"histories": pd.DataFrame({"User": [1]})}, "has the columns User; it needs user and it"),
         (
+            {"histories": pd.DataFrame([["a", 1, 2]], columns=["user", "item", "item"])},
+            "histories has 2 columns item; keep one of them",
+        ),
+        (
             {"histories": pd.DataFrame({"user": ["a"], "item": [[1000, 1001]]})},
             r"row 1: the item is \[1000, 1001\]; give one row per .*; use explode\('item'\)",
         ),
