@@ -57,14 +57,6 @@ def test_the_explorer_under_noise(explorer):
     assert explorer.lists.value == before and explorer.level.disabled
 
 
-def test_the_explorer_answers_within_a_second(explorer):
-    seconds = []
-    for user in range(5):
-        explorer.user.value = user + 4
-        seconds.append(explorer.seconds)
-    assert sorted(seconds)[2] < 1
-
-
 def test_the_explorer_with_models_without_interests(explorer):
     explorer.model.value = "popularity"
     assert "no interests" in explorer.patches.value and "ID view" in explorer.lists.value
