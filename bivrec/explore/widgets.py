@@ -208,11 +208,11 @@ class Explorer(widgets.VBox):
         names = html.name_items(item_table(self.recommender, self.history))
         options = [(f"{number + 1}. {name}", number) for number, name in enumerate(names)]
         self.fill(self.removal, options, len(names) - 1)
-        self.seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started
         followed = html.name_items(item_table(self.recommender, self.targets[:12]))
         more = f", and {len(self.targets) - 12} more" if len(self.targets) > 12 else ""
         self.status.value = (
-            f"Shown in {self.seconds:.2f} s. What truly followed, {len(self.targets)} items: "
+            f"Shown in {seconds:.2f} s. What truly followed, {len(self.targets)} items: "
             f"{escape(', '.join(followed))}{more}."
         )
 
