@@ -51,6 +51,12 @@ DOCUMENTS = [  # group, source, path in the site, label
     (COURSE, "assignments/policy.md", "course/policy.html", "Policy to adapt"),
     (CHECKS, "benchmarks/ml-1m/README.md", "checks/ml-1m.html", "MovieLens-1M"),
     (CHECKS, "benchmarks/amazon-baby/README.md", "checks/amazon-baby.html", "Amazon Baby"),
+    (
+        CHECKS,
+        "benchmarks/amazon-instruments/README.md",
+        "checks/amazon-instruments.html",
+        "Amazon Instruments",
+    ),
     (CHECKS, "benchmarks/ml-100k/README.md", "checks/ml-100k.html", "MovieLens-100K"),
     (CHECKS, "benchmarks/README.md", "checks/speed.html", "Speed"),
     (CHECKS, "tests/README.md", "checks/tests.html", "Guarantees and their tests"),
