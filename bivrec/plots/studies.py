@@ -142,7 +142,8 @@ def draw_groups(table: pd.DataFrame, metric: str) -> Figure:
             users = rows.drop_duplicates("group")["users"]
             names = [f"{name}\n{number:,} users" for name, number in zip(names, users)]
         axis.set_xticks(range(len(names)), names, fontsize=8)
-        axis.set(xlabel=GROUP_NAMES.get(kind, kind), ylabel=name_metric(metric), ylim=(0, None))
+        axis.set(xlabel=GROUP_NAMES.get(kind, kind), ylabel=name_metric(metric))
+        axis.set_ylim(min(0, rows["low"].min()), None)
     add_legend(axis)
     return figure
 

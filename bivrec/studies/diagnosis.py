@@ -13,13 +13,13 @@ from bivrec.studies.noise import expose_to_noise
 
 
 def view_balance(trained: Trained, cases: EvalCases, k: int = 20) -> dict[str, float]:
-    """Overlap of the views' top k, without the items of the histories, as means over cases: `a in
-    b` is the share of b's list in a's.
+    """Overlap of the views' top k, without the items of the true histories, as means over cases:
+    `a in b` is the share of b's list in a's.
 
     A view near 0 in the combined list has no say; views near 1 in each other are copies."""
     scores = trained.model.score(cases.histories)
     top = {
-        view: mask_items(values, cases.histories).topk(min(k, values.shape[-1]), -1).indices
+        view: mask_items(values, cases.masked).topk(min(k, values.shape[-1]), -1).indices
         for view, values in scores.items()
     }
     pairs = [("id", "both"), ("multimodal", "both"), ("id", "multimodal")]

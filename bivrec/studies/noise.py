@@ -207,15 +207,16 @@ def noise_runs(domain: Domain, ranks: pd.DataFrame, trained: pd.DataFrame) -> pd
 def noise_curves(ranks: pd.DataFrame, metric: str) -> pd.DataFrame:
     """What remains of a metric at each level of noise, by model and view.
 
-    `value`: the mean over users and seeds. `retained`: its share of the value at the first level;
-    `low` and `high` bound the 95 % interval of that ratio."""
+    `value`: the mean over users, each the mean of the trainings that test the user. `retained`:
+    its share of the value at the first level; `low` and `high` bound that ratio's 95 % interval."""
     names = ["noise", "model", "view"]
     columns = [*names, "level", "value", "retained", "low", "high"]
     if not len(ranks):
         return pd.DataFrame(columns=columns)
     tables = []
     for key, users in user_metrics(ranks).groupby(names, sort=False):
-        levels = users.pivot(index=units_of(users), columns="level", values=metric)
+        units = [name for name in units_of(users) if name != "seed"]  # a mean over trainings
+        levels = users.pivot_table(index=units, columns="level", values=metric)
         tables.append(_curve(levels).assign(**dict(zip(names, key))))
     table = pd.concat(tables)[columns]
     order = list(dict.fromkeys(ranks["noise"]))

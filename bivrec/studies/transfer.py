@@ -110,7 +110,7 @@ def _list(modalities: Sequence[str]) -> str:
 
 def share_of_users(target: Domain, seed: int, share: float) -> Fold:
     """The seed's fold with a share of its training users: none at 0, otherwise at least one; the
-    same users for every start."""
+    same users for every start. All of its validation users choose the checkpoint."""
     fold = target.fold(seed)
     long = [row for row, items in enumerate(fold.train) if len(items) > 1]
     generator = np.random.Generator(np.random.PCG64(derive_seed(seed, "adapt")))

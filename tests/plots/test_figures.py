@@ -213,6 +213,9 @@ def test_groups_and_transfers_have_a_line_each():
     assert axis.get_xlabel() == "newest items kept of the history"
     names = [text.get_text() for text in axis.get_xticklabels()]
     assert names == ["0-5\n45 users", "> 5\n45 users"]
+    assert axis.get_ylim()[0] == 0
+    (axis,) = draw_groups(groups.assign(low=-0.1), "ndcg@20").axes
+    assert axis.get_ylim()[0] == -0.1  # the whole interval is visible
     starts = ["popularity", "from scratch", "from scratch", "bivrec of a", "bivrec of a"]
     table = table_of(start=starts, share=[1.0, 0.1, 1.0, 0.0, 0.1])
     (axis,) = draw_transfer(table, "ndcg@20").axes

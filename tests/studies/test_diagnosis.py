@@ -32,6 +32,14 @@ def test_whose_recommendations_are_heard():
     }
 
 
+def test_noise_in_the_input_does_not_bring_items_of_the_history_back():
+    history = np.array([4])
+    cases = EvalCases(np.arange(2), (history, history), (history[:0], history[:0]))
+    clean, noisy = cases, cases.reading((np.array([3]), np.array([3])))
+    trained = Trained("bivrec", 0, Fixed())
+    assert view_balance(trained, noisy, 2) == view_balance(trained, clean, 2)
+
+
 def test_diagnoses_of_a_trained_model(planted, trained, capsys):
     table = diagnose(planted, trained).set_index(["diagnostic", "view"])["value"]
     short = table["remaining with the newest 3 items"]

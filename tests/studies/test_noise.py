@@ -135,6 +135,15 @@ def test_what_is_retained_and_where_it_breaks():
     assert np.isnan(breaking_points(curves.assign(retained=1.0)).iloc[0]["breaks at"])
 
 
+def test_a_noise_curve_is_a_mean_over_users_not_over_trainings():
+    """Two trainings test the user of fold 0, one that of fold 1: each user counts once."""
+    ranks = [(0, 0, 7, 1), (0, 5, 7, 1), (1, 1, 8, 60)]
+    rows = [("a", "id", "swap", 0.0, *unit, 1, 0, r) for *unit, r in ranks]
+    names = ["model", "view", "noise", "level", "fold", "seed", "user", "num_targets", "item"]
+    curves = noise_curves(pd.DataFrame(rows, columns=[*names, "rank"]), "ndcg@10")
+    assert curves["value"].item() == 0.5
+
+
 def test_losses_under_noise_are_compared_user_by_user():
     """From clean to swapped, a loses one of its two users, b both."""
     rank = {("a", 0.0): [1, 1], ("a", 0.3): [1, 50], ("b", 0.0): [1, 1], ("b", 0.3): [50, 50]}
