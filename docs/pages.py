@@ -57,6 +57,7 @@ DOCUMENTS = [  # group, source, path in the site, label
         "checks/amazon-instruments.html",
         "Amazon Instruments",
     ),
+    (CHECKS, "benchmarks/amazon-games/README.md", "checks/amazon-games.html", "Amazon Games"),
     (CHECKS, "benchmarks/ml-100k/README.md", "checks/ml-100k.html", "MovieLens-100K"),
     (CHECKS, "benchmarks/README.md", "checks/speed.html", "Speed"),
     (CHECKS, "tests/README.md", "checks/tests.html", "Guarantees and their tests"),

@@ -158,6 +158,26 @@ def test_merged_interests_on_movielens_1m(root):
     assert "with merged interests it is slightly better" in row(root, "The ranking needs different")
 
 
+@pytest.mark.parametrize("dataset", ["amazon-baby", "amazon-instruments", "amazon-games"])
+def test_twice_the_steps(root, dataset, monkeypatch):
+    """BivRec's ID view and PureID gain, PureID more; the SASRec on fused features of Instruments
+    does not."""
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    from budgets import compare
+
+    folder = root / "benchmarks" / dataset
+    table = compare(*(pd.read_csv(folder / f"{name}.csv") for name in ("tuning", "budgets")))
+    for row in table.itertuples():
+        assert f"| {row.model} | {row.view} | " in (folder / "README.md").read_text()
+    table = table.set_index(["model", "view"])
+    assert (table.drop("sasrec-fused", errors="ignore")["change"] > 0).all()
+    assert table.loc[("pure-id", "id"), "change"] > table.loc[("bivrec", "id"), "change"]
+    assert table.loc[("pure-id", "id"), "more steps"] < table.loc[("bivrec", "id"), "more steps"]
+    if dataset != "amazon-games":
+        fused = table.loc[("sasrec-fused", "both"), "change"]
+        assert (fused > 0) == (dataset == "amazon-baby")
+
+
 def test_amazon_instruments(root):
     claims = pd.read_csv(root / "benchmarks" / "amazon-instruments" / "claims.csv")
     verdicts = claims.set_index("theirs")["verdict"]
