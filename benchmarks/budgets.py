@@ -46,10 +46,8 @@ def compare(tuning: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 def main(dataset: str, factor: str, *models: str) -> None:
     domain = Domain(dataset)
     training, metric = domain.settings.training, domain.settings.studies.primary_metric
-    longer = {
-        name: int(factor) * getattr(training, name) for name in ("num_steps", "evaluate_every")
-    }
-    longer = {f"training.{name}": value for name, value in longer.items()}
+    names = ("num_steps", "evaluate_every")
+    longer = {f"training.{name}": int(factor) * getattr(training, name) for name in names}
     domain = Domain(dataset, domain.changes | longer)
     curves = pd.concat(train(domain, name, metric) for name in models)
     folder = HERE / dataset
