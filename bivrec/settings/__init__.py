@@ -1,5 +1,6 @@
 """Settings: params.yaml read strictly into frozen dataclasses."""
 
+from bivrec.settings.datasets import *
 from bivrec.settings.paths import profile_folder, project_root, repro_command
 from bivrec.settings.reading import (
     can_do_with,
