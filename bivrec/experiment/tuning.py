@@ -34,9 +34,16 @@ def tune(domain: Domain, names: Sequence[str]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def trial_means(trials: pd.DataFrame) -> pd.Series:
+    """The value of each model's trials: the mean over seeds of each seed's mean over views, so that
+    a seed that diverged counts like any other, although it has one row."""
+    of_seeds = trials.groupby(["model", "trial", "seed"], sort=False)["value"].mean()
+    return of_seeds.groupby(["model", "trial"], sort=False).mean()
+
+
 def best_trials(trials: pd.DataFrame) -> pd.DataFrame:
-    """Each model's best trial by its mean over seeds and views, and its value."""
-    means = trials.groupby(["model", "trial"], sort=False)["value"].mean()
+    """Each model's best trial by `trial_means`, and its value."""
+    means = trial_means(trials)
     best = means[means.groupby("model", sort=False).idxmax()].reset_index()
     settings = trials.drop(columns=["seed", "best_step", "view", "value"]).drop_duplicates()
     return settings.merge(best, on=["model", "trial"])
@@ -78,7 +85,7 @@ def _tuning_work(job: tuple[Domain, str]) -> pd.DataFrame:
             for key, bounds in space.items()
         }
         tables.append(_try(domain, name, number, chosen))
-        study.tell(trial, tables[-1]["value"].mean())
+        study.tell(trial, trial_means(tables[-1]).item())
     return pd.concat(tables)
 
 

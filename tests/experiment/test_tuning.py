@@ -1,5 +1,6 @@
 """One search for every model, and what it chose."""
 
+import optuna
 import pandas as pd
 import pytest
 import torch
@@ -7,7 +8,7 @@ import torch
 from bivrec.data.domain import Domain
 from bivrec.data.types import Fold
 from bivrec.errors import SettingsError
-from bivrec.experiment.tuning import best_trials, near_edges, tune
+from bivrec.experiment.tuning import best_trials, near_edges, trial_means, tune
 from bivrec.settings import load_settings, vary
 from bivrec.settings.reading import read_params
 from bivrec.training.loop import Run
@@ -91,6 +92,26 @@ def test_the_best_trial_is_that_of_the_best_mean(trials):
     assert best["value"].to_dict() == means.groupby("model").max().to_dict()
     chosen = trials[(trials["model"] == "sasrec") & (trials["trial"] == best["trial"]["sasrec"])]
     assert chosen["model.dropout"].iloc[0] == best["model.dropout"]["sasrec"]
+
+
+def test_a_seed_that_diverged_counts_like_any_other():
+    """It has one row of value 0, the other seed a row per view."""
+    rows = [(0, 1, 0.0), (0, 3, 0.3), (0, 3, 0.3), (0, 3, 0.3), (1, 1, 0.2), (1, 3, 0.2)]
+    trials = pd.DataFrame(rows, columns=["trial", "seed", "value"])
+    trials = trials.assign(model="bivrec", best_step=1, view="id")
+    assert trial_means(trials).tolist() == pytest.approx([0.15, 0.2])
+    assert best_trials(trials)[["trial", "value"]].values.tolist() == [[1, 0.2]]
+
+
+def test_the_search_is_told_the_mean_over_seeds(monkeypatch):
+    told, rows = [], {"model": "bivrec", "trial": 0, "seed": [1, 3, 3], "value": [0.0, 0.4, 0.4]}
+    monkeypatch.setattr("bivrec.experiment.tuning._try", lambda *_: pd.DataFrame(rows))
+    tell = optuna.Study.tell
+    monkeypatch.setattr(
+        optuna.Study, "tell", lambda study, *told_: (told.append(told_[1]), tell(study, *told_))
+    )
+    tune(Domain("planted", {"tuning.num_trials": 1}), ["bivrec"])
+    assert told == pytest.approx([0.2])
 
 
 def test_an_optimum_near_an_edge_is_named():
