@@ -26,12 +26,13 @@ SECTIONS = ("split", "features", "model", "cross_view", "baseline", "training")
 
 
 def describe_run(domain: Domain, name: str, seed: int) -> str:
-    """What a checkpoint must match: code, data, model, seed, and all features and settings that it
-    read."""
+    """What a checkpoint must match: code, data, model, family, seed, and all features and settings
+    that it read."""
     variant = domain.variant(name)
     varied = vary(domain.settings, variant, name)
     settings = TypeAdapter(Settings).dump_python(varied, mode="json")
     run = {"code": training_code(), "dataset": domain.name, "model": name, "seed": seed}
+    run["family"] = variant.family
     run["data"] = hash_data(domain.sequences)
     if not can_do_with(domain.settings, variant, ()):
         read = varied.features.modalities

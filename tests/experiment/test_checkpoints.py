@@ -58,3 +58,10 @@ def test_a_checkpoint_belongs_to_its_users_and_times(planted):
 def test_a_checkpoint_belongs_to_the_metric_that_chose_its_step(planted):
     other = Domain("planted", {"studies.primary_metric": "recall@20"})
     assert describe_run(planted, "bivrec", 0) != describe_run(other, "bivrec", 0)
+
+
+def test_a_checkpoint_belongs_to_the_family_of_its_model(planted):
+    """Two families may have the same name, one after the other, and the same settings."""
+    fdsa = {"family": "fdsa", "settings": planted.settings.models["nova"].settings}
+    other = Domain("planted", {"models.nova": fdsa})
+    assert describe_run(planted, "nova", 0) != describe_run(other, "nova", 0)
