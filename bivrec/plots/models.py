@@ -89,7 +89,7 @@ def draw_models(table: pd.DataFrame, metric: str) -> Figure:
         colours = [colour_of(model) for model in rows["model"]]
         draw_dots(axis, rows, position, colours, list(labels.values()))
         label = f"{name_metric(metric)}, test users (95 % interval)"
-        axis.set(title=name, xlim=(0, None), xlabel=label)
+        axis.set(title=name, xlim=(min(0, rows["low"].min()), None), xlabel=label)
         axis.xaxis.set_major_locator(MaxNLocator(5))  # labels that do not touch
     return figure
 

@@ -150,5 +150,11 @@ def draw_dots(
 
 
 def add_legend(axis: Axes) -> None:
-    """The legend, to the right of the panel."""
-    axis.legend(bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
+    """The legend, to the right of the panel: its labels, then those that only other panels of the
+    figure have."""
+    labels = {}
+    for panel in (axis, *axis.figure.axes):
+        for handle, label in zip(*panel.get_legend_handles_labels()):
+            labels.setdefault(label, handle)
+    look = {"bbox_to_anchor": (1, 1), "loc": "upper left", "fontsize": 8}
+    axis.legend([*labels.values()], [*labels], **look)

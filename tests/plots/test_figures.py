@@ -47,7 +47,10 @@ def test_models_stand_in_the_order_of_their_means():
     ]
     assert left.get_title() == "a" and right.get_title() == "b"
     assert sorted(left.collections[-1].get_offsets()[:, 0]) == [0.2, 0.3, 0.4, 0.5, 0.6]
-    assert len(draw_models(table_of(), "ndcg@20").axes) == 1
+    (axis,) = draw_models(table_of(), "ndcg@20").axes
+    assert axis.get_xlim()[0] == 0
+    (axis,) = draw_models(table_of().assign(low=-0.1), "ndcg@20").axes
+    assert axis.get_xlim()[0] == -0.1  # the whole interval is visible
 
 
 def test_curves_are_named_by_model_and_view():
@@ -152,6 +155,22 @@ def test_diversity_has_a_point_per_model_each_with_its_own_mark():
     assert [line.get_ydata()[0] for line in axis.lines] == [0.6, 0.4, 0.2]  # combined or only views
     assert legend_of(axis.get_legend()) == ["bivrec", "bivrec-one-target", "sasrec"]
     assert "genres" in figure.get_supxlabel() and axis.get_ylabel() == "NDCG@20, test users"
+
+
+def test_a_legend_names_the_models_of_all_panels_each_once():
+    table = pd.concat([table_of(dataset="a"), table_of(dataset="b").replace("sasrec", "nova")])
+    table = table[table["view"] != "both"].assign(cost=1.0, x=0.4, x_low=0.3, x_high=0.5)
+    table["quality"] = table["y"] = table["mean"]
+    beyond = table.assign(y_low=0.1, y_high=0.9)
+    figures = (
+        draw_tradeoff(table, "ndcg@20", "GFLOP"),
+        draw_beyond(beyond, "ndcg@20", "diversity"),
+        draw_groups(table.assign(kind=table["dataset"], group="0-5"), "ndcg@20"),
+    )
+    for figure in figures:
+        left, right = figure.axes
+        names = ["bivrec", "bivrec-one-target", "nova", "sasrec"]  # those of its own panel first
+        assert legend_of(right.get_legend()) == names and left.get_legend() is None
 
 
 @pytest.mark.parametrize("num_models", [13, 30])
