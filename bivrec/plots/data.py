@@ -93,13 +93,14 @@ def draw_features(
     legend: str,
     palette: Sequence[str] | None = None,
     direction: str = "principal component",
+    num_groups: int = 7,
 ) -> Figure:
-    """Items on a plane, a panel per modality, coloured by group: the seven largest, then others.
+    """Items on a plane, a panel per modality, coloured by group: the largest ones, then others.
 
     A single group needs no legend. Points that are not numbers, of what is missing, stay away."""
     figure, panels = start_panels(points, 3.9, 3.1)
     groups = pd.Series([label_text(group) for group in groups])
-    top = list(groups.value_counts().index[:7])
+    top = list(groups.value_counts().index[:num_groups])
     groups = groups.where(groups.isin(top), "other")
     order = [*top, "other"][: groups.nunique()]
     last = list(panels)[-1]
@@ -125,4 +126,9 @@ def draw_interests(interests: dict[str, Float[ndarray, "user interest dim"]]) ->
         VIEW_NAMES[view]: project(own[shown].reshape(-1, dim)) for view, own in interests.items()
     }
     tokens = [str(token) for _ in range(users)[shown] for token in range(num_interests)]
-    return draw_features(points, tokens, "interest", INTEREST_COLOURS, "dimension of t-SNE")
+    palette = INTEREST_COLOURS
+    if num_interests > len(palette):
+        palette = sns.color_palette("husl", num_interests).as_hex()
+    return draw_features(
+        points, tokens, "interest", palette, "dimension of t-SNE", num_groups=num_interests
+    )

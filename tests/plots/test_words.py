@@ -10,7 +10,7 @@ from PIL import Image
 
 from bivrec.plots.data import draw_features, draw_histories, draw_images, draw_interests, project
 from bivrec.plots.models import draw_allocation, draw_user
-from bivrec.plots.style import label_text, shade_of
+from bivrec.plots.style import INTEREST_COLOURS, label_text, shade_of
 
 TITLES = ["Ca$$h 2", "$9.99 to $5", r"a\$b $x$", "two\nlines\x00", "\udc80 x" + 60 * "y"]
 
@@ -94,6 +94,18 @@ def test_interests_of_many_users_are_thinned(generator, monkeypatch):
     assert np.allclose(drawn[:4], interests["id"][[0, 0, 0, 16], [0, 1, 2, 0], :2])
     (few,) = draw_interests({"id": interests["id"][:4]}).axes
     assert len(few.collections[0].get_offsets()) == 12
+
+
+@pytest.mark.parametrize("number", [2, 8, 10, 12])
+def test_every_interest_has_its_own_colour_and_label(number, generator, monkeypatch):
+    monkeypatch.setattr("bivrec.plots.data.project", lambda points: points[:, :2])
+    (axis,) = draw_interests({"id": generator.normal(size=(20, number, 4))}).axes
+    labels = [text.get_text() for text in axis.get_legend().texts]
+    assert labels == [str(interest) for interest in range(number)]
+    colours = [to_hex(colour) for colour in axis.collections[0].get_facecolors()]
+    assert len({*colours[:number]}) == number and colours[:number] == colours[number : 2 * number]
+    if number <= len(INTEREST_COLOURS):
+        assert colours[:number] == [colour.lower() for colour in INTEREST_COLOURS[:number]]
 
 
 def test_a_users_patches_have_the_colours_of_their_interests():
