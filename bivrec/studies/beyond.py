@@ -148,7 +148,7 @@ def measure_lists(lists: pd.DataFrame, profile: str = "default") -> pd.DataFrame
 
 
 def measure_accuracy(ranks: pd.DataFrame, lists: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The accuracy of the models whose lists there are, as one more measure."""
+    """The accuracy of the models that have both lists and saved ranks, as one more measure."""
     listed = lists[["dataset", "model", "view"]].drop_duplicates()
     users = user_metrics(ranks.merge(listed)).rename(columns={metric: "value"})
     return users.assign(measure=metric)[ROW]
@@ -187,7 +187,8 @@ def describe_differences(differences: pd.DataFrame, metric: str) -> str:
 
 
 def accuracy_and(table: pd.DataFrame, metric: str, measure: str) -> pd.DataFrame:
-    """The estimates of two measures side by side: x and its bounds of `measure`, y of `metric`."""
+    """The estimates of two measures side by side: x and its bounds of `measure`, y of `metric`.
+    Models that lack either have no row, as those whose ranks are not saved."""
     keys, parts = ["dataset", "model", "view"], []
     for axis, name in (("x", measure), ("y", metric)):
         names = {"mean": axis, "low": f"{axis}_low", "high": f"{axis}_high"}

@@ -123,6 +123,8 @@ def test_measures_beside_accuracy(planted_lists):
     assert means["popularity_lift"].idxmax() == ("popularity", "id")
     points = accuracy_and(table, "ndcg@20", "diversity")
     assert len(points) == 4 and not points[["x", "y"]].isna().any(axis=None)
+    saved = measure_accuracy(ranks[ranks["model"] == "bivrec"], lists, "ndcg@20")
+    assert set(saved["model"]) == {"bivrec"}  # whose ranks are saved
 
 
 def test_the_answer_follows_from_the_intervals():
