@@ -28,7 +28,7 @@ class Popularity:
 class ItemNeighbours:
     """ItemKNN: cosine between the items' sets of training users.
 
-    The newest items of a history vote, each weighted by decay ** age.
+    The newest `num_recent` items of a history vote (0: all), each weighted by decay ** age.
     """
 
     def __init__(self, settings: ItemKNN, train: Sequence[Int64[ndarray, "_"]], num_items: int):

@@ -183,7 +183,7 @@ class Baseline(Section):
 class ItemKNN(Section):
     """Item neighbours by cosine, of the newest items, weighted by age."""
 
-    num_recent: Count
+    num_recent: Whole
     decay: PartOfOne
     num_neighbours: Whole
 

@@ -4,10 +4,11 @@ import math
 import tracemalloc
 
 import numpy as np
+import pytest
 import torch
 
 from bivrec.baselines import ItemNeighbours, Popularity
-from bivrec.settings import load_settings
+from bivrec.settings import load_settings, vary
 
 TRAIN = [np.array([0, 1, 2]), np.array([0, 1]), np.array([0, 3])]
 
@@ -23,6 +24,16 @@ def test_neighbours_by_hand():
     cosine = {1: 2 / math.sqrt(6), 2: 1 / math.sqrt(3), 3: 1 / math.sqrt(3)}  # of the users' sets
     expected = [0.5 * cosine[3], cosine[1], cosine[2], cosine[3], 0.0]
     assert torch.allclose(scores, torch.tensor(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "read"), [("itemknn", 60), ("itemknn-recency", 50)])
+def test_the_items_of_a_history_that_vote(name, read):
+    """The plain form reads whole histories."""
+    settings = load_settings()
+    settings = vary(settings, settings.models[name]).itemknn
+    pairs = [np.array([item, item + 60]) for item in range(60)]  # an item and its one neighbour
+    scores = ItemNeighbours(settings, pairs, 120).score([np.arange(60)])["id"][0]
+    assert (scores[60:] > 0).tolist() == [False] * (60 - read) + [True] * read
 
 
 def test_neighbours_of_a_large_catalogue_fit_in_memory(generator):
