@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from importlib.metadata import version
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -134,12 +135,13 @@ def encode_in_blocks(
     block: int | None = None,
 ) -> Float32[ndarray, "content feature"]:
     """`encode` of all contents, block by block. Each block is cached in build/cache under the hash
-    of its contents, so that an interrupted run continues; the last bits of a vector depend on its
-    neighbours, so only whole blocks are reused. Raises DataError for vectors that are not
-    finite."""
+    of its contents, this file, and the versions of its libraries, so that an interrupted run
+    continues; the last bits of a vector depend on its neighbours, so only whole blocks are reused.
+    Raises DataError for vectors that are not finite."""
     model, block = Path(parse_encoder(encoder)[0]), block or BLOCK[modality]
     files = [(path.name, path.stat()) for path in sorted(model.rglob("*"))]
     stamps = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in files]
+    stamps += [file_hash(Path(__file__)), version("torch"), version("sentence-transformers")]
     blocks, hashes = [], [hashlib.sha256(content).hexdigest() for content in contents]
     for start in range(0, len(hashes), block):
         rows = slice(start, start + block)

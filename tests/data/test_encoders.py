@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bivrec.data import encoders
 from bivrec.data.encoders import (
     WEIGHTS,
     encode_images,
@@ -209,3 +210,23 @@ def test_an_interrupted_encoding_continues(tmp_path, monkeypatch):
     message = "minilm gives numbers that are not finite for some text of 0 to 2"
     with pytest.raises(DataError, match=message):
         encode_in_blocks("text", "minilm", [b"new", b"texts"], lambda _: np.full((2, 2), np.nan))
+
+
+@pytest.mark.parametrize("changed", ["torch", "sentence-transformers", "code"])
+def test_vectors_of_other_code_or_libraries_are_not_reused(changed, tmp_path, monkeypatch):
+    monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
+    encoded, version, file_hash = [], encoders.version, encoders.file_hash
+
+    def run() -> None:
+        encode_in_blocks("text", "minilm", [b"a"], lambda rows: encoded.append(rows) or [[1.0]])
+
+    run()
+    if changed == "code":
+        monkeypatch.setattr(encoders, "file_hash", lambda path: file_hash(path) + "0")
+    else:
+        monkeypatch.setattr(
+            encoders, "version", lambda name: version(name) + "0" * (name == changed)
+        )
+    run()
+    run()
+    assert len(encoded) == 2
