@@ -142,18 +142,35 @@ def _check_family(family: str) -> str:
 Family = Annotated[str, AfterValidator(_check_family)]
 
 
-SHARED_WITH_BIVREC = ("model.dim", "model.max_length", "model.dropout", "model.readout")
+SHARED_WITH_BIVREC = ("model.dim", "model.max_length", "model.dropout")
+
+TRANSFORMER = ("block", "filter_share", "num_frequencies", "num_layers", "num_heads", "inner_dim")
+READ_OF_BASELINE = {  # the keys of the section `baseline` that each family reads
+    "sasrec": ("inputs", *TRANSFORMER),
+    "sasrec-sum": TRANSFORMER,
+    "gru4rec": ("inputs", "num_layers", "inner_dim"),
+    "comirec-sa": ("inputs", "num_interests"),
+    "fdsa": TRANSFORMER,
+    "nova": ("num_layers", "num_heads", "inner_dim"),
+    "dif-sr": ("num_layers", "num_heads", "inner_dim"),
+    "mmmlp": ("num_layers", "inner_dim"),
+    "mmsrec": (*TRANSFORMER, "temperature", "alignment_weight"),
+    "unisrec": ("inputs", *TRANSFORMER, "num_experts", "temperature"),
+    "tedrec": (*TRANSFORMER, "num_experts", "temperature"),
+}
 
 
 def reads(family: str, key: str) -> bool:
     """Whether a training of the family reads the dotted key; a model of one's own may read any."""
-    section = key.partition(".")[0]
+    section, _, name = key.partition(".")
     if family not in FAMILIES:
         return True
     if family in ("popularity", "itemknn"):
         return section == family
     if family == "bivrec":
         return section not in ("itemknn", "baseline")
+    if section == "baseline":
+        return name in READ_OF_BASELINE[family]
     return section not in ("itemknn", "cross_view", "model") or key in SHARED_WITH_BIVREC
 
 

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
-from loops import NEURAL, build, row, some_features
+from loops import NEURAL, NUM_ITEMS, build, row, some_features
 
+from bivrec.experiment.registry import FAMILIES
 from bivrec.model.base import Batch
+from bivrec.settings import load_settings
+from bivrec.settings.types import READ_OF_BASELINE
 
 ID_ONLY = ("pure-id", "sasrec", "esasrec", "bsarec", "gru4rec", "comirec-sa")
 WITH_FEATURES = [name for name in NEURAL if name not in ID_ONLY]
@@ -52,3 +55,27 @@ def test_every_part_learns(name):
         key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
     ]
     assert silent == []
+
+
+class Watched:
+    """A section that remembers what is read of it."""
+
+    def __init__(self, section, **changes):
+        self.section, self.changes, self.read = section, changes, set()
+
+    def __getattr__(self, key):
+        self.read.add(key)
+        return self.changes.get(key, getattr(self.section, key))
+
+
+@pytest.mark.parametrize("family", READ_OF_BASELINE)
+def test_a_family_reads_the_settings_that_are_listed_for_it(family):
+    read, items = set(), torch.stack([torch.arange(24), torch.arange(24).flip(0)])
+    for block in ("standard", "gated", "filtered"):
+        settings = load_settings("planted", {"model.dim": 8})
+        watched = Watched(settings.baseline, block=block)
+        object.__setattr__(settings, "baseline", watched)
+        model = FAMILIES[family](settings, NUM_ITEMS, some_features()).train()
+        model.loss(batch_for(family, items))
+        read |= watched.read
+    assert read == {*READ_OF_BASELINE[family]}

@@ -301,6 +301,9 @@ def test_a_variant_changes_what_its_training_reads(key, value):
     [
         ("sasrec", "cross_view.fine_weight", 0.5),
         ("comirec-sa", "model.num_interests", 8),
+        ("comirec-sa", "model.readout", "hard"),
+        ("comirec-sa", "baseline.num_layers", 1),
+        ("tedrec", "baseline.inputs", "fused"),
         ("bivrec", "baseline.num_layers", 3),
         ("gru4rec", "itemknn.decay", 0.5),
         ("itemknn", "training.learning_rate", 0.01),
