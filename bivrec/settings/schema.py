@@ -298,6 +298,12 @@ class Settings(Section):
         if dim % heads:
             problem = f"model.dim {dim} is not a multiple of baseline.num_heads, {heads}"
             raise ValueError(f"{problem}; change one of them")
+        kernels, negatives = self.machine.kernels, self.training.num_negatives
+        if self.training.precision == "bfloat16" and (kernels == "reference" or negatives):
+            needed = "machine.kernels: fast and training.num_negatives: 0"
+            problem = f"training.precision is bfloat16, which needs {needed}"
+            remedy = "change them, or set training.precision: auto"
+            raise ValueError(f"{problem}, not {kernels} and {negatives}; {remedy}")
         for name, members in self.ensembles.items():
             if unknown := sorted(set(members) - set(self.models)):
                 raise ValueError(

@@ -18,6 +18,15 @@ REFUSED = {
     "no protocol": ({"studies.protocols": []}, "studies.protocols"),
     "an empty grid": ({"grids": {"none": {}}}, "grids.none"),
     "one negative": ({"training.num_negatives": 1}, "num_negatives is 1"),
+    "a precision of the other kernels": (
+        {"training.precision": "bfloat16", "machine.kernels": "reference"},
+        "training.precision is bfloat16, which needs machine.kernels: fast and "
+        "training.num_negatives: 0, not reference and 0; change them, or set training.precision",
+    ),
+    "a precision beside negatives": (
+        {"training.precision": "bfloat16", "training.num_negatives": 16},
+        "training.num_negatives: 0, not fast and 16; change them, or set training.precision: auto",
+    ),
     "no history": ({"split.history_share": 0.1}, "history_share of min_interactions"),
 }
 
@@ -43,6 +52,10 @@ TRIALS = {
     "scales of a grid": (
         {"grids": {"long": {"model.scales": [[1], [1, 7]]}}, "studies.grids": ["long"]},
         'grids.long {"model.scales": [1, 7]} on planted: model: scale 7 must divide the largest',
+    ),
+    "a precision beside a grid": (
+        {"training.precision": "bfloat16", "studies.grids": ["negatives"]},
+        '{"training.num_negatives": 256} on planted: training.precision is bfloat16, which needs',
     ),
     "features of a grid": (
         {"grids": {"some": {"features.modality": ["text", "none"]}}, "studies.grids": ["some"]},
