@@ -172,6 +172,17 @@ DATA = {
         table("interactions.csv", "u1,i1,8\n", "null,i1,8\n"),
         "row 10 has no user ('null' marks a missing one)",
     ),
+    **{
+        f"a user that is {text}": (
+            table("interactions.csv", "u1,i1,8\n", f"{text},i1,8\n"),
+            f"row 10 has no user ({text!r} marks a missing one)",
+        )
+        for text in ("NA", "N/A", "<NA>", "NaT")
+    },
+    "an item that is NA": (
+        table("interactions.csv", "u1,i1,8\n", "u1,NA,8\n"),
+        "row 10 has no item ('NA' marks a missing one)",
+    ),
     "no item": (table("interactions.csv", "u1,i1,8\n", "u1,,8\n"), "row 10 has no item"),
     "an item that is not listed": (
         table("items.csv", "i3,", "i33,"),

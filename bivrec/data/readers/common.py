@@ -26,7 +26,9 @@ NO_TAGS = pd.DataFrame(columns=["user", "item", "tag", "time"]).astype(
     {"user": "int64", "item": "int64", "tag": str, "time": "int64"}
 )
 
-MISSING = ("", "nan", "NaN", "None", "null", "NULL")  # texts that are nobody's id
+MISSING = (  # texts that are nobody's id
+    "", "nan", "NaN", "None", "null", "NULL", "NA", "N/A", "<NA>", "NaT",
+)  # fmt: skip
 
 DAT = "\x1f"  # what readers put in the place of `::`, so that a title may hold a tab
 
