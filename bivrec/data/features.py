@@ -207,9 +207,19 @@ def reduce_features(
     return torch.from_numpy(reduced.astype("float32"))
 
 
+def _coarse_columns(values: Float32[ndarray, "item feature"]) -> Int64[ndarray, "_"]:
+    """The columns, unless constant, whose mean half precision rounds by more than a tenth of their
+    standard deviation."""
+    if not len(values):
+        return np.empty(0, "int64")
+    varies = np.ptp(values, axis=0) > 0
+    rounding = np.abs(values.mean(0, dtype="float64")) * 2.0**-11
+    return np.flatnonzero(varies & (rounding > values.std(0, dtype="float64") / 10))
+
+
 def save_features(folder: Path, modality: Modality, features: ItemFeatures) -> None:
     """Saves values in half precision, mask and source; raises DataError for values beyond
-    its range, or all far below it."""
+    its range, or all far below it, and for columns that vary too little around a large mean."""
     largest = np.abs(features.values).max(initial=0)
     if not largest <= np.finfo("float16").max:
         problem = f"reach {largest:g}, beyond half precision (65,504), or are not finite"
@@ -217,6 +227,9 @@ def save_features(folder: Path, modality: Modality, features: ItemFeatures) -> N
     if 0 < largest < 2.0**-10:  # their digits would be lost
         problem = f"reach {largest:g} at most, too little for half precision"
         raise DataError(f"the {modality} features {problem}; scale them")
+    if len(columns := _coarse_columns(features.values[features.mask])):
+        problem = f"column {columns[0] + 1} varies too little around its mean for half precision"
+        raise DataError(f"the {modality} features: {problem}; subtract each column's mean")
     folder.mkdir(parents=True, exist_ok=True)
     values = features.values.astype("float16")
     np.savez(folder / f"{modality}.npz", values=values, mask=features.mask, source=features.source)

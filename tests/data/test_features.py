@@ -205,6 +205,21 @@ def test_features_that_cannot_be_saved_are_refused(tmp_path):
         reduce_features(same, 2, name="mine, text")
 
 
+def test_columns_that_half_precision_would_flatten_are_refused(tmp_path, generator):
+    values = generator.normal(size=(100, 3)).astype("float32")
+    mask = np.arange(100) < 90
+    values[~mask] = 0
+    offset = values + np.array([[0, 2000, 0]], "float32") * mask[:, None]
+    problem = "the text features: column 2 varies too little around its mean for half precision"
+    with pytest.raises(DataError, match=f"{problem}; subtract each column's mean"):
+        save_features(tmp_path, "text", ItemFeatures(offset, mask, "x"))
+    assert not list(tmp_path.glob("*"))
+    values[:, 1] = 0.1 * mask  # constant
+    values[:, 2] = np.arange(100) == 7  # of a single item
+    save_features(tmp_path, "text", ItemFeatures(values, mask, "x"))
+    save_features(tmp_path, "image", ItemFeatures(values * 0, mask & False, "none"))
+
+
 @pytest.mark.parametrize(
     "change",
     [
