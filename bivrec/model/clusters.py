@@ -19,15 +19,16 @@ def assign(
     r"""Gumbel-softmax over interests: $\tilde A = \mathrm{softmax}((\ell + g) / \tau)$.
 
     `hard` keeps the F nearest interests as ones and passes the gradient of $\tilde A$ straight
-    through: $A = \mathrm{top}_F(\tilde A) - \mathrm{sg}(\tilde A) + \tilde A$. `noisy` draws
-    $g = -\log E$, E exponential; otherwise g is 0.
+    through: $A = \mathrm{top}_F(\ell + g) - \mathrm{sg}(\tilde A) + \tilde A$; at a low temperature
+    most of $\tilde A$ is 0, where nothing is nearest. `noisy` draws $g = -\log E$, E exponential;
+    otherwise g is 0.
     """
     if noisy:
         logits = logits - torch.empty_like(logits).exponential_().clamp_min(1e-20).log()
     soft = (logits / temperature).softmax(-1)
     if not hard:
         return soft
-    nearest = torch.zeros_like(soft).scatter_(-1, soft.topk(num_nearest, -1).indices, 1.0)
+    nearest = torch.zeros_like(soft).scatter_(-1, logits.topk(num_nearest, -1).indices, 1.0)
     return nearest - soft.detach() + soft
 
 

@@ -30,6 +30,13 @@ def test_assignment_by_loop(num_nearest):
     assert torch.allclose(soft, (logits / 0.7).softmax(-1))
 
 
+def test_the_nearest_interests_are_found_at_a_low_temperature():
+    """All but the largest share of the softmax are 0."""
+    logits = torch.tensor([[0.0, 3.0, 1.0, 2.0], [5.0, -2.0, -1.0, 4.0]])
+    hard = assign(logits, 2, 1e-3, hard=True, noisy=False)
+    assert hard.tolist() == [[0, 1, 0, 1], [1, 0, 0, 1]]
+
+
 def test_a_hard_assignment_passes_the_gradient_of_the_soft_one():
     logits, upstream = torch.randn(5, 4, requires_grad=True), torch.randn(5, 4)
     hard, soft = (
