@@ -31,7 +31,8 @@ ENVIRONMENT = dict(
     MATPLOTLIBRC=os.devnull,
 )
 CPU_INFO = Path("/proc/cpuinfo")
-if CPU_INFO.is_file() and " avx2 " in CPU_INFO.read_text("utf-8", "replace"):
+limited = os.environ.get("BIVREC_INSTRUCTIONS") != "native"
+if limited and CPU_INFO.is_file() and " avx2 " in CPU_INFO.read_text("utf-8", "replace"):
     # newer x86 processors compute as older ones do, which brings their results nearer
     ENVIRONMENT |= dict(ATEN_CPU_CAPABILITY="avx2", MKL_CBWR="AVX2", ONEDNN_MAX_CPU_ISA="AVX2")
 

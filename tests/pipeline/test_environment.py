@@ -90,3 +90,11 @@ def test_stages_use_avx2_at_most():
     )
     assert shown.stdout.split()[0] == "AVX2" and ENVIRONMENT["MKL_CBWR"] == "AVX2"
     assert torch.cuda.is_available() or shown.stdout.split()[1] == "False"
+
+
+def test_stages_may_use_every_instruction():
+    code = "from bivrec.pipeline.environment import ENVIRONMENT; print(*ENVIRONMENT)"
+    own = os.environ | {"BIVREC_INSTRUCTIONS": "native"}
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=own)
+    assert "OMP_NUM_THREADS" in shown.stdout
+    assert not {"ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA"} & set(shown.stdout.split())
