@@ -18,6 +18,7 @@ from bivrec.plots.style import (
     INK,
     VIEW_NAMES,
     add_legend,
+    collect_labels,
     colour_of,
     draw_dots,
     label_log_axis,
@@ -78,7 +79,7 @@ def draw_noise(curves: pd.DataFrame, metric: str) -> Figure:
         axis.set(xlabel=NOISE_NAMES.get(kind, kind))
     axes[0, 0].set_ylim(0, None)  # shared, so only now is all that is drawn within
     figure.supylabel(f"{name_metric(metric)} retained, % (95 % interval)", fontsize=9)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    figure.legend(*collect_labels(axes.flat), loc="outside right upper", fontsize=8)
     return figure
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from jaxtyping import Int64
 from matplotlib import font_manager
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import to_hex, to_rgb
@@ -149,12 +150,17 @@ def draw_dots(
     axis.set_yticks(range(len(labels)), labels)
 
 
+def collect_labels(axes: Iterable[Axes]) -> tuple[list[Artist], list[str]]:
+    """The handles and labels of a legend for all the panels, each label once."""
+    labels: dict[str, Artist] = {}
+    for panel in axes:
+        for handle, label in zip(*panel.get_legend_handles_labels()):
+            labels.setdefault(label, handle)
+    return [*labels.values()], [*labels]
+
+
 def add_legend(axis: Axes) -> None:
     """The legend, to the right of the panel: its labels, then those that only other panels of the
     figure have."""
-    labels = {}
-    for panel in (axis, *axis.figure.axes):
-        for handle, label in zip(*panel.get_legend_handles_labels()):
-            labels.setdefault(label, handle)
     look = {"bbox_to_anchor": (1, 1), "loc": "upper left", "fontsize": 8}
-    axis.legend([*labels.values()], [*labels], **look)
+    axis.legend(*collect_labels((axis, *axis.figure.axes)), **look)

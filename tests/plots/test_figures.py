@@ -113,6 +113,10 @@ def test_noise_has_a_line_per_model_and_view():
     assert legend_of(figure.legends[0]) == LABELS
     assert figure.axes[0].get_xlabel() == "share of items\nwith swapped features"
     assert figure.get_supylabel().startswith("NDCG@20 retained")
+    other = table_of(noise="blur", level=0.0, retained=1.0).replace("sasrec", "nova")
+    assert legend_of(draw_noise(pd.concat([*levels, other]), "ndcg@20").legends[0]) == LABELS + [
+        "nova"
+    ]
 
 
 @pytest.mark.parametrize("noises", [["swap"], ["swap", "blur"], ["swap", "blur", "no_text", "x"]])
