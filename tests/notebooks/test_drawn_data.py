@@ -137,6 +137,8 @@ class Drawn:
         """Draws every choice, and repairs those that the settings refuse together."""
         changes = {key: self.draw(key, *values) for key, values in CHOICES.items()}
         changes["studies.retrained_seeds"] = changes["studies.seeds"][:1]
+        if changes["machine.kernels"] == "reference" or changes["training.num_negatives"]:
+            changes["training.precision"] = "float32"  # bfloat16 would have no effect
         return FIXED | changes
 
     def interactions(self, name: str) -> list[tuple[int, int, int]]:
