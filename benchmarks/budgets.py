@@ -28,13 +28,17 @@ def train(domain: Domain, name: str, metric: str) -> pd.DataFrame:
     return curve.assign(model=name, num_steps=curve["step"].max())
 
 
-def compare(tuning: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Each model and view at its best step, with the study's steps and with more; the study's
-    setting is the trial with the best mean over views."""
+def choose(tuning: pd.DataFrame) -> pd.DataFrame:
+    """The trials of each model's setting with the best mean over views."""
     setting = [name for name in tuning if name.startswith(("training.", "model."))]
     means = tuning.groupby(["model", *setting])["value"].mean()
     best = means[means.groupby("model").idxmax()].reset_index()[["model", *setting]]
-    short = tuning.merge(best).set_index(KEYS)["value"]
+    return tuning.merge(best)
+
+
+def compare(tuning: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """Each model and view at its best step, with the study's steps and setting, and with more."""
+    short = choose(tuning).set_index(KEYS)["value"]
     means = curves.groupby(["model", "num_steps", "step"], as_index=False)["value"].mean()
     best = means.loc[means.groupby("model")["value"].idxmax(), ["model", "step"]]
     long = curves.merge(best).set_index(KEYS)["value"]

@@ -53,6 +53,12 @@ DOCUMENTS = [  # group, source, path in the site, label
     (CHECKS, "benchmarks/amazon-baby/README.md", "checks/amazon-baby.html", "Amazon Baby"),
     (
         CHECKS,
+        "benchmarks/amazon-baby-long/README.md",
+        "checks/amazon-baby-long.html",
+        "Amazon Baby, longer trainings",
+    ),
+    (
+        CHECKS,
         "benchmarks/amazon-instruments/README.md",
         "checks/amazon-instruments.html",
         "Amazon Instruments",

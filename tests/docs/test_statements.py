@@ -178,6 +178,33 @@ def test_twice_the_steps(root, dataset, monkeypatch):
         assert (fused > 0) == (dataset == "amazon-baby")
 
 
+def test_tuning_at_both_budgets_of_baby(root, monkeypatch):
+    """With more steps BivRec's gain in the ID view nearly ends; its other differences turn."""
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    from tuned import read_chosen
+
+    short, long = (read_chosen(name)["NDCG@20"] for name in ("amazon-baby", "amazon-baby-long"))
+
+    def gains(ours: tuple[str, str], theirs: tuple[str, str]) -> list[float]:
+        return [table[ours] - table[theirs] for table in (short, long)]
+
+    small, large = gains(("bivrec", "id"), ("pure-id", "id"))
+    assert 0 < large < small / 4
+    for pair in (
+        (("bivrec", "multimodal"), ("pure-mm", "multimodal")),
+        (("bivrec", "both"), ("sasrec-fused", "both")),
+    ):
+        small, large = gains(*pair)
+        assert small < 0 < large
+    change = (long - short).rename("change").reset_index().set_index("model")["change"]
+    assert (change.drop("sasrec-fused") > 0).all() and change["sasrec-fused"] < 0
+    assert change["pure-id"] == change.max()
+    trials = pd.read_csv(root / "benchmarks" / "amazon-baby-long" / "tuning.csv")
+    for _, trial in read_chosen("amazon-baby-long").groupby("model"):
+        tried = trials.loc[trials["model"].eq(trial.index[0][0]), "training.learning_rate"]
+        assert tried.min() < trial["learning rate"].iloc[0] < tried.max()
+
+
 def test_amazon_instruments(root):
     claims = pd.read_csv(root / "benchmarks" / "amazon-instruments" / "claims.csv")
     verdicts = claims.set_index("theirs")["verdict"]
@@ -211,6 +238,7 @@ def test_bivrec_paper_ranks_about_as_popularity(root):
     ("name", "said", "steps"),
     [
         ("amazon-baby", "`source: plain`, `plain: {folder: amazon-baby}`, and the lines of", 400),
+        ("amazon-baby-long", "`source: plain`, `plain: {folder: amazon-baby}`, and the lines", 1600),
         ("ml-1m", "must replace those under `settings` of the entry `ml-1m`", 800),
     ],
 )
