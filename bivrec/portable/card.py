@@ -4,9 +4,9 @@ from io import StringIO
 
 from ruamel.yaml import YAML
 
-from bivrec.outputs import read_csv
+from bivrec.experiment.checkpoints import checkpoint_folder, load_checkpoint
+from bivrec.outputs import read_output
 from bivrec.portable.recommender import Recommender
-from bivrec.settings import profile_folder
 
 SHOWN = ("ndcg@20", "recall@20", "hr@20")
 TEXT = """
@@ -41,8 +41,8 @@ For research and teaching. The terms of the dataset extend to weights that are t
 def write_card(recommender: Recommender) -> str:
     """The card in the form of the Hugging Face Hub: a YAML header, then Markdown.
 
-    The figures are those of this model's run in results/runs.csv, if it is there. An exported model
-    keeps its card."""
+    The figures are those that the stage of this model's training saved, if it did. An exported
+    model keeps its card."""
     if recommender.card:
         return recommender.card
     trained, figures = recommender.trained, read_figures(recommender)
@@ -80,14 +80,16 @@ def find_licence(recommender: Recommender) -> str:
 
 
 def read_figures(recommender: Recommender) -> list[tuple[str, str, float]]:
-    """View, metric and value of a model's run on its test users; empty without results."""
+    """View, metric and value of a model on its test users, as its training's stage saved them.
+
+    Empty unless the checkpoint beside them is of this model's code, data and settings."""
     domain, trained = recommender.domain, recommender.trained
-    path = domain and profile_folder("results", domain.profile) / "runs.csv"
-    if not (path and path.is_file()):
+    if domain is None or not (checkpoint_folder(domain) / "runs.csv").is_file():
         return []
-    runs = read_csv(path)
-    run = (runs["dataset"] == recommender.dataset) & (runs["study"] == "training")
-    run &= (runs["model"] == trained.name) & (runs["seed"] == trained.seed)
+    if load_checkpoint(domain, trained.name, trained.seed) is None:
+        return []
+    runs = read_output("03_training", domain.name, "runs.csv", domain.profile)
+    run = (runs["model"] == trained.name) & (runs["seed"] == trained.seed)
     run &= (runs["split"] == "test") & (runs["condition"] == "") & runs["metric"].isin(SHOWN)
     return [*runs.loc[run, ["view", "metric", "value"]].itertuples(index=False, name=None)]
 

@@ -114,6 +114,7 @@ def export(recommender: Recommender, folder: str | Path) -> None:
     if family is None:
         problem = f"{trained.name} is a class in own/, which the folder would lack"
         raise DataError(f"{problem}; move it into bivrec/baselines to export it")
+    card = write_card(recommender)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = model.state_dict()
     for name, (values, mask) in features_of(model).items():
@@ -137,7 +138,7 @@ def export(recommender: Recommender, folder: str | Path) -> None:
         },
         "sha256": {name: file_hash(folder / name) for name in (ITEMS, WEIGHTS)},
     }
-    write_atomically(folder / CARD, write_card(recommender))
+    write_atomically(folder / CARD, card)
     write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1) + "\n")
 
 

@@ -14,8 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
+from bivrec.data.domain import Domain
 from bivrec.data.download import file_hash
 from bivrec.errors import DataError
+from bivrec.experiment.checkpoints import checkpoint_folder, save_checkpoint
+from bivrec.portable.card import read_figures
 from bivrec.portable.folder import ADDED, CARD, DESCRIPTION, GRAPH, ITEMS, WEIGHTS, export, load
 from bivrec.portable.lists import recommend
 
@@ -296,18 +299,18 @@ def test_the_card_is_that_of_the_hub(bivrec, folder, tmp_path, monkeypatch):
     assert len(recommend(load(folder), history, k=3)) == 3
     head = "profile,dataset,protocol,study,condition,model,view,seed,split,metric,value\n"
     rows = [
-        f"default,planted,by_user,{study},{condition},bivrec,both,{seed},test,{metric},{value}\n"
-        for study, condition, seed, metric, value in (
-            ("training", "", 0, "ndcg@20", 0.25),
-            ("training", "", 1, "ndcg@20", 0.75),
-            ("training", "interests merged", 0, "ndcg@20", 0.125),
-            ("noise", "", 0, "ndcg@20", 0.5),
-            ("training", "", 0, "users", 9),
+        f"default,planted,by_user,training,{condition},bivrec,both,{seed},test,{metric},{value}\n"
+        for condition, seed, metric, value in (
+            ("", 0, "ndcg@20", 0.25),
+            ("", 1, "ndcg@20", 0.75),
+            ("interests merged", 0, "ndcg@20", 0.125),
+            ("", 0, "users", 9),
         )
     ]
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "runs.csv").write_text(head + "".join(rows))
     monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
+    saved = checkpoint_folder(bivrec.domain)
+    save_checkpoint(bivrec.domain, bivrec.trained, saved / "bivrec-0.safetensors")
+    (saved / "runs.csv").write_text(head + "".join(rows))
     export(bivrec, folder)
     card = ModelCard.load(folder / "README.md")
     assert "| both | ndcg@20 | 0.2500 |" in card.text and card.text.count("ndcg@20") == 1
@@ -324,3 +327,23 @@ def test_the_card_is_that_of_the_hub(bivrec, folder, tmp_path, monkeypatch):
     (folder / CARD).unlink()
     export(load(folder), folder)
     assert "No figures are recorded" in (folder / CARD).read_text()
+
+
+def test_the_card_has_no_figures_of_another_model(bivrec, root, tmp_path, monkeypatch):
+    """Such as those in results/, or those beside a checkpoint of other settings."""
+    head = "profile,dataset,protocol,study,condition,model,view,seed,split,metric,value\n"
+    runs = head + "default,planted,by_user,training,,bivrec,both,0,test,ndcg@20,0.25\n"
+    shutil.copy(root / "params.yaml", tmp_path)
+    monkeypatch.setenv("BIVREC_ROOT", str(tmp_path))
+    saved = checkpoint_folder(bivrec.domain)
+    saved.mkdir(parents=True)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "runs.csv").write_text(runs)
+    assert read_figures(bivrec) == []
+    (saved / "runs.csv").write_text(runs)
+    assert read_figures(bivrec) == []
+    save_checkpoint(bivrec.domain, bivrec.trained, saved / "bivrec-0.safetensors")
+    assert read_figures(bivrec) == [("both", "ndcg@20", 0.25)]
+    domain = Domain("planted", {"model.dropout": 0.5})
+    save_checkpoint(domain, bivrec.trained, saved / "bivrec-0.safetensors")
+    assert read_figures(bivrec) == []
