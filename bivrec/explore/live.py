@@ -16,10 +16,13 @@ _curves: defaultdict[tuple[str, str, int], dict[int, dict[str, float]]] = defaul
 
 
 def show(dataset: str, model: str, seed: int, step: int, metrics: dict[str, float]) -> None:
-    """Draws the curves of a training below the notebook's cell, in place of the last drawing."""
+    """Draws the curves of a training below the notebook's cell, in place of the last drawing; a
+    training that starts again clears its curves."""
     from IPython.display import clear_output, display
 
     curves = _curves[dataset, model, seed]
+    if step <= max(curves, default=-1):
+        curves.clear()
     curves[step] = metrics
     columns = ["loss", *(name for name in metrics if name.endswith("/ndcg@20"))]
     axes = pd.DataFrame(curves).T[columns].plot(subplots=[("loss",), tuple(columns[1:])])

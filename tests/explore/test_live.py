@@ -41,9 +41,11 @@ def test_without_dvclive_a_sentence_says_how_to_install_it(tmp_path, monkeypatch
 
 
 def test_a_notebook_shows_the_curves_so_far(monkeypatch):
+    """Those of the training that runs now, if it starts again."""
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
-    for step in (25, 50):
+    for step in (25, 50, 75, 25, 50):
         live.show("planted", "bivrec", 0, step, {"loss": 5.0, "id/ndcg@20": 0.1, "id/hr@10": 0.2})
-    loss, metric = shown[-1].axes
-    assert [line.get_xdata().tolist() for line in loss.lines + metric.lines] == [[25, 50]] * 2
+    for figure, steps in ((shown[2], [25, 50, 75]), (shown[-1], [25, 50])):
+        loss, metric = figure.axes
+        assert [line.get_xdata().tolist() for line in loss.lines + metric.lines] == [steps] * 2
