@@ -141,7 +141,8 @@ def run_process(where: str, task: str, workload: Path, options: dict) -> dict:
     command = [str(x) for x in (environment(where), script, task, workload, json.dumps(options))]
     around = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     around |= ONE_THREAD | (ALLOCATOR if options.get("runner") else {})
-    process = subprocess.run(command, capture_output=True, text=True, env=around, cwd=HERE / "envs")
+    (folder := HERE / "envs").mkdir(exist_ok=True)
+    process = subprocess.run(command, capture_output=True, text=True, env=around, cwd=folder)
     if process.returncode:
         raise SystemExit(f"ERROR: {where} {task} {options}: {last_line(process)}")
     return json.loads(last_line(process))

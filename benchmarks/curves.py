@@ -1,7 +1,7 @@
 """`make bench-curves`: what a step of BivRec costs as one size grows.
 
 The other sizes stay. Each point is a process of its own, on one thread; the median of a few steps
-after four that do not count. Writes curves.csv and curves.png.
+after four that do not count. Writes curves.csv after each curve, and curves.png.
 
     python benchmarks/curves.py [SIZE ...]     only these sizes (num_items, length, ...)
     python benchmarks/curves.py draw           the figure alone
@@ -17,9 +17,17 @@ from bench import MEASURES, run
 from matplotlib.ticker import EngFormatter, NullFormatter
 from record import HERE
 
+from bivrec.outputs import write_atomically
 from bivrec.plots.style import COLOURS, set_theme
 
-BASE = {"num_items": 3000, "length": 48, "model.num_interests": 2, "training.batch_size": 32}
+BASE = {
+    "num_items": 3000,
+    "length": 48,
+    "model.num_interests": 2,
+    "model.num_nearest": 1,
+    "model.newest": "all",
+    "training.batch_size": 32,
+}
 GROWING = {
     "num_items": [3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000],
     "length": [20, 48, 100, 200, 500],
@@ -89,18 +97,25 @@ def measure_curve(size: str, softmax: str) -> list[dict]:
     return rows
 
 
+def record_curve(rows: list[dict]) -> pd.DataFrame:
+    """The table of curves.csv with this curve in place of its earlier rows, written."""
+    table, path = pd.DataFrame(rows), HERE / "curves.csv"
+    if path.is_file():
+        known = pd.read_csv(path)
+        earlier = known["size"].eq(rows[0]["size"]) & known["softmax"].eq(rows[0]["softmax"])
+        table = pd.concat([known[~earlier], table])
+    order = [*GROWING, *NEGATIVES].index
+    table = table.sort_values(
+        ["size", "softmax"], key=lambda x: x.map(order), kind="stable", ignore_index=True
+    )
+    write_atomically(path, table.to_csv(index=False, float_format="%.1f"))
+    return table
+
+
 def main(sizes: list[str]) -> None:
-    rows = []
     for size in sizes or GROWING:
         for softmax in NEGATIVES if size == "num_items" else ["full softmax"]:
-            rows += measure_curve(size, softmax)
-    table = pd.DataFrame(rows)
-    if sizes:
-        known = pd.read_csv(HERE / "curves.csv")
-        table = pd.concat([table, known[~known["size"].isin(sizes)]]).sort_values(
-            "size", key=lambda names: names.map(list(GROWING).index), kind="stable"
-        )
-    table.to_csv(HERE / "curves.csv", index=False, float_format="%.1f")
+            table = record_curve(measure_curve(size, softmax))
     draw(table)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from contextlib import nullcontext
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -150,3 +151,36 @@ def test_the_time_to_quality_starts_on_a_fresh_clone(root, tmp_path, monkeypatch
     monkeypatch.setattr(quality, "HERE", tmp_path)
     assert quality.write_workload("planted") == tmp_path / "envs" / "planted.npz"
     assert (tmp_path / "envs" / "planted.npz").is_file()
+
+
+def test_the_curves_of_cost_start_on_a_fresh_clone_and_survive_a_stop(root, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    import bench
+    import curves
+    from ours import settings_of
+
+    def measure(command, cwd, **_):
+        assert cwd.is_dir()
+        options, figures = json.loads(command[-1]), {"step_ms_median": 1, "rss_mb": 2, "torch": ""}
+        settings_of(options)
+        if options["even"]["length"] > 200:
+            raise KeyboardInterrupt
+        return bench.subprocess.CompletedProcess(command, 0, json.dumps(figures))
+
+    for module in (bench, curves):
+        monkeypatch.setattr(module, "HERE", tmp_path)
+    monkeypatch.setattr(bench.subprocess, "run", measure)
+    monkeypatch.setattr(curves, "draw", lambda _: None)
+    for sizes in (["training.batch_size", "model.num_interests"], ["num_items", "length"]):
+        for _ in range(2):  # the second time replaces the rows of the first
+            with pytest.raises(KeyboardInterrupt) if "length" in sizes else nullcontext():
+                curves.main(sizes)
+    table = pd.read_csv(tmp_path / "curves.csv")
+    rows = table.groupby(["size", "softmax"], sort=False)["value"].agg(list)
+    assert rows.index.tolist() == [
+        ("num_items", "full softmax"),
+        ("num_items", "4,096 negatives"),
+        ("model.num_interests", "full softmax"),
+        ("training.batch_size", "full softmax"),
+    ]
+    assert rows["model.num_interests"].tolist() == [[1, 2, 4, 8]]
