@@ -64,10 +64,14 @@ def add_noise(
     recommender: Recommender, history: History, targets: History, kind: str, level: float
 ) -> tuple[Recommender, History]:
     """The model and the history under one kind of noise of notebook 05, which changes either the
-    history (its random items are none of `targets`) or the features that the model reads."""
+    history (its random items are none of `targets`) or the features that the model reads; without
+    features, nothing."""
     seed, domain = recommender.trained.seed, recommender.domain
     if kind in HISTORY_NOISE:
         num_items = domain.sequences.num_items
         return recommender, add_history_noise([history], kind, level, num_items, seed, [targets])[0]
-    features = add_feature_noise(domain.features(seed), kind, level, seed)
+    features = domain.features(seed)
+    if not features:
+        return recommender, history
+    features = add_feature_noise(features, kind, level, seed)
     return replace(recommender, trained=with_features(recommender.trained, features)), history

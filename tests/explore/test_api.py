@@ -217,6 +217,14 @@ def test_noise(recommender, case):
     assert np.array_equal(score_items(clean, history)["both"], before["both"])
 
 
+@pytest.mark.parametrize("kind", ["blur", "swap", "no_text", "no_image"])
+def test_feature_noise_without_features_changes_nothing(case, kind):
+    domain = Domain("planted", {"features.modality": "none"})
+    bare = of_domain(domain, Trained("bivrec", 0, build_model(domain, "bivrec", 0)))
+    same, history = add_noise(bare, *case, kind, 0.5)
+    assert same is bare and history is case[0]
+
+
 def test_text_ids_are_the_datasets_own(recommender):
     """A catalogue whose ids are text (Amazon's, one's own) is queried by them."""
     domain = type(recommender.domain)("planted")
