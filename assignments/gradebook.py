@@ -107,20 +107,21 @@ def read_grades(folder: Path, only: str | None) -> list[Grade]:
         )
     for row in rows:
         name, lines = row["submission"], []
-        possible = float(row["of"]) + float(row["by hand, of"])
+        written = points_in(row, "by hand, of")
+        possible = points_in(row, "of") + written
         if not possible or only not in (None, row["assignment"]):
             continue
-        points = float(row["points"]) + points_by_hand(row)
+        points = points_in(row, "points") + points_by_hand(row)
         if row["outcome"] != "graded":
             lines.append(f"{row['outcome']}: {row['what happened']}")
         own = (name, row["assignment"])
         for task in (task for task in tasks if (task["submission"], task["assignment"]) == own):
             hint = f" ({task['hint']})" if task["hint"] else ""
             lines.append(f"{task['task']}: {task['points']} of {task['of']}{hint}")
-        if float(row["by hand, of"]):
+        if written:
             marked = row["by hand"] or "not marked yet"
             lines.append(f"written answers: {marked} of {row['by hand, of']}")
-        is_marked = bool(row["by hand"] or not float(row["by hand, of"]))
+        is_marked = bool(row["by hand"] or not written)
         grades.append(Grade(*own, points, possible, "\n".join(lines), is_marked))
     return grades
 
@@ -150,18 +151,25 @@ def parse_number(text: str) -> float:
         return math.nan
 
 
+def points_in(row: dict[str, str], column: str) -> float:
+    """The points in a cell of grades.csv; ends with one sentence if it holds none."""
+    points = parse_number(row[column])
+    if not 0 <= points < math.inf:
+        place = f"grades.csv: {row['submission']}, {column}"
+        stop(f"{place}: {row[column]!r} is not a number of points, 0 or more; write it as 2.5")
+    return points
+
+
 def points_by_hand(row: dict[str, str]) -> float:
     """The points entered by hand; an empty cell is 0.
 
     Prints a warning for more points than are possible, which may be a bonus."""
-    text, place, most = row["by hand"], f"{row['submission']}, by hand", row["by hand, of"]
-    points = parse_number(text or "0")
-    if not 0 <= points < math.inf:
-        stop(f"{place}: {text!r} is not a number of points, 0 or more; write it as 2.5")
+    text, most = row["by hand"], row["by hand, of"]
+    points = points_in(row, "by hand") if text else 0.0
     if points > float(most):
         print(
-            f"WARNING: {place}: {text} points are more than the {most} possible; "
-            "correct them in grades.csv unless they are a bonus",
+            f"WARNING: {row['submission']}, by hand: {text} points are more than the {most} "
+            "possible; correct them in grades.csv unless they are a bonus",
             file=sys.stderr,
         )
     return points

@@ -363,6 +363,14 @@ def test_a_day_has_24_hours_when_the_clocks_change(gradebook):
         ({"grades.csv": ("4.5", "4;5")}, ["canvas", "roster.csv"], "not a number of points"),
         *(({"grades.csv": ("4.5", text)}, ["canvas", "roster.csv"], f"'{text}' is not a number")
           for text in ("nan", "inf", "-1")),
+        *(({"grades.csv": swap}, ["canvas", "roster.csv"],
+           rf"grades.csv: anna.*ipynb, {column}: {text!r} is not a number .*; write it as 2.5")
+          for swap, column, text in (
+              (("graded,17,20", "graded,,20"), "points", ""),
+              (("graded,17,20", 'graded,"16,5",20'), "points", "16,5"),
+              (("graded,17,20", "graded,17,"), "of", ""),
+              (("4.5,6,", '4.5,"6,0",'), "by hand, of", "6,0"),
+          )),
         ({"sheet.csv": ("26.00", "100.00")}, ["moodle", "sheet.csv"], "set it to 26 in Moodle"),
         ({"sheet.csv": ("26.00", "-")}, ["moodle", "sheet.csv"], "is -; set it to 26 in Moodle"),
         ({"grades.csv": ("dee@example.org", "anna")}, ["canvas", "roster.csv"], "of one student"),
