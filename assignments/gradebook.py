@@ -275,6 +275,10 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if bool(options.due) != bool(options.times):
         stop("--due and --times belong together; give both or neither")
+    if options.grace_days < 0:
+        stop(f"--grace-days is {options.grace_days}; give 0 or more")
+    if not 0 <= options.percent_per_day <= 100:
+        stop(f"--percent-per-day is {options.percent_per_day:g}; give a number from 0 to 100")
     return options
 
 

@@ -358,6 +358,10 @@ def test_a_day_has_24_hours_when_the_clocks_change(gradebook):
         ({}, ["canvas", "roster.csv", "--due", "2026-10-01"], "belong together"),
         ({}, ["canvas", "roster.csv", "--due", "1/10", "--times", "times.csv"], "is not a time"),
         ({}, ["canvas", "roster.csv", "--zone", "Mars"], "is not a time zone"),
+        ({}, ["canvas", "roster.csv", "--grace-days", "-1"], "--grace-days is -1; give 0 or more"),
+        *(({}, ["canvas", "roster.csv", "--percent-per-day", text],
+           f"--percent-per-day is {text}; give a number from 0 to 100")
+          for text in ("-10", "101", "nan")),
         ({"grades.csv": ("bo_", "mo_")},
          ["canvas", "roster.csv", "--due", "2026-10-01", "--times", "times.csv"], "no row for"),
         ({"grades.csv": ("4.5", "4;5")}, ["canvas", "roster.csv"], "not a number of points"),
