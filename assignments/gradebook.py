@@ -301,6 +301,7 @@ def main(arguments: list[str] | None = None) -> None:
         charge(found.values(), late, times)
     table = {"canvas": for_canvas, "moodle": for_moodle}[options.form](columns, rows, found)
     out = options.out or options.grades / f"{options.form}.csv"
+    out.parent.mkdir(parents=True, exist_ok=True)
     with open(out, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(table)
     print(f"Wrote {out}")

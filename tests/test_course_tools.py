@@ -274,6 +274,14 @@ def test_grades_for_moodle(graded, gradebook):
     )
 
 
+def test_the_folder_of_out_is_made(graded, gradebook):
+    out = graded / "new" / "folder" / "moodle.csv"
+    gradebook.main(
+        ["moodle", str(graded / "sheet.csv"), "--grades", str(graded), "--out", str(out)]
+    )
+    assert out.is_file()
+
+
 def test_moodle_writes_a_decimal_comma(graded, gradebook):
     (graded / "sheet.csv").write_text(MOODLE.replace("26.00", '"26,00"'))
     gradebook.main(["moodle", str(graded / "sheet.csv"), "--grades", str(graded)])
