@@ -167,7 +167,10 @@ def run_tests(sources: dict[str, str], hidden: bool, names: dict, seconds: float
 
 
 class Grader:
-    """Replaces otter in the notebook; the tests run later."""
+    """Replaces otter.Notebook in the notebook; the tests run later."""
+
+    def __init__(self, *_, **__):
+        pass
 
     def check(self, *_):
         return None
@@ -213,13 +216,12 @@ def run_cells(notebook: dict, seconds: float, say) -> dict:
         )
     )
     shell.showtraceback = shell.showsyntaxerror = lambda *_, **__: None
+    sys.modules["otter"] = types.ModuleType("otter")
+    sys.modules["otter"].Notebook = Grader
     for number, cell in enumerate(notebook["cells"], 1):
         if cell["cell_type"] != "code":
             continue
         source = "".join(cell["source"])
-        if "otter.Notebook(" in source:
-            shell.user_ns["grader"] = Grader()
-            continue
         say({"at": number})
         try:
             ran = timed(seconds, lambda source=source: shell.run_cell(source, store_history=False))

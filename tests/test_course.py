@@ -304,6 +304,16 @@ def test_hostile_submissions_are_bounded_and_reported(root, tmp_path, grade, hos
     )
 
 
+def test_what_a_student_adds_to_the_cell_of_otter_runs(root, tmp_path, grade):
+    make_course(tmp_path / "course")
+    (tmp_path / "in").mkdir()
+    first = 'import math\nimport otter\ngrader = otter.Notebook("tiny.ipynb")'
+    cells = first, "def double(x):\n    return math.ldexp(x, 1)", 'grader.check("t1")'
+    (tmp_path / "in" / "anna.ipynb").write_text(notebook(*cells))
+    row = run_grader(root, tmp_path / "course", tmp_path / "in")[0]["anna.ipynb"]
+    assert (row["points"], row["what happened"]) == ("3", "")
+
+
 def test_a_spreadsheet_cell_is_not_a_formula(root, grade):
     assert grade.plain("=cmd|' /C calc'!A0") == "'=cmd|' /C calc'!A0"
     assert grade.plain("a\nb\x1b[31m") == "a b [31m"
