@@ -1,7 +1,7 @@
 """`make bench-curves`: what a step of BivRec costs as one size grows.
 
 The other sizes stay. Each point is a process of its own, on one thread; the median of a few steps
-after four that do not count. Writes curves.csv after each curve, and curves.png.
+after two that do not count. Writes curves.csv after each curve, and curves.png.
 
     python benchmarks/curves.py [SIZE ...]     only these sizes (num_items, length, ...)
     python benchmarks/curves.py draw           the figure alone
